@@ -1,0 +1,126 @@
+"""Every number that one may turn, with its reason."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The shape of a GPT.  The defaults are the preset `laptop`, nanoGPT's recipe for a CPU."""
+
+    block_size: int = 64
+    """How many tokens the model looks back (T): attention costs T², and positions are learned."""
+    n_layer: int = 4
+    """How many blocks, one after another: each can build on what the one below has found."""
+    n_head: int = 4
+    """How many things a block can look for at once: each head has n_embd / n_head channels."""
+    n_embd: int = 128
+    """How many numbers describe a token (C): most of the work and the weights grow with C²."""
+    dropout: float = 0.0
+    """What share of the values to forget in training; above 0 where the text is read many times."""
+    bias: bool = False
+    """Whether linear maps and layer norms add a bias: GPT-2 does, and little is lost without."""
+
+    def __post_init__(self):
+        for name in ("block_size", "n_layer", "n_head", "n_embd"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(
+            self.n_embd % self.n_head == 0,
+            "n_embd",
+            self.n_embd,
+            f"a multiple of n_head, {self.n_head}: every head gets as many channels",
+        )
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig(Architecture):
+    """All that one must know to build a GPT."""
+
+    vocab_size: int
+    """How many different tokens there are (V): the tokenizer says."""
+    bias: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(self.vocab_size >= 1, "vocab_size", self.vocab_size, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Architecture):
+    """All that decides the outcome of a training run, next to the text."""
+
+    steps: int = 2000
+    """How often the weights are moved."""
+    batch_size: int = 12
+    """How many windows of the text are read at once (B)."""
+    accumulate: int = 1
+    """How many such batches make a step: a larger batch in the memory of a small one."""
+    lr: float = 1e-3
+    """The highest learning rate: about how far a weight moves in a step."""
+    min_lr: float = 1e-4
+    """The learning rate at the end, a tenth of the highest by custom."""
+    warmup_steps: int = 100
+    """How many steps the learning rate takes to rise: the first gradients are wild."""
+    weight_decay: float = 0.1
+    """How strongly matrices are drawn to 0, so that only what the data supports stays."""
+    beta1: float = 0.9
+    """How long AdamW remembers gradients: 0.9 is some 10 steps."""
+    beta2: float = 0.99
+    """How long AdamW remembers their squares: 0.99 is some 100 steps, for small batches are noisy."""
+    grad_clip: float = 1.0
+    """The longest gradient that is let through; longer ones are scaled down to it."""
+    eval_every: int = 250
+    """After how many steps to measure the validation loss and to write a sample."""
+    log_every: int = 10
+    """After how many steps to write a row of metrics.csv."""
+    seed: int = 1
+    """Where all randomness comes from: the same seed, the same run."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("steps", "batch_size", "accumulate", "eval_every", "log_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("min_lr", "warmup_steps", "weight_decay", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _require(self.lr > 0, "lr", self.lr, "above 0")
+        _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr, {self.lr}")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
+        _require(self.grad_clip > 0, "grad_clip", self.grad_clip, "above 0")
+
+    def model(self, vocab_size):
+        """The GPTConfig of this run for a vocabulary."""
+        shape = {name: getattr(self, name) for name in Architecture.__dataclass_fields__}
+        return GPTConfig(vocab_size=vocab_size, **shape)
+
+
+def _require(holds, name, value, rule):
+    if not holds:
+        flag = "--" + name.replace("_", "-")
+        raise ValueError(f"{name} must be {rule}; it is {value} (flag {flag})")
+
+
+PRESETS = {
+    "laptop": {},  # nanoGPT's train_shakespeare_char for a CPU: the defaults above
+    "baby": {  # nanoGPT's train_shakespeare_char for a GPU
+        "block_size": 256,
+        "n_layer": 6,
+        "n_head": 6,
+        "n_embd": 384,
+        "dropout": 0.2,
+        "steps": 5000,
+        "batch_size": 64,
+    },
+    "gpt2": {  # GPT-2 124M
+        "block_size": 1024,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_embd": 768,
+        "bias": True,
+        "batch_size": 8,
+        "lr": 6e-4,
+        "min_lr": 6e-5,
+        "warmup_steps": 2000,
+        "steps": 100_000,
+    },
+}

@@ -1,0 +1,78 @@
+"""From one long row of ids to batches: the text is its own label.
+
+Read "The cat sat" and every position is a question whose answer stands one place further on:
+
+    x    T  h  e     c  a  t     s  a
+    y    h  e     c  a  t     s  a  t
+
+x and y are the same window of the text, y moved by one.  Thanks to the causal mask all T questions
+of a window are asked at once.
+"""
+
+import numpy as np
+
+from minigrad import Tensor, random
+
+
+def split(ids, block_size):
+    """(train, validation): the first 90 % of the ids and the rest, in order, as in nanoGPT.
+
+    ValueError if either is shorter than a window of block_size and the token after it.
+    """
+    cut = int(0.9 * len(ids))
+    train, validation = ids[:cut], ids[cut:]
+    if min(len(train), len(validation)) <= block_size:
+        raise ValueError(
+            f"the text is too short: its {len(ids):,} tokens split into {len(train):,} to train and "
+            f"{len(validation):,} to validate, and each needs at least {block_size + 1:,} "
+            "(block_size + 1): give more text or a smaller --block-size"
+        )
+    return train, validation
+
+
+def windows(ids, starts, block_size):
+    """The windows of `ids` that begin at `starts` (B,): x and y, integer Tensors (B, T)."""
+    places = np.asarray(starts)[:, None] + np.arange(block_size)
+    return Tensor(ids[places]), Tensor(ids[places + 1])
+
+
+def random_batch(ids, batch_size, block_size, seed, step, row=0):
+    """(x, y) of one batch: rows row ... row + batch_size − 1 of the step's whole batch.
+
+    Every row's window begins at a random place that depends on (seed, step, row) alone.
+    """
+    starts = [
+        np.random.Generator(random.philox((seed, step, 0, r), random.BATCH)).integers(
+            len(ids) - block_size
+        )
+        for r in range(row, row + batch_size)
+    ]
+    return windows(ids, starts, block_size)
+
+
+class DataLoader:
+    """Batches for `for x, y in loader`: one iteration is one epoch, the text read once.
+
+    ids (N,) integers;  x, y (B, T) integer Tensors, the last batch may have fewer rows.  The
+    windows do not overlap; where the first one begins and the order they come in are drawn anew for
+    every epoch, from (seed, epoch).
+    """
+
+    def __init__(self, ids, batch_size, block_size, seed=0):
+        if batch_size < 1 or block_size < 1:
+            raise ValueError(f"batch_size {batch_size} and block_size {block_size} must be above 0")
+        if len(ids) <= block_size:
+            raise ValueError(
+                f"{len(ids)} ids make no window of {block_size} tokens and the one after it"
+            )
+        self.ids, self.batch_size, self.block_size = np.asarray(ids), batch_size, block_size
+        self.seed, self.epoch = seed, 0
+
+    def __iter__(self):
+        generator = np.random.Generator(random.philox((self.seed, self.epoch, 1, 0), random.BATCH))
+        self.epoch += 1
+        T, last = self.block_size, len(self.ids) - 1 - self.block_size
+        first = generator.integers(min(T, last + 1))
+        starts = generator.permutation(np.arange(first, last + 1, T))
+        for i in range(0, len(starts), self.batch_size):
+            yield windows(self.ids, starts[i : i + self.batch_size], T)

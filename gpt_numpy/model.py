@@ -1,0 +1,139 @@
+"""GPT: from a row of tokens to the scores of what comes next, at every position at once.
+
+    ids (B, T) → token + position vectors (B, T, C) → n_layer blocks → layer norm → scores (B, T, V)
+
+A block lets the positions talk (attention), then lets each think (MLP).  Both add what they found
+to the stream that runs from bottom to top, so gradients run from top to bottom undisturbed.
+
+Sources: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2), and
+Karpathy's nanoGPT for the form without biases.
+"""
+
+import math
+
+import minigrad.ops as F
+from gpt_numpy import checkpoint, generate
+from gpt_numpy.config import GPTConfig
+from minigrad import Tensor, nn, random
+from minigrad.device import array_module
+
+
+class Attention(nn.Module):
+    """x (B, T, C) → (B, T, C): every position gathers what it needs from itself and those before."""
+
+    def __init__(self, config):
+        C, bias = config.n_embd, config.bias
+        self.n_head, self.p = config.n_head, config.dropout
+        self.query = nn.Linear(C, C, bias)
+        self.key = nn.Linear(C, C, bias)
+        self.value = nn.Linear(C, C, bias)
+        self.proj = nn.Linear(C, C, bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x):
+        B, T, C = x.shape
+
+        def heads(x):  # (B, T, C) -> (B, H, T, D), with C = H D
+            return x.view(B, T, self.n_head, C // self.n_head).transpose(0, 2, 1, 3)
+
+        q, k, v = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
+        y = F.attention(q, k, v, dropout=self.p, training=self.training)
+        y = y.transpose(0, 2, 1, 3).view(B, T, C)
+        return self.dropout(self.proj(y))
+
+
+class MLP(nn.Module):
+    """x (B, T, C) → (B, T, C): every position by itself, through a layer four times as wide."""
+
+    def __init__(self, config):
+        C = config.n_embd
+        self.fc = nn.Linear(C, 4 * C, config.bias)
+        self.proj = nn.Linear(4 * C, C, config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x):
+        return self.dropout(self.proj(F.gelu(self.fc(x))))
+
+
+class Block(nn.Module):
+    """x (B, T, C) → (B, T, C): talk, then think; the norm comes before each (pre-norm)."""
+
+    def __init__(self, config):
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.bias)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x):
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer with learned positions and a tied head."""
+
+    def __init__(self, config: GPTConfig):
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # what the token is
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)  # where it stands
+        self.dropout = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
+        self.ln_f = nn.LayerNorm(config.n_embd, config.bias)
+        self._initialize()
+
+    def _initialize(self):
+        """GPT-2's initial weights: normal with deviation 0.02, norms 1, biases 0.
+
+        The stream is a sum of 2·n_layer branches.  The last map of each branch starts smaller by
+        1/√(2·n_layer), so that the sum starts no wider than one branch.
+        """
+        narrow = 0.02 / math.sqrt(2 * self.config.n_layer)
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                p.data = random.normal(p.shape, narrow if name.endswith("proj.weight") else 0.02)
+            else:
+                p.data[...] = 1 if name.endswith("weight") else 0
+
+    def forward(self, ids):
+        """ids (B, T), integers, T ≤ block_size → logits (B, T, V), scores for the next token."""
+        ids = ids if isinstance(ids, Tensor) else Tensor(ids)
+        if ids.ndim != 2 or ids.shape[1] > self.config.block_size:
+            raise ValueError(
+                f"GPT: ids must have shape (B, T) with T up to block_size "
+                f"{self.config.block_size}, not {ids.shape}"
+            )
+        positions = array_module(ids.data).arange(ids.shape[1])
+        x = self.dropout(self.wte(ids) + self.wpe(positions))  # (B, T, C)
+        for block in self.h:
+            x = block(x)
+        # The head is tied: the vectors that tokens come in as are those they are compared with.
+        return F.linear(self.ln_f(x), self.wte.weight)
+
+    def parameter_groups(self, weight_decay):
+        """Groups for AdamW: matrices decay, norms and biases do not."""
+        parameters = self.parameters()
+        return [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+
+    def stream(self, ids, max_new_tokens, **options):
+        """Yield one column of new ids (B,) at a time: gpt_numpy.generate.stream."""
+        return generate.stream(self, ids, max_new_tokens, **options)
+
+    def generate(self, ids, max_new_tokens, **options):
+        """ids (B, T) → ids (B, T + max_new_tokens), a Tensor: gpt_numpy.generate.generate."""
+        return generate.generate(self, ids, max_new_tokens, **options)
+
+    def save_pretrained(self, folder):
+        """Write config.json and model.safetensors as Hugging Face's GPT-2 has them."""
+        checkpoint.save(folder, self.config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        """The GPT that `save_pretrained` wrote; ValueError or OSError names what is wrong."""
+        config, state = checkpoint.load(folder)
+        model = cls(config)
+        model.to(dtype=state["wte.weight"].dtype)
+        model.load_state_dict(state)
+        return model

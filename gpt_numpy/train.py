@@ -1,0 +1,106 @@
+"""Training, read straight through: START HERE to follow one step from top to bottom.
+
+    batch → model → cross-entropy → backward → clip → AdamW, at the rate that the schedule says
+
+`train` is a generator: it does the arithmetic and hands over what happened, a step at a time.
+Whoever iterates may print, measure, save, or stop.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+import minigrad.ops as F
+from gpt_numpy.data import random_batch, windows
+from minigrad import Tensor, no_grad, random
+from minigrad.optim import AdamW, clip_grad_norm
+from minigrad.schedule import warmup_cosine
+
+
+class StepResult(NamedTuple):
+    step: int  # counted from 1
+    loss: Tensor  # mean over the step's whole batch, nats per token, before the weights moved
+    lr: float
+    grad_norm: float  # before clipping
+
+
+def train(model, ids, config):
+    """Move the weights of `model` config.steps times; yield a StepResult after each.
+
+    ids (N,), the training text;  config, a TrainConfig.
+    """
+    optimizer = AdamW(
+        model.parameter_groups(config.weight_decay),
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+    )
+    for step in range(1, config.steps + 1):
+        lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        batches = [
+            random_batch(ids, config.batch_size, config.block_size, config.seed, step, row)
+            for row in range(0, config.accumulate * config.batch_size, config.batch_size)
+        ]
+        loss = accumulate_gradients(model, batches, config.seed, step)
+        grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield StepResult(step, loss, lr, grad_norm)
+
+
+def accumulate_gradients(model, batches, seed=0, step=0):
+    """Add to every gradient that of the mean loss over all tokens of `batches`; return that loss.
+
+    batches     pairs (x, y) of integer Tensors (B, T), of any sizes
+
+    The mean over all tokens is the sum over batches of (their mean) · (their share of the tokens).
+    A derivative goes through a sum term by term, and backward() adds to the gradients.  So reading
+    the batches one after another gives the gradient of them all at once, in the memory of one.
+    """
+    n_tokens = sum(y.data.size for _, y in batches)
+    total, row = 0.0, 0
+    for x, y in batches:
+        with random.at(seed, step, row):  # dropout masks go by the row in the whole batch
+            loss = F.cross_entropy(model(x), y) * (y.data.size / n_tokens)
+        loss.backward()
+        total = total + loss.detach()
+        row += len(x)
+    return total
+
+
+def evaluate(model, ids, batch_size=64):
+    """The mean loss over the whole of `ids` (N,), in nats per token: every token but the first.
+
+    The text is cut into windows of block_size, one after another, the last one shorter.
+    """
+    losses = token_losses(model, ids, batch_size)
+    return float(np.concatenate([loss.ravel() for loss in losses]).mean(dtype=np.float64))
+
+
+def loss_by_position(model, ids, batch_size=64):
+    """The mean loss at each place (T,) of a full window of `ids`: it falls as context grows."""
+    T = model.config.block_size
+    full = [loss for loss in token_losses(model, ids, batch_size) if loss.shape[1] == T]
+    return np.concatenate(full).mean(0, dtype=np.float64)
+
+
+@no_grad()
+def token_losses(model, ids, batch_size):
+    """−ln p of every token but the first, as a list of arrays (B, T), dropout off."""
+    T = model.config.block_size
+    starts = range(0, (len(ids) - 1) // T * T, T)
+    batches = [
+        windows(ids, starts[i : i + batch_size], T) for i in range(0, len(starts), batch_size)
+    ]
+    rest = (len(ids) - 1) % T
+    if rest:
+        batches.append(windows(ids, [len(ids) - 1 - rest], rest))
+    was_training = model.training
+    model.eval()
+    losses = []
+    for x, y in batches:
+        logp = F.log_softmax(model(x)).numpy()  # (B, T, V)
+        losses.append(-np.take_along_axis(logp, y.numpy()[..., None], -1)[..., 0])
+    model.train(was_training)
+    return losses

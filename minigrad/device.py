@@ -1,0 +1,44 @@
+"""Where arrays live: the one place that names an array library.
+
+An op never says `numpy`.  It asks `array_module` for the library that owns its input and computes
+there, so that the day a second library joins, it joins in this file alone.
+"""
+
+import numpy as np
+
+CPU = "cpu"
+
+
+def array_module(x):
+    """The library that owns the array `x`.  Only NumPy so far."""
+    return np
+
+
+def device_of(x):
+    """The name of the device that holds the array `x`."""
+    return CPU
+
+
+def is_array(x):
+    """True of an array or an array library's scalar: of anything that brings its own dtype."""
+    return isinstance(x, np.ndarray | np.generic)
+
+
+def as_array(x):
+    """An array of `x`: arrays keep their dtype, Python's numbers and lists become float32."""
+    array = np.asarray(x) if is_array(x) else np.asarray(x, dtype=np.float32)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"a tensor holds real numbers or booleans, not {array.dtype}")
+    return array
+
+
+def to_device(array, device):
+    """`array` on the device of that name; ValueError where there is none."""
+    if device != CPU:
+        raise ValueError(f"there is no device {device!r} here: arrays live on {CPU!r}")
+    return array
+
+
+def to_host(array):
+    """`array` as a NumPy array."""
+    return array

@@ -1,0 +1,60 @@
+"""Is a derivative right?  Move each input a little, and see whether the output moves as foretold."""
+
+import numpy as np
+
+from minigrad.tensor import Tensor, no_grad
+
+
+def gradcheck(fn, inputs, step=1e-6, tolerance=1e-6):
+    """The worst relative error of the gradients of fn(*inputs); raises above the tolerance.
+
+    fn          a function of Tensors that returns a Tensor and gives the same for the same input
+    inputs      Tensors, arrays or numbers; floats are tried as float64 copies, integers passed on
+
+    With a random dout, loss = Σ dout ⊙ fn(x) is one number.  For each entry of each input in turn,
+
+        numeric = (loss(x + h) − loss(x − h)) / 2h  =  loss'(x) + h² loss'''(x)/6 + ...
+
+    is held against the entry of the gradient that backward() computes, relative to the largest
+    entry of that input's gradient.  The formula itself is off by about h² = 10⁻¹², rounding by
+    10⁻¹⁶/h = 10⁻¹⁰: hence h, and a tolerance above both.
+    Raises AssertionError that shows the first entry that disagrees, the two values and its index.
+    """
+    arrays = [x.numpy() if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
+    arrays = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
+    tensors = [Tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
+    out = fn(*tensors)
+    dout = np.random.default_rng(0).standard_normal(out.shape)
+    if not out.requires_grad:
+        raise AssertionError("gradcheck: the result does not depend on any floating-point input")
+    out.backward(dout)
+
+    @no_grad()
+    def loss():
+        return float((dout * fn(*tensors).numpy()).sum())
+
+    worst = 0.0
+    for i, x in enumerate(tensors):
+        if not x.requires_grad:
+            continue
+        analytic = np.zeros(x.shape) if x.grad is None else x.grad
+        numeric = np.empty(x.shape)
+        for index in np.ndindex(x.shape):
+            value = x.data[index]
+            x.data[index] = value + step
+            above = loss()
+            x.data[index] = value - step
+            below = loss()
+            x.data[index] = value
+            numeric[index] = (above - below) / (2 * step)
+        size = max(abs(numeric).max(initial=0), abs(analytic).max(initial=0), 1e-6)
+        error = abs(analytic - numeric) / size
+        wrong = np.argwhere(~(error <= tolerance))  # so that NaN counts as wrong
+        if len(wrong):
+            index = tuple(map(int, wrong[0]))
+            raise AssertionError(
+                f"gradcheck: input {i}, entry {index}: backward gives {analytic[index]:.9g}, "
+                f"finite differences {numeric[index]:.9g}"
+            )
+        worst = max(worst, error.max(initial=0))
+    return float(worst)

@@ -1,0 +1,20 @@
+"""The ops, also imported as `F`.  One idea a file: formula, derivation, forward and backward."""
+
+from minigrad.ops.attention import attention
+from minigrad.ops.cross_entropy import cross_entropy
+from minigrad.ops.dropout import dropout
+from minigrad.ops.elementwise import add, div, exp, log, mul, neg, pow, relu, sqrt, sub, tanh, where
+from minigrad.ops.embedding import embedding
+from minigrad.ops.gelu import gelu
+from minigrad.ops.layer_norm import layer_norm
+from minigrad.ops.linear import linear
+from minigrad.ops.matmul import matmul
+from minigrad.ops.reduce import max, mean, sum
+from minigrad.ops.shape import concat, getitem, reshape, stack, transpose
+from minigrad.ops.softmax import log_softmax, softmax
+
+__all__ = [
+    "add", "attention", "concat", "cross_entropy", "div", "dropout", "embedding", "exp", "gelu",
+    "getitem", "layer_norm", "linear", "log", "log_softmax", "matmul", "max", "mean", "mul", "neg",
+    "pow", "relu", "reshape", "softmax", "sqrt", "stack", "sub", "sum", "tanh", "transpose", "where",
+]  # fmt: skip

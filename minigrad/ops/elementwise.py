@@ -1,0 +1,218 @@
+"""Ops that work entry by entry, and broadcasting, which is where their backward needs care.
+
+Each derivation speaks of one entry; lower-case d means d(loss)/d(...), and dout comes in.
+"""
+
+from minigrad.device import array_module
+from minigrad.tensor import op
+
+
+def unbroadcast(dout, x):
+    """The gradient of x from that of its broadcast copy: sum over the axes that were stretched.
+
+    An entry that was used n times collects n contributions.  A plain number (x without a shape)
+    has no gradient: None.
+    """
+    if not hasattr(x, "shape"):
+        return None
+    if dout.shape == x.shape:
+        return dout
+    dout = dout.sum(tuple(range(dout.ndim - x.ndim)))  # axes that broadcasting put in front
+    stretched = tuple(i for i, n in enumerate(x.shape) if n == 1 and dout.shape[i] != 1)
+    return dout.sum(stretched, keepdims=True)
+
+
+@op
+def add(x, y):
+    """out = x + y
+
+    Shapes      x and y broadcast against each other to the shape of out
+    Source      the sum rule
+    Derivation  ∂out/∂x = 1,  ∂out/∂y = 1,  so  dx = dout,  dy = dout
+    """
+
+    def backward(dout):
+        return unbroadcast(dout, x), unbroadcast(dout, y)
+
+    return x + y, backward
+
+
+@op
+def sub(x, y):
+    """out = x − y
+
+    Shapes      x and y broadcast against each other to the shape of out
+    Source      the sum rule
+    Derivation  ∂out/∂x = 1,  ∂out/∂y = −1,  so  dx = dout,  dy = −dout
+    """
+
+    def backward(dout):
+        return unbroadcast(dout, x), unbroadcast(-dout, y)
+
+    return x - y, backward
+
+
+@op
+def mul(x, y):
+    """out = x y
+
+    Shapes      x and y broadcast against each other to the shape of out
+    Source      the product rule
+    Derivation  ∂out/∂x = y,  ∂out/∂y = x,  so  dx = dout y,  dy = dout x
+    """
+
+    def backward(dout):
+        return unbroadcast(dout * y, x), unbroadcast(dout * x, y)
+
+    return x * y, backward
+
+
+@op
+def div(x, y):
+    """out = x / y
+
+    Shapes      x and y broadcast against each other to the shape of out
+    Source      the quotient rule
+    Derivation  ∂out/∂x = 1/y,  ∂out/∂y = −x/y² = −out/y,  so  dx = dout / y,  dy = −dx out
+    """
+    out = x / y
+
+    def backward(dout):
+        dx = dout / y
+        return unbroadcast(dx, x), unbroadcast(-dx * out, y)
+
+    return out, backward
+
+
+@op
+def neg(x):
+    """out = −x
+
+    Shapes      out like x
+    Source      the sum rule
+    Derivation  ∂out/∂x = −1,  so  dx = −dout
+    """
+
+    def backward(dout):
+        return (-dout,)
+
+    return -x, backward
+
+
+@op
+def pow(x, y):
+    """out = xʸ
+
+    Shapes      x and y broadcast against each other to the shape of out
+    Source      the power rule, and xʸ = e^(y ln x) for the exponent
+    Derivation  ∂out/∂x = y xʸ⁻¹,  ∂out/∂y = xʸ ln x,  so  dx = dout y xʸ⁻¹,  dy = dout out ln x
+
+    Numerics    ln x exists for x > 0 alone.  A plain number as exponent has no gradient, and no
+                logarithm is taken: x ** 2 may be differentiated at negative x.
+    """
+    xp = array_module(x)
+    out = x**y
+
+    def backward(dout):
+        dx = unbroadcast(dout * y * x ** (y - 1), x)
+        dy = unbroadcast(dout * out * xp.log(x), y) if hasattr(y, "shape") else None
+        return dx, dy
+
+    return out, backward
+
+
+@op
+def exp(x):
+    """out = eˣ
+
+    Shapes      out like x
+    Source      the one function that is its own derivative
+    Derivation  ∂out/∂x = eˣ = out,  so  dx = dout out
+    """
+    out = array_module(x).exp(x)
+
+    def backward(dout):
+        return (dout * out,)
+
+    return out, backward
+
+
+@op
+def log(x):
+    """out = ln x
+
+    Shapes      out like x
+    Source      the derivative of an inverse function: e^out = x
+    Derivation  Differentiate both sides of e^out = x:  e^out ∂out/∂x = 1,  so  ∂out/∂x = 1/x  and
+                dx = dout / x
+    """
+
+    def backward(dout):
+        return (dout / x,)
+
+    return array_module(x).log(x), backward
+
+
+@op
+def sqrt(x):
+    """out = √x
+
+    Shapes      out like x
+    Source      the derivative of an inverse function: out² = x
+    Derivation  Differentiate both sides of out² = x:  2 out ∂out/∂x = 1,  so  dx = dout / (2 out)
+    """
+    out = array_module(x).sqrt(x)
+
+    def backward(dout):
+        return (dout / (2 * out),)
+
+    return out, backward
+
+
+@op
+def tanh(x):
+    """out = tanh x = sinh x / cosh x
+
+    Shapes      out like x
+    Source      the quotient rule, with sinh' = cosh, cosh' = sinh
+    Derivation  ∂out/∂x = (cosh² x − sinh² x) / cosh² x = 1 − out²,  so  dx = dout (1 − out²)
+    """
+    out = array_module(x).tanh(x)
+
+    def backward(dout):
+        return (dout * (1 - out * out),)
+
+    return out, backward
+
+
+@op
+def relu(x):
+    """out = max(x, 0)
+
+    Shapes      out like x
+    Source      Nair & Hinton 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines"
+    Derivation  ∂out/∂x = 1 where x > 0, and 0 where x < 0.  At 0 it has a kink: any slope from 0 to
+                1 is a subgradient, and 0 is the custom.  So  dx = dout [x > 0]
+    """
+    positive = x > 0
+
+    def backward(dout):
+        return (dout * positive,)
+
+    return x * positive, backward
+
+
+@op
+def where(condition, x, y):
+    """out = x where condition holds, else y
+
+    Shapes      condition (booleans), x and y broadcast against each other to the shape of out
+    Source      a sum of two products: out = c x + (1 − c) y  with  c = 1 or 0
+    Derivation  ∂out/∂x = c,  ∂out/∂y = 1 − c,  so  dx = dout c,  dy = dout (1 − c); the condition
+                jumps, and has no gradient
+    """
+
+    def backward(dout):
+        return None, unbroadcast(dout * condition, x), unbroadcast(dout * ~condition, y)
+
+    return array_module(condition).where(condition, x, y), backward

@@ -1,0 +1,58 @@
+"""Layer normalization: give each token's vector mean 0 and variance 1, then scale and shift it."""
+
+from minigrad.tensor import op
+
+
+@op
+def layer_norm(x, weight, bias=None, *, eps=1e-5):
+    """out = w ⊙ x̂ + b,  where  x̂ = (x − μ) r  and  r = (σ² + ε)^(−½)
+
+    Shapes      x, x̂, out (..., C)   weight w (C,)   bias b (C,) or None   μ, σ², r (..., 1)
+    Source      Ba, Kiros & Hinton 2016, "Layer Normalization", arXiv:1607.06450, section 3
+    Derivation  Take one row.  Each entry stands in the row's mean and variance too, so when xⱼ
+                moves, all of x̂ moves:
+
+                    ∂μ/∂xⱼ  = 1/C
+                    ∂σ²/∂xⱼ = 2 (xⱼ − μ) / C           nothing through μ, for Σᵢ (xᵢ − μ) = 0
+                    ∂r/∂xⱼ  = −½ r³ ∂σ²/∂xⱼ = −r² x̂ⱼ / C
+
+                By the product rule, with δᵢⱼ = 1 if i = j and 0 otherwise,
+
+                    ∂x̂ᵢ/∂xⱼ = r (δᵢⱼ − 1/C − x̂ᵢ x̂ⱼ / C)
+
+                Let dx̂ = dout ⊙ w be the gradient of x̂.  Then dxⱼ = Σᵢ dx̂ᵢ ∂x̂ᵢ/∂xⱼ reads
+
+                    dx = r (dx̂ − mean(dx̂) − x̂ mean(dx̂ ⊙ x̂))
+
+                and w and b, which all rows share, collect  dw = Σ dout ⊙ x̂,  db = Σ dout.
+
+    In words    Adding the same to a whole row, or stretching it (up to ε), leaves out as it was.
+                No gradient may point there: the two means take out what dx̂ has along 1 and x̂.
+
+    Numerics    The variance in two passes.  mean(x²) − μ² is quicker, and loses every digit where
+                the mean is large.
+    """
+    if not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
+        raise ValueError(
+            f"layer_norm: x {x.shape} needs weight and bias of shape {x.shape[-1:]}, got weight "
+            f"{weight.shape}" + ("" if bias is None else f", bias {bias.shape}")
+        )
+    centred = x - x.mean(-1, keepdims=True)
+    var = (centred * centred).mean(-1, keepdims=True)  # (..., 1); divides by C, not C − 1
+    rstd = (var + eps) ** -0.5  # (..., 1)
+    xhat = centred * rstd
+    out = xhat * weight
+    if bias is not None:
+        out += bias
+
+    def backward(dout):  # keeps xhat and rstd alive; x itself is not needed again
+        rows = tuple(range(dout.ndim - 1))  # every axis but the last
+        dxhat = dout * weight
+        shift = dxhat.mean(-1, keepdims=True)
+        stretch = (dxhat * xhat).mean(-1, keepdims=True)
+        dx = rstd * (dxhat - shift - xhat * stretch)
+        dweight = (dout * xhat).sum(rows)
+        dbias = None if bias is None else dout.sum(rows)
+        return dx, dweight, dbias
+
+    return out, backward

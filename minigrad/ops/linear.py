@@ -1,0 +1,41 @@
+"""The affine map: the one op in which nearly all of a GPT's work is done."""
+
+from minigrad.tensor import op
+
+
+@op
+def linear(x, weight, bias=None):
+    """out = x Wᵀ + b
+
+    Shapes      x (..., I)   weight W (O, I)   bias b (O,) or None   out (..., O)
+    Source      the product rule; W is stored (out, in), as PyTorch stores it
+    Derivation  For one row, outₒ = Σᵢ xᵢ Wₒᵢ + bₒ, so
+
+                    dxᵢ  = Σₒ doutₒ Wₒᵢ       dx = dout W
+                    dWₒᵢ = doutₒ xᵢ           summed over all rows, which share W:  dW = doutᵀ x
+                    dbₒ  = doutₒ              summed over all rows
+
+    In words    The weight from i to o learns from the product of what came in at i and what was
+                wanted at o.
+
+    Numerics    All axes in front are flattened into rows, so that forward and backward are one
+                large matrix product each, not a batch of small ones.
+    """
+    if x.shape[-1:] != weight.shape[1:]:
+        raise ValueError(
+            f"linear: x {x.shape} has {x.shape[-1] if x.ndim else 'no'} features in its last axis,"
+            f" weight (out, in) {weight.shape} expects {weight.shape[-1]}"
+        )
+    rows = x.reshape(-1, x.shape[-1])  # (N, I)
+    out = rows @ weight.T  # (N, O)
+    if bias is not None:
+        out += bias
+
+    def backward(dout):
+        dout = dout.reshape(out.shape)  # (N, O)
+        dx = (dout @ weight).reshape(x.shape)
+        dweight = dout.T @ rows
+        dbias = None if bias is None else dout.sum(0)
+        return dx, dweight, dbias
+
+    return out.reshape(*x.shape[:-1], -1), backward

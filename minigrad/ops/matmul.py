@@ -1,0 +1,36 @@
+"""Matrix product: rows times columns, over any number of matrices at once."""
+
+from minigrad.device import array_module
+from minigrad.ops.elementwise import unbroadcast
+from minigrad.tensor import op
+
+
+@op
+def matmul(x, y):
+    """out = x y,  that is  outᵢⱼ = Σₖ xᵢₖ yₖⱼ
+
+    Shapes      x (..., M, K)   y (..., K, N)   out (..., M, N); the axes in front broadcast.
+                A vector x (K,) is a single row, a vector y (K,) a single column, as in NumPy.
+    Source      the product rule; Giles 2008, "An extended collection of matrix derivative results
+                for forward and reverse mode algorithmic differentiation", section 2.2.2
+    Derivation  xᵢₖ meets yₖⱼ in outᵢⱼ, for every j:   dxᵢₖ = Σⱼ doutᵢⱼ yₖⱼ,   dx = dout yᵀ
+                yₖⱼ meets xᵢₖ in outᵢⱼ, for every i:   dyₖⱼ = Σᵢ xᵢₖ doutᵢⱼ,   dy = xᵀ dout
+    """
+    xp = array_module(x)
+    if min(x.ndim, y.ndim) == 0 or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
+        raise ValueError(
+            f"matmul: x {x.shape} @ y {y.shape}: the last axis of x must be as long as the last "
+            "but one of y"
+        )
+
+    def backward(dout):
+        rows, columns = x, y  # as matrices, with dout to match
+        if y.ndim == 1:
+            columns, dout = y[:, None], xp.expand_dims(dout, -1)
+        if x.ndim == 1:
+            rows, dout = x[None, :], xp.expand_dims(dout, -2)
+        dx = unbroadcast(dout @ columns.swapaxes(-1, -2), rows)
+        dy = unbroadcast(rows.swapaxes(-1, -2) @ dout, columns)
+        return dx.reshape(x.shape), dy.reshape(y.shape)
+
+    return x @ y, backward

@@ -1,0 +1,70 @@
+"""Ops that make many entries into one: sum, mean and max over some axes or over all.
+
+`axis` is None (all), a number or a tuple of numbers, as in NumPy; with `keepdims` the axes stay,
+with length 1.
+"""
+
+import math
+
+from minigrad.device import array_module
+from minigrad.tensor import op
+
+
+def spread(out, x, axis, keepdims):
+    """`out`, one entry per group, copied (as a view) to every entry of the group in x."""
+    xp = array_module(x)
+    if not keepdims:
+        out = xp.expand_dims(out, tuple(range(x.ndim)) if axis is None else axis)
+    return xp.broadcast_to(out, x.shape)
+
+
+@op
+def sum(x, *, axis=None, keepdims=False):
+    """out = Σ x,  over the entries of each group
+
+    Shapes      out like x without `axis` (with length 1 there, if keepdims)
+    Source      the sum rule
+    Derivation  Each xᵢ stands in the sum once:  ∂out/∂xᵢ = 1,  so  dxᵢ = dout
+    """
+
+    def backward(dout):
+        return (spread(dout, x, axis, keepdims),)
+
+    return x.sum(axis, keepdims=keepdims), backward
+
+
+@op
+def mean(x, *, axis=None, keepdims=False):
+    """out = (Σ x) / n,  over the n entries of each group
+
+    Shapes      out like x without `axis` (with length 1 there, if keepdims)
+    Source      the sum rule
+    Derivation  ∂out/∂xᵢ = 1/n,  so  dxᵢ = dout / n
+    """
+    out = x.mean(axis, keepdims=keepdims)
+
+    def backward(dout):
+        n = x.size // math.prod(dout.shape)
+        return (spread(dout / n, x, axis, keepdims),)
+
+    return out, backward
+
+
+@op
+def max(x, *, axis=None, keepdims=False):
+    """out = max x,  over the entries of each group
+
+    Shapes      out like x without `axis` (with length 1 there, if keepdims)
+    Source      Danskin's theorem: the slope of a maximum is that of the branch that attains it
+    Derivation  Where one entry is the largest, out moves with it alone:  ∂out/∂xᵢ = [xᵢ = out].
+                Where n of them tie, any share among them is a subgradient, and equal shares are the
+                symmetric one:  dxᵢ = dout [xᵢ = out] / n
+    """
+    out = x.max(axis, keepdims=keepdims)
+
+    def backward(dout):
+        largest = x == spread(out, x, axis, keepdims)
+        ties = largest.sum(axis, keepdims=keepdims).astype(x.dtype)
+        return (spread(dout / ties, x, axis, keepdims) * largest,)
+
+    return out, backward

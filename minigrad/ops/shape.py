@@ -1,0 +1,97 @@
+"""Ops that move entries and change none: their backward moves the gradients back."""
+
+from minigrad.device import array_module
+from minigrad.tensor import op
+
+
+@op
+def reshape(x, *, shape):
+    """out = the entries of x, in the same order, in another shape
+
+    Shapes      out `shape`, of as many entries as x; one length may be −1, meaning what remains
+    Source      the identity map: only the name of an entry's place changes
+    Derivation  outᵢ = xᵢ in reading order, so  dxᵢ = doutᵢ:  dout in the shape of x
+    """
+
+    def backward(dout):
+        return (dout.reshape(x.shape),)
+
+    return x.reshape(shape), backward
+
+
+@op
+def transpose(x, *, axes=None):
+    """out = x with its axes in another order: axis i of out is axis `axes[i]` of x
+
+    Shapes      out.shape[i] = x.shape[axes[i]]; without `axes` the order is reversed, as in NumPy
+    Source      a permutation matrix P has the inverse Pᵀ
+    Derivation  out = P x, so  dx = Pᵀ dout = P⁻¹ dout:  the axes in the order that undoes it
+    """
+    axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+
+    def backward(dout):
+        inverse = [axes.index(i) for i in range(x.ndim)]
+        return (dout.transpose(inverse),)
+
+    return x.transpose(axes), backward
+
+
+@op
+def getitem(x, *, index):
+    """out = x[index]
+
+    Shapes      as NumPy's indexing: numbers, slices, ..., None, arrays of integers or booleans
+    Source      a selection matrix S, one 1 per row: out = S x
+    Derivation  dx = Sᵀ dout:  every entry of dout is added to the place that it was read from.
+                An array of integers may name a place twice; then both contributions add up.
+    """
+    xp = array_module(x)
+    parts = index if isinstance(index, tuple) else (index,)
+    may_repeat = any(hasattr(part, "__len__") for part in parts)  # an array or a list
+
+    def backward(dout):
+        dx = xp.zeros(x.shape, dout.dtype)
+        if may_repeat:
+            xp.add.at(dx, index, dout)
+        else:
+            dx[index] = dout
+        return (dx,)
+
+    return x[index], backward
+
+
+@op
+def concat(*arrays, axis=0):
+    """out = the arrays, one after another along an axis: concat([x, y], axis=0)
+
+    Shapes      alike except along `axis`, where the lengths of the arrays add up to that of out
+    Source      a stack of identity maps
+    Derivation  Each array fills a slice of out, and gets that slice of dout
+    """
+    xp = array_module(arrays[0])
+    ends = [0]
+    for array in arrays:
+        ends.append(ends[-1] + array.shape[axis])
+
+    def backward(dout):
+        along = xp.moveaxis(dout, axis, 0)
+        slices = [along[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        return tuple(xp.moveaxis(part, 0, axis) for part in slices)
+
+    return xp.concatenate(arrays, axis), backward
+
+
+@op
+def stack(*arrays, axis=0):
+    """out = the arrays side by side along a new axis: stack([x, y], axis=0)
+
+    Shapes      all alike; out has one axis more, as long as there are arrays
+    Source      a stack of identity maps
+    Derivation  Array i is out at index i of the new axis, and gets dout at that index
+    """
+    xp = array_module(arrays[0])
+
+    def backward(dout):
+        return tuple(xp.moveaxis(dout, axis, 0))
+
+    return xp.stack(arrays, axis), backward

@@ -1,0 +1,25 @@
+"""The learning rate's course: up while the gradients are still wild, then gently down."""
+
+import math
+
+
+def warmup_cosine(step, warmup_steps, max_steps, max_lr, min_lr):
+    """The learning rate at `step`: a straight line up to max_lr, half a cosine down to min_lr.
+
+        max_lr · step / warmup_steps                               while step < warmup_steps
+        min_lr + ½ (1 + cos πz) (max_lr − min_lr)                  then, with z from 0 to 1
+        min_lr                                                     from max_steps on
+
+    The first gradients come from random weights, and Adam's averages from few samples: small steps
+    until both mean something.  The last steps settle, and must be small too.  Count steps from 1,
+    so that none has a rate of 0.
+
+    Sources: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983, equation 5; the warm-up as in
+    Vaswani et al. 2017, section 5.3.
+    """
+    if step >= max_steps:
+        return min_lr
+    if step < warmup_steps:
+        return max_lr * step / warmup_steps
+    z = (step - warmup_steps) / (max_steps - warmup_steps)
+    return min_lr + 0.5 * (1 + math.cos(math.pi * z)) * (max_lr - min_lr)

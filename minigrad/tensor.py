@@ -1,0 +1,301 @@
+"""The tape: how plain array code learns to differentiate itself.
+
+An op is a function of arrays that returns `(out, backward)`, where `backward(dout)` gives one
+gradient per input.  `@op` lifts it to Tensors: it notes which Tensors went in and which closure
+undoes the step.  `Tensor.backward` replays these notes, newest first.  That is the chain rule.
+"""
+
+import contextlib
+import functools
+import heapq
+import inspect
+import itertools
+import threading
+
+from minigrad.device import array_module, as_array, device_of, is_array, to_device, to_host
+
+OPS = {}  # name -> op on Tensors; tests/test_ops.py checks every entry
+_clock = itertools.count()  # stamps each Step with the moment it was taken
+
+
+class _Thread(threading.local):
+    recording = True  # False inside `with no_grad():`, for this thread alone
+
+
+_thread = _Thread()
+
+
+class Step:
+    """One applied op: how to undo it, and who is owed the gradients that come out.
+
+    `sources` has an entry per input: the Step that made it, the leaf Tensor itself, or None where
+    no gradient is wanted.  A Step never holds the Tensors in between, so a value that no backward
+    needs is freed as soon as the program lets go of it; and nothing points back, so no cycles.
+    """
+
+    __slots__ = ("backward", "op", "shape", "sources", "time")
+
+    def __init__(self, op, sources, backward, shape):
+        self.op, self.sources, self.backward, self.shape = op, sources, backward, shape
+        self.time = next(_clock)
+
+
+class Tensor:
+    """An array (`data`), on a leaf its gradient (`grad`), else the Step that made it (`step`).
+
+    Numbers and lists become float32; an array keeps its dtype and is not copied.
+    """
+
+    __array_ufunc__ = None  # `array + tensor` is ours to compute, not NumPy's entry by entry
+
+    def __init__(self, data, requires_grad=False):
+        self.data = as_array(data)
+        self.grad = None
+        self.step = None
+        self.requires_grad = requires_grad
+        if requires_grad and self.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors have gradients, this is {self.dtype}")
+
+    def backward(self, dout=None):
+        """Add d(self)/d(leaf), times `dout`, to `leaf.grad` of every leaf behind this tensor.
+
+        dout    like self; may be left out where self has one entry: then it is 1
+
+        Whatever consumes a tensor is newer than it.  So among the steps that still collect
+        gradients the newest has already got all of its own, and may be undone: no sorting of the
+        graph beforehand, no recursion.
+        """
+        if not self.requires_grad:
+            raise RuntimeError(
+                "backward() has nothing to follow: no input required a gradient, or the tensor "
+                "was made under no_grad()"
+            )
+        if dout is None:
+            if self.data.size != 1:
+                raise RuntimeError(
+                    f"backward() alone needs one entry, this tensor has shape {self.shape}: "
+                    "reduce it to a loss, or pass dout"
+                )
+            dout = array_module(self.data).ones_like(self.data)
+        elif dout.shape != self.shape:
+            raise ValueError(f"dout has shape {dout.shape}, the tensor {self.shape}")
+
+        collected = {}  # step -> the gradient of its output, as far as it has come in
+        newest = []  # the same steps, as a heap
+
+        def deliver(source, d):
+            if isinstance(source, Tensor):
+                source._accumulate(d)
+            elif source not in collected:
+                collected[source] = d
+                heapq.heappush(newest, (-source.time, source))
+            else:  # never +=: `add` hands one and the same array to both of its inputs
+                collected[source] = collected[source] + d
+
+        deliver(self.step or self, dout)
+        while newest:
+            _, step = heapq.heappop(newest)
+            if step.backward is None:
+                raise RuntimeError(
+                    f"the step {step.op!r} was already replayed and its arrays are freed: call "
+                    "backward() once, on the sum of all losses that share it"
+                )
+            gradients = step.backward(collected.pop(step))
+            for source, d in zip(step.sources, gradients, strict=True):
+                if source is None:
+                    continue
+                if d is None:
+                    raise RuntimeError(f"{step.op} has no derivative in one of its inputs")
+                if d.shape != source.shape:
+                    raise RuntimeError(
+                        f"{step.op}: gradient of shape {d.shape} for an input {source.shape}"
+                    )
+                deliver(source, d)
+            step.backward, step.sources = None, ()  # forgetting the step frees what it held
+
+    def _accumulate(self, d):
+        """The first gradient is copied in, since others may hold `d` too; later ones add up."""
+        if self.grad is None:
+            self.grad = array_module(self.data).array(d, dtype=self.dtype)
+        else:
+            self.grad += d
+
+    # ---- what it is -------------------------------------------------------------------------
+
+    @property
+    def shape(self):
+        return self.data.shape
+
+    @property
+    def ndim(self):
+        return self.data.ndim
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+    @property
+    def device(self):
+        return device_of(self.data)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __bool__(self):
+        return bool(self.data)  # an error where there are several entries
+
+    def __repr__(self):
+        gradient = ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({self.data}{gradient})"
+
+    def item(self):
+        """The one entry as a Python number."""
+        return self.data.item()
+
+    def numpy(self):
+        """The data as a NumPy array: the same memory where that is possible."""
+        return to_host(self.data)
+
+    def detach(self):
+        """The same data as a leaf without a history."""
+        return Tensor(self.data)
+
+    def to(self, device):
+        """This tensor on another device, as a leaf; itself where it is there already."""
+        if device == self.device:
+            return self
+        return Tensor(to_device(self.data, device), self.requires_grad)
+
+    # ---- operators: each calls the registry, so that imports point from ops to here -----------
+
+    def __add__(self, other):
+        return OPS["add"](self, other)
+
+    def __radd__(self, other):
+        return OPS["add"](other, self)
+
+    def __sub__(self, other):
+        return OPS["sub"](self, other)
+
+    def __rsub__(self, other):
+        return OPS["sub"](other, self)
+
+    def __mul__(self, other):
+        return OPS["mul"](self, other)
+
+    def __rmul__(self, other):
+        return OPS["mul"](other, self)
+
+    def __truediv__(self, other):
+        return OPS["div"](self, other)
+
+    def __rtruediv__(self, other):
+        return OPS["div"](other, self)
+
+    def __pow__(self, other):
+        return OPS["pow"](self, other)
+
+    def __rpow__(self, other):
+        return OPS["pow"](other, self)
+
+    def __matmul__(self, other):
+        return OPS["matmul"](self, other)
+
+    def __rmatmul__(self, other):
+        return OPS["matmul"](other, self)
+
+    def __neg__(self):
+        return OPS["neg"](self)
+
+    def __getitem__(self, index):
+        parts = index if isinstance(index, tuple) else (index,)
+        parts = tuple(part.data if isinstance(part, Tensor) else part for part in parts)
+        return OPS["getitem"](self, index=parts)
+
+    def sum(self, axis=None, keepdims=False):
+        return OPS["sum"](self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis=None, keepdims=False):
+        return OPS["mean"](self, axis=axis, keepdims=keepdims)
+
+    def max(self, axis=None, keepdims=False):
+        return OPS["max"](self, axis=axis, keepdims=keepdims)
+
+    def reshape(self, *shape):
+        return OPS["reshape"](self, shape=_unpack(shape))
+
+    view = reshape  # PyTorch's name for it
+
+    def transpose(self, *axes):
+        return OPS["transpose"](self, axes=_unpack(axes) or None)
+
+    @property
+    def T(self):
+        return self.transpose()
+
+
+def _unpack(numbers):
+    """`x.view(2, 3)` and `x.view((2, 3))` mean the same."""
+    return tuple(numbers[0]) if len(numbers) == 1 and hasattr(numbers[0], "__len__") else numbers
+
+
+def op(array_op):
+    """Lift `array_op(*inputs, **options) -> (out, backward)` to Tensors and enter it in OPS.
+
+    The parameters before `*` are the inputs: Tensors, arrays, numbers or None, given by position
+    or by name; `backward(dout)` returns an entry for each, None where there is no gradient.  An op
+    of any number of inputs (`*arrays`) is called with one list of them.  The parameters after `*`
+    are options.  Python numbers stay numbers, and so take their neighbour's dtype.
+    """
+    signature = inspect.signature(array_op)
+    kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
+    takes_a_list = inspect.Parameter.VAR_POSITIONAL in kinds.values()
+    input_names = {n for n, kind in kinds.items() if kind is not inspect.Parameter.KEYWORD_ONLY}
+
+    @functools.wraps(array_op)
+    def tensor_op(*inputs, **options):
+        if takes_a_list:
+            (inputs,) = inputs
+        elif not input_names.isdisjoint(options):  # some were given by name: put them in order
+            bound = signature.bind(*inputs, **options)
+            bound.apply_defaults()
+            inputs, options = bound.args, bound.kwargs
+        arrays = [_as_operand(x) for x in inputs]
+        if not any(map(is_array, arrays)):  # numbers alone: they become what Tensor(x) makes them
+            arrays = [x if x is None else as_array(x) for x in arrays]
+        out, backward = array_op(*arrays, **options)
+        result = Tensor(out)
+        sources = tuple(map(_source, inputs)) if _thread.recording else ()
+        if any(source is not None for source in sources):
+            result.requires_grad = True
+            result.step = Step(array_op.__name__, sources, backward, result.shape)
+        return result
+
+    OPS[array_op.__name__] = tensor_op
+    return tensor_op
+
+
+def _source(x):
+    """Who is owed the gradient of the input `x`: its step, itself as a leaf, or nobody."""
+    return (x.step or x) if isinstance(x, Tensor) and x.requires_grad else None
+
+
+def _as_operand(x):
+    """What an op computes with: an array, a Python number or None."""
+    if isinstance(x, Tensor):
+        return x.data
+    if x is None or isinstance(x, int | float):
+        return float(x) if is_array(x) else x  # np.float64 is a float that brings a dtype
+    if is_array(x) and x.ndim == 0:
+        return x.item()
+    return as_array(x)
+
+
+@contextlib.contextmanager
+def no_grad():
+    """Run ops without recording them: for evaluation and sampling.  Also a decorator."""
+    before, _thread.recording = _thread.recording, False
+    try:
+        yield
+    finally:
+        _thread.recording = before

@@ -1,0 +1,252 @@
+"""Each source of text, and what happens when one fails. No test here uses the network."""
+
+import hashlib
+import os
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pooch
+import pytest
+import requests
+
+from gpt_numpy import corpus, verse
+from gpt_numpy.corpus import load_corpus
+
+SHAKESPEARE = b"First Citizen:\nBefore we proceed any further, hear me speak.\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder in place of the user's cache, and a verse that costs no time."""
+    monkeypatch.setenv("GPT_NUMPY_DATA", str(tmp_path))
+    monkeypatch.setattr(verse, "generate", lambda *_: "a verse\n")
+    monkeypatch.setattr(verse, "entropy_per_character", lambda: 1.5)
+    return tmp_path
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A web server in place of GitHub; `server.answer = (status, content)` sets what it sends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            status, content = self.server.answer
+            self.send_response(status)
+            self.send_header("Content-Length", str(self.server.announce or len(content)))
+            self.end_headers()
+
+        def do_GET(self):
+            self.server.downloads += 1
+            self.do_HEAD()
+            self.wfile.write(self.server.answer[1])
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.downloads, server.announce = 0, None
+    monkeypatch.setattr(corpus, "URL", f"http://127.0.0.1:{server.server_port}/input.txt")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def assert_verse(found, folder, name, reason):
+    """Check that the verse stands in and says why, and that nothing half-written is left."""
+    assert found.text == "a verse\n" and found.entropy == 1.5
+    assert found.name == f"verse (built in: {name})"
+    assert reason in found.reason and "\n" not in found.reason
+    assert list(folder.iterdir()) == []
+
+
+def user_error(path):
+    """Return the error that loading `path` raises, after checking that it is one line."""
+    with pytest.raises((OSError, ValueError)) as error:
+        load_corpus(path)
+    message = str(error.value)
+    assert str(path) in message and "\n" not in message
+    return error.value
+
+
+# A file of the user's
+
+
+def test_a_users_file(tmp_path):
+    """A file's text is read as it is and goes by the file's name; the verse's facts are absent."""
+    path = tmp_path / "story.txt"
+    path.write_bytes("Käse & 😀\n".encode())
+    for given in (path, str(path)):
+        assert load_corpus(given) == corpus.Corpus("Käse & 😀\n", "story.txt", None, None)
+
+
+def test_newlines_and_byte_order_mark(tmp_path):
+    """Windows' and old Macs' line ends become \\n, and a leading byte-order mark goes."""
+    path = tmp_path / "story.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n\n")
+    assert load_corpus(path).text == "one\ntwo\nthree\n\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"abc\0def", "is binary: byte 3 is NUL"),
+        ("Windows".encode("utf-16"), "is binary"),
+        (b"caf\xe9 noir", "is not UTF-8: invalid continuation byte at byte 3"),
+    ],
+)
+def test_a_file_without_text(tmp_path, content, fault):
+    """An empty or binary file, or one in another encoding, is refused by name and fault."""
+    path = tmp_path / "story.txt"
+    path.write_bytes(content)
+    error = user_error(path)
+    assert isinstance(error, ValueError) and fault in str(error) and "; " in str(error)
+
+
+def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    """A missing file, a directory and a forbidden file are refused with the system's reason."""
+    missing = user_error(tmp_path / "nowhere.txt")
+    assert isinstance(missing, FileNotFoundError) and "No such file" in str(missing)
+    assert "give the path of a text file" in str(missing)
+    assert isinstance(user_error(tmp_path), OSError)
+
+    def forbid(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", forbid)  # root may read every real file
+    assert "Permission denied" in str(user_error(tmp_path / "secret.txt"))
+
+
+# Tiny Shakespeare
+
+
+def test_the_download_is_kept(folder, server, monkeypatch, caplog):
+    """The first call downloads and checks the file, the second reads it; neither logs."""
+    monkeypatch.setattr(pooch.get_logger(), "handlers", [caplog.handler])
+    monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(SHAKESPEARE).hexdigest())
+    server.answer = (200, SHAKESPEARE)
+    for _ in range(2):
+        found = load_corpus()
+        assert found == corpus.Corpus(SHAKESPEARE.decode(), "tiny Shakespeare", None, None)
+    assert server.downloads == 1
+    assert [path.name for path in folder.iterdir()] == ["tinyshakespeare.txt"]
+    assert caplog.records == []
+
+
+def test_a_damaged_cache_is_downloaded_again(folder, server, monkeypatch):
+    """A file with a wrong checksum in the cache is replaced, not trusted."""
+    monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(SHAKESPEARE).hexdigest())
+    server.answer = (200, SHAKESPEARE)
+    (folder / "tinyshakespeare.txt").write_bytes(SHAKESPEARE[:20])
+    assert load_corpus().text == SHAKESPEARE.decode()
+    assert (folder / "tinyshakespeare.txt").read_bytes() == SHAKESPEARE
+
+
+def test_the_progress_bar_needs_a_terminal(folder, server, monkeypatch):
+    """pooch is asked for its bar where stderr is a terminal, and only there."""
+    asked = []
+
+    class Downloader(pooch.HTTPDownloader):
+        def __init__(self, progressbar, timeout):
+            asked.append(progressbar)
+            super().__init__(progressbar=False, timeout=timeout)
+
+    monkeypatch.setattr(pooch, "HTTPDownloader", Downloader)
+    server.answer = (404, b"")
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda answer=terminal: answer)
+        load_corpus()
+    assert asked == [True, False]
+
+
+def test_tiny_shakespeare_itself():
+    """The file of 1,115,394 characters in GPT_NUMPY_DATA has the checksum that we ask for."""
+    named = os.environ.get("GPT_NUMPY_DATA")
+    if not (named and (Path(named) / "tinyshakespeare.txt").is_file()):
+        pytest.skip("needs tinyshakespeare.txt in the folder that GPT_NUMPY_DATA names")
+    found = load_corpus()
+    assert found.name == "tiny Shakespeare" and found.reason is None
+    assert len(found.text) == 1_115_394 and found.text.startswith("First Citizen:\n")
+
+
+# The verse in its place
+
+
+def test_a_wrong_checksum(folder, server):
+    """Anything but the right file, such as a hotel's log-in page, is thrown away."""
+    server.answer = (200, b"<html>Welcome to our hotel!</html>")
+    assert_verse(load_corpus(), folder, "no download", "does not match the known hash")
+
+
+def test_a_file_that_has_moved(folder, server):
+    """An HTTP error is reported as such, not as a missing network."""
+    server.answer = (404, b"gone")
+    assert_verse(load_corpus(), folder, "no download", "404 Client Error")
+
+
+def test_a_download_that_breaks_off(folder, server):
+    """A connection that closes half-way leaves no half file."""
+    server.answer, server.announce = (200, SHAKESPEARE), 10_000
+    assert_verse(load_corpus(), folder, "no download", "IncompleteRead")
+
+
+def test_a_refused_connection(folder, server):
+    """No server at the address: the reason is the system's few words, not requests' many."""
+    server.shutdown()
+    server.server_close()
+    found = load_corpus()
+    assert_verse(found, folder, "no network", "refused")
+    assert len(found.reason) < 100
+
+
+def test_a_network_that_never_answers(folder, monkeypatch):
+    """A firewall that swallows packets costs SECONDS, however many addresses the host has."""
+    over = threading.Event()
+
+    def hang(*_, **__):
+        over.wait(60)
+        raise requests.ConnectTimeout
+
+    monkeypatch.setattr(requests, "head", hang)
+    monkeypatch.setattr(corpus, "SECONDS", 0.05)
+    start = time.monotonic()
+    found = load_corpus()
+    over.set()
+    assert time.monotonic() - start < 5
+    assert_verse(found, folder, "no network", "no answer within 0.05 s")
+
+
+def test_a_server_that_falls_silent(folder, server, monkeypatch):
+    """A server that takes the connection and then says nothing counts as no network."""
+    monkeypatch.setattr(corpus, "SECONDS", 0.05)
+    over = threading.Event()
+    monkeypatch.setattr(server.RequestHandlerClass, "do_HEAD", lambda _: over.wait(60))
+    found = load_corpus()
+    over.set()
+    assert_verse(found, folder, "no network", "")
+
+
+def test_a_cache_that_cannot_be_written(folder, monkeypatch):
+    """A file where the folder should be costs the download, not the run."""
+    (folder / "file").write_text("in the way")
+    monkeypatch.setenv("GPT_NUMPY_DATA", str(folder / "file" / "cache"))
+    found = load_corpus()
+    (folder / "file").unlink()
+    assert_verse(found, folder, "no download", "Not a directory")
+
+
+def test_the_verse_is_the_built_in_one(tmp_path, server, monkeypatch):
+    """The stand-in is verse.generate() with its entropy in nats per character."""
+    monkeypatch.setenv("GPT_NUMPY_DATA", str(tmp_path))
+    server.answer = (404, b"")
+    found = load_corpus()
+    assert found.text == verse.generate()
+    assert found.entropy == verse.entropy_per_character()
