@@ -13,6 +13,7 @@ import numpy as np
 import minigrad.ops as F
 from gpt_numpy.data import random_batch, windows
 from minigrad import Tensor, no_grad, random
+from minigrad.device import keep_freed_memory
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
 
@@ -29,6 +30,7 @@ def train(model, ids, config):
 
     ids (N,), the training text;  config, a TrainConfig.
     """
+    keep_freed_memory()  # a step allocates what the last one freed
     optimizer = AdamW(
         model.parameter_groups(config.weight_decay),
         lr=config.lr,

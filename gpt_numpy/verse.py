@@ -9,20 +9,23 @@ A grammar rewrites a symbol A by one of its rules, by rule r with probability p_
 stands in r is rewritten in its turn:
 
     H(A) = Σ_r p_r (−log p_r + Σ_{B in r} H(B))        expected −log p of A's text, in nats
-    L(A) = Σ_r p_r (letters of r + Σ_{B in r} L(B))    expected length of A's text, in characters
+    L(A) = Σ_r p_r (length of r + Σ_{B in r} L(B))     expected length of A's text, in characters
 
     entropy per character = H(exchange) / L(exchange)
 
-Let M[A, B] be the expected number of B's in one rewriting of A. Then H = h + M H and L = l + M L are
-linear systems, solved exactly even where a symbol leads back to itself; nothing is sampled. The
+Let M[A, B] be the expected number of B's in one rewriting of A. Then H = h + M H and L = l + M L
+are linear systems, solved exactly even where a symbol leads back to itself; nothing is sampled. The
 quotient is the rate at which −log p grows along the text (the renewal-reward theorem).
 
-H counts choices, and is the entropy of the text only if no text can be written in two ways. None can,
-because every symbol obeys one law: **what one of its rules writes never begins what another writes**.
-Then a symbol's texts form a prefix code, and so do those of a sequence of symbols, since each text ends
-where only it can end. So at most one rule fits at each place, a text is read from left to right in one
-way only, and its probability is the product of its choices'. The tests prove the law for every pair
-of rules.
+H counts choices, and is the entropy of the text only if no text can be written in two ways. None
+can, because every symbol obeys one law:
+
+    what one of its rules writes never begins what another of its rules writes.
+
+Then a symbol's texts form a prefix code, and so do those of a sequence of symbols, since each text
+ends where only it can end. So at most one rule fits at each place, a text is read left to right in
+one way only, and its probability is the product of the probabilities of its choices. The tests
+prove the law for every pair of rules.
 
 Source      Shannon 1948, "A Mathematical Theory of Communication", sections 6 and 7
             Soule 1974, "Entropies of Probabilistic Grammars", Information and Control 25, 57-74
@@ -76,15 +79,15 @@ def capital(production: str) -> str:
 #
 #     The MER-ry FOX hath CHARMED the SIL-ver MOON.
 #
-# It scans because the words of a list share a metre: an {adj} is STRONG weak, a {thing}, a {being} or a
-# deed to {do} one STRONG syllable, a {manner} weak STRONG. No {adj}, {thing} or {being} begins with
-# the sound of a vowel, so "a" need never be "an".
+# It scans because the words of a list share a metre: an {adj} is STRONG weak; a {thing}, a {being}
+# or a deed to {do} is one STRONG syllable; a {manner} is weak STRONG. No {adj}, {thing} or {being}
+# begins with the sound of a vowel, so "a" need never be "an".
 
 LINES = {
     # A guest thinks aloud, then asks, taunts or takes leave. A host answers, then thinks aloud.
     "exchange": {"{guest}:\n{opening}": 1},
     "opening": {
-        "{thought}\n{opening}": 18,
+        "{thought}\n{opening}": 26,
         "{news}\n\n{host}:\n{tidings}\n{rest}": 2,
         "{where}\n\n{host}:\n{there}\n{rest}": 2,
         "{who}\n\n{host}:\n{someone}\n{rest}": 2,
@@ -93,19 +96,18 @@ LINES = {
         "{taunt}\n\n{host}:\n{retort}\n{rest}": 2,
         "{farewell}\n\n{host}:\n{godspeed}\n{rest}": 1,
     },
-    "rest": {"\n": 2, "{thought}\n{rest}": 3},
-
+    "rest": {"\n": 1, "{thought}\n{rest}": 2},
     "news": {
         "{hail}! What news of {woe} and {woe}?": 2,
-        "{hail}! How fares the {trade}'s {being}?": 1,
+        "{hail}! How fares {det} {trade}'s {being}?": 1,
     },
     "tidings": {
         "But little, {friend}: {the_thing} is {done}.": 1,
-        "The {trade} {done} the {trade}, so they say.": 1,
-        "The news is {wise}: {the_being} must {act}.": 1,
+        "The {trade} {done} {det} {trade}, so they say.": 1,
+        "The news is {wise}: {the_being} {must} {act}.": 1,
     },
     "where": {
-        "Where is {the_thing} that I have {done}?": 1,
+        "Where is {the_thing} {det} {being} hath {done}?": 1,
         "Where doth {the_being} now {act} {manner}?": 1,
     },
     "there": {
@@ -118,16 +120,16 @@ LINES = {
         "What {being} hath {done} {the_thing} {manner}?": 1,
     },
     "someone": {
-        "'Twas {servant}, who {done} the {trade}'s {being} {manner}.": 1,
+        "'Twas {servant}, who {done} {det} {trade}'s {being} {manner}.": 1,
         "The {trade}, by my {thing} and by thy {thing}!": 1,
-        "Not I, my {friend}; go ask the {trade}'s {being}.": 1,
+        "Not I, my {friend}; go ask {det} {trade}'s {being}.": 1,
     },
     "why": {
         "Why doth {the_being} so {act} {manner}?": 1,
         "Why dost thou {do} {the_thing} {manner}?": 1,
     },
     "because": {
-        "Because {the_thing} hath {done} the {being}.": 1,
+        "Because {the_thing} hath {done} {det} {being}.": 1,
         "For {woe}, my {friend}, and somewhat for {det} {thing}.": 1,
         "Ask me not why: ask {woe}, ask {woe}, ask {woe}.": 1,
     },
@@ -147,34 +149,34 @@ LINES = {
     "retort": {
         "Better a {being} than such a {adj} {thing}.": 1,
         "I thank thee: thou art {wise} as any {thing}.": 1,
-        "Say that again, and I shall {do} thy {thing}.": 1,
+        "Say that again, and I shall {do} {det} {thing}.": 1,
     },
-    "farewell": {"Farewell, my {friend}; I go to {do} the {thing}.": 1},
+    "farewell": {"Farewell, my {friend}; I go to {do} {det} {thing}.": 1},
     "godspeed": {
         "God speed thee, {friend}, and keep thee from {det} {being}.": 1,
         "Then take {the_thing}, and do not {act}.": 1,
         "Go, then, and {do} {the_thing} {manner}!": 1,
     },
-
+    # What either may think, aloud.
     "thought": {
-        "{The_being} {must} {do} {the_thing}.": 8,
-        "{The_being} hath {done} {the_thing}.": 8,
-        "{The_being}, {the_thing}, and {woe}!": 4,
-        "{Det} {being}, {det} {being}, {det} {thing}: all {act} {manner}.": 3,
+        "{The_being} {must} {do} {the_thing}.": 14,
+        "{The_being} hath {done} {the_thing}.": 14,
+        "{The_being}, {the_thing}, and {woe}!": 6,
+        "{Det} {being}, {det} {being}, {det} {thing}: all {act} {manner}.": 6,
         "{The_thing} {must} {act} {beyond} the {spot}.": 5,
         "{alas}, {the_being} {must} {act} {manner}.": 5,
-        "{Act}, {adj} {being}, and {do} {det} {adj} {thing}!": 5,
-        "O {adj} {thing}, thou {thing} of {woe}, {arise}!": 4,
+        "{Act}, {adj} {being}, and {do} {the_thing}!": 9,
+        "O {adj} {thing}, thou {thing} of {woe}, {arise}!": 5,
         "I {done} {the_thing} {beyond} the {spot}.": 4,
-        "I'll {do} {the_thing} and {do} the {being}.": 4,
-        "I'd give my {thing} to {do} {the_being}.": 2,
+        "I'll {do} {the_thing} and {do} {det} {being}.": 6,
+        "I'd give {det} {thing} to {do} {the_being}.": 2,
         "I dreamt {the_being} became a {thing}.": 2,
-        "I am no {being}, but I can {do} the {thing}.": 1,
+        "I am no {being}, but I can {do} {det} {thing}.": 1,
         "Had I {the_thing}, I would not {act}.": 2,
         "They say {the_being} {must} {act} {manner}.": 3,
         "See how {the_thing} {must} {act} {manner}!": 3,
-        "The {trade} {loves} the {trade}'s {adj} {thing}.": 3,
-        "{servant} saw the {trade} {do} the {trade}'s {being}.": 3,
+        "{Det} {trade} {loves} {det} {trade}'s {adj} {thing}.": 5,
+        "{servant} saw {det} {trade} {do} {det} {trade}'s {being}.": 3,
         "Go, {servant}, and {fetch} {the_thing} {manner}.": 3,
         "Come, {servant}, and {act}! {The_thing} is {done}.": 3,
         "Hush, {servant}! The {trade} {sleeps} {beyond} the {spot}.": 2,
@@ -192,14 +194,14 @@ LINES = {
         "When {woe} doth {act}, and {woe} doth {act} no more,\n"
         "Then shall {the_thing} be {done} {manner}.": 1,
         "As {trade}s {do} {the_thing} {manner},\n"
-        "So must I {do} the {being} {beyond} the {spot}.": 2,
-        "First {do} {the_thing}, then {do} the {being},\n"
+        "So must I {do} {det} {being} {beyond} the {spot}.": 2,
+        "First {do} {the_thing}, then {do} {det} {being},\n"
         "Then {act} {beyond} the {spot}, and {act} {manner}.": 1,
         "What {sleeps} {beyond} the {spot}, yet hath no {thing}?\n"
         "The {trade}'s {thing}, the {trade}'s {adj} {thing}!": 1,
         # Asides, which nobody else on the stage can hear.
         "(Now, by my {thing}, I {do} the {adj} {being}.)": 1,
-        "(My {friend} must never know I {done} the {thing}.)": 1,
+        "(My {friend} must never know I {done} {det} {thing}.)": 1,
         "{delight}": 1,
     },
     "delight": {
@@ -212,26 +214,26 @@ LINES = {
         "Nine times I fell, and eight times blamed the stair.": 1,
         "A pun walked in, and no one let it out.": 1,
     },
-
+    # The words.
     "the_thing": {"{det} {adj} {thing}": 3, "{det} {thing} of {woe}": 1},
     "the_being": {"{det} {adj} {being}": 3, "{det} {being} of {woe}": 1},
     "det": {"the": 4, "my": 2, "thy": 2} | one_of("this, that, our, his, her, some"),
-
     "guest": one_of("""AMBROSE, BRIDGET, CLEMENCE, DUNSTAN, ELLYN, GODFREY, HESTER, JASPER, LINNET,
         QUENTIN, VESPER"""),
     "host": one_of("""BALDWIN, CRISPIN, FULBERT, ISBEL, LAMBERT, MABEL, OSBERT, PETRA, TANSY,
         URSEL, WILFRID"""),
-    "servant": one_of("""Bess, Hob, Hugh, Jill, Joan, Kit, Madge, Meg, Moll, Ned, Nell, Ralph, Tib,
-        Tom, Wat"""),
-    "friend": one_of("friend, host, coz, child, heart"),
+    "servant": one_of("""Bess, Dob, Hob, Hugh, Jill, Joan, Kit, Madge, Meg, Moll, Ned, Nell, Ralph,
+        Ruth, Sim, Tib, Tom, Wat"""),
+    "friend": one_of("friend, host, coz, child, heart, dove, soul"),
     "hail": {"Good morrow, {friend}": 1, "God save thee, {friend}": 1, "Well met, my {friend}": 1},
-    "alas": one_of("""Alas, Forsooth, In truth, Ah me, I swear, Good faith, Methinks, Perchance, No
-        doubt"""),
+    "alas": one_of("""Alas, Ah me, Behold, Forsooth, Good faith, Good lack, I fear, I swear, In
+        truth, Indeed, Methinks, No doubt, Perchance"""),
     "arise": one_of("""arise, descend, begone, return, forgive, be still, awake, take heed, have
         done, adieu"""),
-    "must": one_of("must, shall, will, may, doth, can"),
-    "manner": one_of("""again, alone, at last, at noon, by night, by stealth, for love, for sport,
-        in haste, in state, in vain, too soon, unseen"""),
+    "must": one_of("must, shall, will, may, doth, can, would, should, might, could, did"),
+    "manner": one_of("""again, alone, at dusk, at last, at noon, by chance, by day, by night, by
+        stealth, for gold, for love, for sport, in haste, in May, in state, in vain, too late, too
+        soon, unseen, with care"""),
     "beyond": one_of("above, behind, beneath, beside, beyond, upon, within"),
     "spot": one_of("""barn, bed, bridge, church, dell, fen, field, gate, hedge, hill, inn, keep,
         lake, mill, moat, porch, shore, stair, stile, tree, vale, wall, well, wood"""),
@@ -273,21 +275,15 @@ PLAY = grammar_of(
 )
 
 
-def generate(
-    n_characters: int = 1_000_000,
-    seed: int = 0,
-    *,
-    grammar: Grammar = PLAY,
-    start: str = "exchange",
-) -> str:
-    """Exactly n_characters of the play, fixed by the seed. The last exchange is cut where they end."""
+def generate(n_characters: int = 1_000_000, seed: int = 0) -> str:
+    """Exactly n_characters of the play, fixed by the seed; the last exchange may be cut short."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     # A uniform number in [0, 1) falls between the bounds of rule i with probability p_i.
-    bounds = {s: list(accumulate(rule.p for rule in rules))[:-1] for s, rules in grammar.items()}
+    bounds = {s: list(accumulate(rule.p for rule in rules))[:-1] for s, rules in PLAY.items()}
     pieces: list[str] = []
 
     def write(symbol: str) -> int:
-        rule = grammar[symbol][bisect(bounds[symbol], rng.random())]
+        rule = PLAY[symbol][bisect(bounds[symbol], rng.random())]
         pieces.append(rule.head)
         length = len(rule.head)
         for child, literal in rule.tail:
@@ -297,23 +293,23 @@ def generate(
 
     length = 0
     while length < n_characters:
-        length += write(start)
+        length += write("exchange")
     return "".join(pieces)[:n_characters]
 
 
 def expectations(grammar: Grammar = PLAY) -> dict[str, tuple[float, float]]:
-    """The expected (−log p in nats, length in characters) of each symbol's text: {A: (H(A), L(A))}."""
+    """{A: (H(A), L(A))}: the expected −log p, in nats, and length, in characters, of A's text."""
     row = {symbol: i for i, symbol in enumerate(grammar)}
     m = np.zeros((len(grammar), len(grammar)))
     own = np.zeros((len(grammar), 2))  # columns h and l: what a rewriting gives without its symbols
     for symbol, rules in grammar.items():
         for rule in rules:
-            letters = len(rule.head) + sum(len(literal) for _, literal in rule.tail)
-            own[row[symbol]] += -rule.p * log(rule.p), rule.p * letters
+            length = len(rule.head) + sum(len(literal) for _, literal in rule.tail)
+            own[row[symbol]] += -rule.p * log(rule.p), rule.p * length
             for child, _ in rule.tail:
                 m[row[symbol], row[child]] += rule.p
     solution = np.linalg.solve(np.eye(len(grammar)) - m, own)
-    return {symbol: (float(h), float(l)) for symbol, (h, l) in zip(row, solution, strict=True)}
+    return {symbol: (float(solution[i, 0]), float(solution[i, 1])) for symbol, i in row.items()}
 
 
 def entropy_per_character(grammar: Grammar = PLAY, start: str = "exchange") -> float:
@@ -322,16 +318,14 @@ def entropy_per_character(grammar: Grammar = PLAY, start: str = "exchange") -> f
     return nats / characters
 
 
-def read(
-    text: str, position: int, symbol: str, grammar: Grammar = PLAY
-) -> tuple[float, int] | None:
-    """Read one `symbol` at `position`: (its −log p in nats, where it ends), or None if none is there."""
-    for rule in grammar[symbol]:
+def read(text: str, position: int, symbol: str) -> tuple[float, int] | None:
+    """Read a symbol's text at `position`: (its −log p in nats, its end), None if none is there."""
+    for rule in PLAY[symbol]:
         if not text.startswith(rule.head, position):
             continue
         nats, end = -log(rule.p), position + len(rule.head)
         for child, literal in rule.tail:
-            found = read(text, end, child, grammar)
+            found = read(text, end, child)
             if found is None or not text.startswith(literal, found[1]):
                 break
             nats, end = nats + found[0], found[1] + len(literal)
@@ -343,13 +337,14 @@ def read(
 def negative_log_likelihood(text: str) -> tuple[float, int]:
     """The play's own −log p of a text it wrote: (nats, characters) of the whole exchanges inside.
 
-    The text may be a slice: what it cuts off an exchange, at either end, is left out of both numbers.
+    The text may be a slice: an exchange that it cuts, at either end, is left out of both numbers.
     Raises ValueError if the play did not write the text, or if no whole exchange is in it.
     """
-    # A blank line ends each of an exchange's two speeches, so the first whole exchange starts at
-    # the very beginning or after the first or second blank line.
-    ends_of_speeches = [match.end() for match in re.finditer("\n\n", text)]
-    starts = [0, *ends_of_speeches[:2]]
+    # Each of an exchange's two speeches ends in a blank line, so the first whole exchange starts at
+    # the very beginning or after one of the first two. Or three: half a blank line at the beginning
+    # may be a speech's end, or only the newline after a speaker's name.
+    blank_lines = [match.end() for match in re.finditer(r"\n\n|^\n", text)]
+    starts = [0, *blank_lines[:3]]
     first = next((start for start in starts if read(text, start, "exchange")), 0)
     nats, position = 0.0, first
     while found := read(text, position, "exchange"):

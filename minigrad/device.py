@@ -4,6 +4,8 @@ An op never says `numpy`.  It asks `array_module` for the library that owns its 
 there, so that the day a second library joins, it joins in this file alone.
 """
 
+import ctypes
+
 import numpy as np
 
 CPU = "cpu"
@@ -42,3 +44,19 @@ def to_device(array, device):
 def to_host(array):
     """`array` as a NumPy array."""
     return array
+
+
+def keep_freed_memory():
+    """Have the C library keep memory that is freed, for the next arrays, where it is glibc.
+
+    By default every large array goes back to the system when it is freed, and the next one of its
+    size comes as fresh pages that must be zeroed and mapped in, at every step again.
+    """
+    M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD = -3, -1, -2  # from glibc's malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library: nothing to tell it
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    mallopt(M_TOP_PAD, 1 << 26)

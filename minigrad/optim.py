@@ -21,7 +21,7 @@ class AdamW:
     Decay Regularization", arXiv:1711.05101.
 
     params  Tensors, or groups as dicts {"params": Tensors, and any option that differs}
-    lr      learning rate η;  assignable at any time: optimizer.param_groups[i]["lr"] = ...
+    lr      learning rate;  assignable at any time: optimizer.param_groups[i]["lr"] = ...
     """
 
     def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
@@ -56,8 +56,12 @@ class AdamW:
         v *= beta2
         v += (1 - beta2) * (g * g)
         w.data *= 1 - lr * decay
-        vhat = v / (1 - beta2**t)
-        w.data -= (lr / (1 - beta1**t)) * m / (xp.sqrt(vhat) + eps)
+        root = xp.sqrt(v)  # from here on in place: the fewer passes over memory, the better
+        root *= 1 / math.sqrt(1 - beta2**t)  # √v̂
+        root += eps
+        move = m / root
+        move *= lr / (1 - beta1**t)
+        w.data -= move
 
     def zero_grad(self):
         """Forget all gradients, so that the next backward() starts from none."""
@@ -109,7 +113,7 @@ def clip_grad_norm(params, max_norm):
     networks", arXiv:1211.5063.  Returns the norm before clipping, a float.
     """
     gradients = [p.grad for p in params if p.grad is not None]
-    norm = math.sqrt(sum(float((g * g).sum()) for g in gradients))
+    norm = math.sqrt(sum(float(g.ravel() @ g.ravel()) for g in gradients))  # g·g = Σ g²
     scale = max_norm / (norm + 1e-6)
     if scale < 1:
         for g in gradients:

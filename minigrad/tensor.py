@@ -248,15 +248,15 @@ def op(array_op):
     are options.  Python numbers stay numbers, and so take their neighbour's dtype.
     """
     signature = inspect.signature(array_op)
-    kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
-    takes_a_list = inspect.Parameter.VAR_POSITIONAL in kinds.values()
-    input_names = {n for n, kind in kinds.items() if kind is not inspect.Parameter.KEYWORD_ONLY}
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    takes_a_list = inspect.Parameter.VAR_POSITIONAL in kinds
+    n_inputs = len(kinds) - kinds.count(inspect.Parameter.KEYWORD_ONLY)
 
     @functools.wraps(array_op)
     def tensor_op(*inputs, **options):
         if takes_a_list:
             (inputs,) = inputs
-        elif not input_names.isdisjoint(options):  # some were given by name: put them in order
+        elif len(inputs) != n_inputs:  # some were given by name or left out: put them in order
             bound = signature.bind(*inputs, **options)
             bound.apply_defaults()
             inputs, options = bound.args, bound.kwargs

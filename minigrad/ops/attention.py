@@ -34,38 +34,57 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     In words    q asks, k offers, v answers.  √D keeps the scores' spread near 1: a sum of D
                 products of spread 1 has spread √D.
 
-    Numerics    Softmax with the largest score of each row taken out.  In place where a fresh
-                (B, H, T, N) array would cost more than the arithmetic.
+    Numerics    Softmax with the largest score taken out: that of the row, or one for all rows where
+                the scores lie close together, for then no row's sum can vanish and it is quicker.
+                In place, where a fresh (B, H, T, N) array would cost more than the arithmetic.
     """
-    if not (q.ndim == 4 and k.shape == v.shape and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]):
+    B, H, T, D = q.shape if q.ndim == 4 else (None,) * 4
+    N = k.shape[2] if k.ndim == 4 else None
+    if not k.shape == v.shape == (B, H, N, D):
         raise ValueError(
             "attention: q (B, H, T, D) and k, v (B, H, N, D) must agree in B, H and D, got "
             f"q {q.shape}, k {k.shape}, v {v.shape}"
         )
-    xp = array_module(q)
-    T, N = q.shape[2], k.shape[2]
     if causal and N < T:
         raise ValueError(f"attention: {T} causal queries need at least as many keys, got {N}")
-    scale = 1 / math.sqrt(q.shape[3])
+    xp = array_module(q)
+    scale = 1 / math.sqrt(D)
 
-    p = (q * scale) @ k.swapaxes(2, 3)  # (B, H, T, N), at first the scores
+    q = q * scale  # T × D numbers to scale, fewer than T × N scores
+    p = q @ transposed(k)  # (B, H, T, N), at first the scores
+    one_for_all = p.max() - p.min() < 80  # e⁻⁸⁰ is still a normal float32
     if causal:
-        later = ~xp.tri(T, N, N - T, dtype=bool)
-        p[..., later] = -xp.inf
-    p -= p.max(-1, keepdims=True)
+        p += xp.triu(xp.full((T, N), -xp.inf, p.dtype), N - T + 1)  # what lies ahead
+    p -= p.max() if one_for_all else p.max(-1, keepdims=True)
     xp.exp(p, out=p)
-    p /= p.sum(-1, keepdims=True)
-    mask = random.dropout_mask(p, dropout, key) if training and dropout > 0 else 1
-    dropped = p * mask
-    out = dropped @ v  # (B, H, T, D)
+    p /= (p @ xp.ones(N, p.dtype))[..., None]  # a product with ones is the sum of a row, and quicker
+    mask = random.dropout_mask(p, dropout, key) if training and dropout > 0 else None
+    dropped = p if mask is None else p * mask
+    out = product(dropped, v)  # (B, H, T, D)
 
     def backward(dout):
-        dv = dropped.swapaxes(2, 3) @ dout
-        ds = (dout @ v.swapaxes(2, 3)) * mask
-        ds -= (dout * out).sum(-1, keepdims=True)
+        dv = product(dropped.swapaxes(2, 3), dout)
+        ds = dout @ transposed(v)  # at first dP̃
+        if mask is not None:
+            ds *= mask  # dP
+        ds -= xp.einsum("bhtd,bhtd->bht", dout, out)[..., None]
         ds *= p
-        dq = (ds @ k) * scale
-        dk = ds.swapaxes(2, 3) @ (q * scale)
+        dq = product(ds, k)
+        dq *= scale
+        dk = product(ds.swapaxes(2, 3), q)
         return dq, dk, dv
 
     return out, backward
+
+
+def transposed(x):
+    """xᵀ of every matrix as a copy: as a view it would halve the speed of a product."""
+    return array_module(x).ascontiguousarray(x.swapaxes(2, 3))
+
+
+def product(x, y):
+    """x y (B, H, T, D), its memory in the order (B, T, H, D): heads can be joined where they lie."""
+    B, H, T, _ = x.shape
+    xp = array_module(x)
+    out = xp.empty((B, T, H, y.shape[3]), xp.result_type(x, y)).transpose(0, 2, 1, 3)
+    return xp.matmul(x, y, out=out)

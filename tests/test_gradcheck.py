@@ -1,0 +1,149 @@
+"""gradcheck must pass what is right and catch what is wrong, and say where.
+
+It is the tool that a reader is given for ops of their own; a tool that always says yes is worse
+than none.  So most of these tests hand it an error of a kind that is made in practice.
+"""
+
+import re
+
+import numpy as np
+import pytest
+
+import minigrad.ops as F
+from minigrad import OPS, Tensor
+from minigrad.gradcheck import gradcheck
+from minigrad.tensor import op
+
+X = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]])
+Y = np.array([[1.0, 2.0, -1.0], [0.5, -2.0, 3.0]])
+
+
+@pytest.fixture
+def product(monkeypatch):
+    """An op x·y whose backward is spoiled by a function (dout, x, y) -> (dx, dy)."""
+
+    def make(gradients):
+        monkeypatch.setitem(OPS, "product", None)  # takes the name out again afterwards
+
+        @op
+        def product(x, y):
+            return x * y, lambda dout: gradients(dout, x, y)
+
+        return product
+
+    return make
+
+
+RIGHT = {
+    "polynomial": (lambda x, y: x * x * y - y / 2, [X, Y]),
+    "0-d result": (lambda x: (x**3).sum(), [X]),
+    "0-d input": (lambda x: x * x, [1.5]),
+    "number and array": (lambda x, y: F.exp(x) * y, [0.5, Y]),
+    "softmax": (F.softmax, [X]),
+    "layer_norm": (F.layer_norm, [X, np.array([0.3, -2.0, 1.0]), np.array([1.0, 2.0, 3.0])]),
+    "gelu": (F.gelu, [X]),
+    "attention": (F.attention, [a.reshape(1, 1, 3, 2) for a in (X, Y, X - Y)]),
+    "matmul": (lambda x, y: x @ y.T, [X, Y]),
+    "one input unused": (lambda x, y: x * 2, [X, Y]),
+    "a gradient of zero": (lambda x: x * 0, [X]),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_gradients_pass(name):
+    """With an error far below the tolerance of 10⁻⁶, returned as a number."""
+    error = gradcheck(*RIGHT[name])
+    assert isinstance(error, float) and 0 <= error < 1e-8
+
+
+@pytest.mark.parametrize(
+    "gradients, i",
+    [
+        (lambda dout, x, y: (dout * y * 1.001, dout * x), 0),
+        (lambda dout, x, y: (dout * y, dout * x * 0.999), 1),
+        (lambda dout, x, y: (dout * y, -dout * x), 1),
+        (lambda dout, x, y: (dout * x, dout * y), 0),
+        (lambda dout, x, y: (dout * 0, dout * x), 0),
+        (lambda dout, x, y: (dout * y, dout * x + 1e-3), 1),
+        (lambda dout, x, y: (dout * y, dout * x * np.nan), 1),
+        (lambda dout, x, y: (dout * y, dout * x * np.inf), 1),
+    ],
+    ids=["factor", "factor of y", "sign", "swapped", "missing", "one term more", "NaN", "infinite"],
+)
+def test_wrong_gradients_are_caught(product, gradients, i):
+    """The error names the input, the entry and both values, in one line."""
+    with pytest.raises(AssertionError) as caught, np.errstate(invalid="ignore"):
+        gradcheck(product(gradients), [X, Y])
+    place = rf"gradcheck: input {i}, entry \(\d, \d\): "
+    values = r"backward gives (\S+), finite differences (\S+)"
+    found = re.fullmatch(place + values, str(caught.value))
+    assert found, caught.value
+    assert float(found[1]) != float(found[2])
+
+
+def test_the_right_entry_is_named(product):
+    """One wrong entry among many, with the value that was returned and the one that is right."""
+    wrong = np.ones_like(X)
+    wrong[1, 2] = -1
+    with pytest.raises(AssertionError) as caught:
+        gradcheck(product(lambda dout, x, y: (dout * y * wrong, dout * x)), [X, Y])
+    message = str(caught.value)
+    assert "input 0, entry (1, 2)" in message
+    given, right = (float(v) for v in re.findall(r"(?:gives|differences) ([-+.e\d]+)", message))
+    assert given == pytest.approx(-right, rel=1e-6)  # what finite differences can tell
+
+
+def test_a_missing_term_is_caught():
+    """detach cuts a path: x·detach(x) claims the derivative x where it is 2x."""
+    with pytest.raises(AssertionError, match="input 0, entry"):
+        gradcheck(lambda x: x * x.detach(), [X])
+
+
+def test_float32_is_checked_in_float64():
+    """With steps of 10⁻⁶ float32 would see nothing but rounding."""
+    seen = []
+
+    def square(x):
+        seen.append(x.dtype)
+        return x * x
+
+    assert gradcheck(square, [Tensor(X.astype(np.float32))]) < 1e-8
+    assert set(seen) == {np.dtype(np.float64)}
+
+
+def test_integers_pass_through():
+    """Ids and targets are handed on as they are, and not differentiated."""
+    ids = np.array([2, 0, 2])
+
+    def loss(weight, ids):
+        assert ids.dtype == np.int64
+        return F.cross_entropy(F.embedding(ids, weight), ids)
+
+    assert gradcheck(loss, [np.arange(9.0).reshape(3, 3) / 4, ids]) < 1e-8
+    assert gradcheck(lambda ids, w: F.embedding(ids, w), [Tensor(ids), X.T]) < 1e-8
+
+
+def test_inputs_are_left_as_they_are(product):
+    """Neither values nor gradients of the caller's inputs change, passed or failed."""
+    x, y = Tensor(X.copy(), requires_grad=True), Y.copy()
+    gradcheck(lambda x, y: x * y, [x, y])
+    with pytest.raises(AssertionError):
+        gradcheck(product(lambda dout, x, y: (dout * y, dout)), [x, y])
+    np.testing.assert_array_equal(x.data, X)
+    np.testing.assert_array_equal(y, Y)
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("fn", [lambda x: Tensor(np.ones(2)), lambda x: x.detach() * 2])
+def test_a_result_without_a_gradient_is_an_error(fn):
+    """There is nothing to check, which is not the same as being right."""
+    with pytest.raises(AssertionError, match="does not depend on any"):
+        gradcheck(fn, [X])
+
+
+def test_the_tolerance_counts():
+    """What fails at the default passes where the caller allows for it."""
+    bad = [lambda x: x * 1.0001 - x.detach() * 0.0001, [X]]
+    assert gradcheck(*bad, tolerance=1e-3) == pytest.approx(1e-4, rel=1e-2)
+    with pytest.raises(AssertionError):
+        gradcheck(*bad)

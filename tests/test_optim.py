@@ -1,0 +1,257 @@
+"""AdamW and clipping against PyTorch over hundreds of steps, in float64.
+
+One step proves little: bias correction, decay and the schedule go wrong slowly.  The gradients are
+random and the same on both sides, so that no model stands between the optimizer and the comparison.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from minigrad import Tensor
+from minigrad.optim import AdamW, clip_grad_norm
+from minigrad.schedule import warmup_cosine
+
+SHAPES = [(3, 5), (4,), (2, 1, 3), ()]
+STEPS = 200
+
+
+def make_parameters(dtype=np.float64, scale=1.0):
+    rng = np.random.default_rng(0)
+    return [Tensor(np.asarray(scale * rng.standard_normal(s), dtype), True) for s in SHAPES]
+
+
+def twins_of(parameters):
+    return [torch.tensor(p.data, requires_grad=True) for p in parameters]
+
+
+def set_gradients(rng, parameters, twins=(), skip=None):
+    """Random gradients of very different sizes; parameter number `skip` gets none."""
+    for i, p in enumerate(parameters):
+        g = np.asarray(10.0 ** rng.uniform(-3, 1) * rng.standard_normal(p.shape), p.dtype)
+        p.grad = None if i == skip else g
+        if twins:
+            twins[i].grad = None if i == skip else torch.tensor(g)
+
+
+def assert_same(parameters, twins):
+    for p, twin in zip(parameters, twins, strict=True):
+        twin = twin.detach().numpy() if isinstance(twin, torch.Tensor) else twin
+        np.testing.assert_allclose(p.data, twin, rtol=0, atol=1e-12 * abs(twin).max())
+
+
+# ---- AdamW ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decays", [(0.1, 0.0), (0.0, 0.5)])
+@pytest.mark.parametrize("options", [{}, {"betas": (0.9, 0.99), "eps": 1e-5}])
+def test_adamw_matches_pytorch(options, decays):
+    """Two groups, a schedule, and a parameter without a gradient on some steps, for 200 steps."""
+    parameters = make_parameters()
+    twins = twins_of(parameters)
+
+    def groups(of):
+        return [
+            {"params": of[:2], "weight_decay": decays[0]},
+            {"params": of[2:], "weight_decay": decays[1]},
+        ]
+
+    ours = AdamW(groups(parameters), lr=1.0, **options)
+    theirs = torch.optim.AdamW(groups(twins), lr=1.0, **options)
+    rng = np.random.default_rng(1)
+    for step in range(1, STEPS + 1):
+        set_gradients(rng, parameters, twins, skip=step % 7)
+        for i in range(2):
+            lr = (i + 1) * warmup_cosine(step, 20, STEPS, 1e-1, 1e-3)
+            ours.param_groups[i]["lr"] = theirs.param_groups[i]["lr"] = lr
+        ours.step()
+        theirs.step()
+        assert_same(parameters, twins)
+
+
+def test_defaults_match_pytorch():
+    """With lr alone: betas (0.9, 0.999), eps 1e-8 and a decay of 0.01, which is easy to forget."""
+    parameters = make_parameters(scale=100)
+    twins = twins_of(parameters)
+    ours, theirs = AdamW(iter(parameters), lr=0.1), torch.optim.AdamW(twins, lr=0.1)
+    for key in ("lr", "betas", "eps", "weight_decay"):
+        assert ours.param_groups[0][key] == theirs.param_groups[0][key]
+    rng = np.random.default_rng(1)
+    for _ in range(STEPS):
+        set_gradients(rng, parameters, twins)
+        ours.step()
+        theirs.step()
+    assert_same(parameters, twins)
+
+
+def test_the_first_step_is_as_long_as_lr():
+    """m̂/√v̂ = g/|g| at step 1: bias correction makes up for the averages' start at 0."""
+    p = Tensor(np.zeros(2), requires_grad=True)
+    p.grad = np.array([1e-3, -1e3])
+    AdamW([p], lr=0.25, eps=0.0).step()
+    np.testing.assert_allclose(p.data, [-0.25, 0.25], rtol=1e-14)
+
+
+def test_decay_is_scaled_by_lr_and_apart_from_the_gradient():
+    """Under a gradient of 0 a weight shrinks by 1 − lr λ; without one it stays."""
+    p, q = Tensor(np.array([2.0]), True), Tensor(np.array([2.0]), True)
+    p.grad = np.zeros(1)
+    AdamW([p, q], lr=0.1, weight_decay=0.5).step()
+    np.testing.assert_allclose(p.data, [2 * (1 - 0.1 * 0.5)], rtol=1e-15)
+    np.testing.assert_array_equal(q.data, [2.0])
+
+
+def test_step_works_in_place_and_leaves_the_gradients():
+    """Weights stay the arrays that they were; gradients are read only."""
+    p = Tensor(np.ones(3), requires_grad=True)
+    array, p.grad = p.data, np.array([1.0, 2.0, 3.0])
+    AdamW([p], lr=0.1).step()
+    assert p.data is array
+    np.testing.assert_array_equal(p.grad, [1.0, 2.0, 3.0])
+
+
+def test_float32_stays_float32():
+    """Weights and moments, though lr may be a NumPy float64."""
+    parameters = make_parameters(np.float32)
+    optimizer = AdamW(parameters, lr=np.float64(0.1))
+    for step in range(3):
+        set_gradients(np.random.default_rng(step), parameters)
+        optimizer.step()
+    assert {p.dtype for p in parameters} == {np.dtype(np.float32)}
+    for state in optimizer.state_dict()["state"].values():
+        assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == np.float32
+
+
+def test_zero_grad_forgets():
+    """None, not zeros: a parameter that the next loss does not use is skipped."""
+    parameters = make_parameters()
+    set_gradients(np.random.default_rng(0), parameters)
+    AdamW(parameters, lr=0.1).zero_grad()
+    assert all(p.grad is None for p in parameters)
+
+
+def test_no_parameters():
+    """An empty list is a mistake, and said to be one."""
+    with pytest.raises(ValueError, match="AdamW: there are no parameters"):
+        AdamW([], lr=0.1)
+
+
+# ---- saving --------------------------------------------------------------------------------------
+
+
+def run(optimizer, parameters, steps):
+    for step in steps:
+        set_gradients(np.random.default_rng(step), parameters, skip=step % 5)
+        optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
+        optimizer.step()
+
+
+def two_groups(parameters, lr=0.1):
+    return AdamW([{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.2}], lr=lr)
+
+
+def test_a_saved_state_continues_exactly():
+    """Stop at step 10 and go on in another optimizer: not one bit differs at step 30."""
+    parameters = make_parameters()
+    optimizer = two_groups(parameters)
+    run(optimizer, parameters, range(10))
+
+    others = [Tensor(p.data.copy(), requires_grad=True) for p in parameters]
+    resumed = two_groups(others, lr=123.0)
+    saved = optimizer.state_dict()
+    resumed.load_state_dict(saved)
+    assert resumed.param_groups[1]["lr"] == 0.2 and resumed.param_groups[0]["lr"] == 0.1 / 10
+
+    run(optimizer, parameters, range(10, 30))
+    run(resumed, others, range(10, 30))
+    for p, q in zip(parameters, others, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+
+
+def test_a_saved_state_is_a_copy():
+    """Training on changes neither what was saved nor, after loading, the dict it came from."""
+    parameters = make_parameters()
+    optimizer = two_groups(parameters)
+    run(optimizer, parameters, range(1, 4))
+    saved = optimizer.state_dict()
+    before = {i: s["exp_avg"].copy() for i, s in saved["state"].items()}
+    optimizer.load_state_dict(saved)
+    run(optimizer, parameters, range(4, 8))
+    for i, moment in before.items():
+        np.testing.assert_array_equal(saved["state"][i]["exp_avg"], moment)
+    assert saved["param_groups"][0]["lr"] == 0.1 / 4
+
+
+def test_the_state_is_laid_out_as_pytorchs():
+    """Numbers for parameters, PyTorch's names for the moments."""
+    parameters = make_parameters()
+    twins = twins_of(parameters)
+    ours, theirs = AdamW(parameters, lr=0.1), torch.optim.AdamW(twins, lr=0.1)
+    set_gradients(np.random.default_rng(0), parameters, twins, skip=2)
+    ours.step()
+    theirs.step()
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    assert ours["param_groups"][0]["params"] == theirs["param_groups"][0]["params"]
+    assert ours["state"].keys() == theirs["state"].keys()
+    for i, state in ours["state"].items():
+        assert state.keys() == theirs["state"][i].keys()
+        assert state["step"] == theirs["state"][i]["step"]
+        for key in ("exp_avg", "exp_avg_sq"):
+            np.testing.assert_allclose(state[key], theirs["state"][i][key], rtol=1e-12)
+
+
+def test_a_state_of_other_parameters_is_refused():
+    """By the groups' sizes and the moments' shapes; the optimizer is as it was."""
+    parameters = make_parameters()
+    optimizer = AdamW(parameters, lr=0.1)
+    run(optimizer, parameters, [4])
+    saved = optimizer.state_dict()
+    with pytest.raises(ValueError, match="other numbers of parameters"):
+        AdamW(parameters[:2], lr=0.5).load_state_dict(saved)
+    with pytest.raises(ValueError, match="other numbers of parameters"):
+        two_groups(parameters).load_state_dict(saved)
+    other = AdamW(parameters[::-1], lr=0.5)
+    with pytest.raises(ValueError, match=r"parameter 0 has shape \(\), .*\(3, 5\)"):
+        other.load_state_dict(saved)
+    assert other.param_groups[0]["lr"] == 0.5 and other.state_dict()["state"] == {}
+
+
+# ---- clipping ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 1.0, 10.0, 1e6])
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-6)])
+def test_clip_grad_norm_matches_pytorch(max_norm, dtype, tolerance):
+    """The norm before clipping, and the gradients after it, above and below max_norm.
+
+    In float32 both sides round the norm at 2⁻²⁴ = 6·10⁻⁸ per operation, hence 10⁻⁶.
+    """
+    parameters = make_parameters(dtype)
+    twins = twins_of(parameters)
+    set_gradients(np.random.default_rng(3), parameters, twins, skip=1)
+    arrays = [p.grad for p in parameters]
+    norm = clip_grad_norm(iter(parameters), max_norm)
+    expected = torch.nn.utils.clip_grad_norm_(twins, max_norm).item()
+    assert isinstance(norm, float) and norm == pytest.approx(expected, rel=tolerance)
+    assert 1 < norm < 1e6 and parameters[1].grad is None
+    for p, twin, array in zip(parameters, twins, arrays, strict=True):
+        if array is not None:
+            assert p.grad is array and array.dtype == dtype  # in place
+            np.testing.assert_allclose(p.grad, twin.grad, rtol=tolerance)
+
+
+def test_clipping_bounds_the_joint_norm():
+    """Above the bound the norm becomes it, and the direction stays; below, not a bit moves."""
+    p, q = Tensor(np.zeros(1), True), Tensor(np.zeros(1), True)
+    p.grad, q.grad = np.array([3.0]), np.array([4.0])
+    assert clip_grad_norm([p, q], 5.1) == 5
+    assert (p.grad[0], q.grad[0]) == (3, 4)
+    assert clip_grad_norm([p, q], 0.5) == 5
+    assert q.grad[0] / p.grad[0] == pytest.approx(4 / 3, rel=1e-15)
+    # the 10⁻⁶ in the formula leaves the new norm short of the bound by 10⁻⁶/5 of it
+    assert clip_grad_norm([p, q], 100.0) == pytest.approx(0.5 * 5 / (5 + 1e-6), rel=1e-14)
+
+
+def test_clipping_without_gradients():
+    """Nothing to clip has length 0."""
+    assert clip_grad_norm(make_parameters(), 1.0) == 0

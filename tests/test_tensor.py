@@ -1,0 +1,597 @@
+"""The tape: what a Tensor is, how gradients reach the leaves, and what is freed when.
+
+The derivatives themselves are test_ops.py's subject.  Here the numbers are chosen so that they can
+be checked by eye, and the questions are about order, memory, threads and errors.
+"""
+
+import contextlib
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+import minigrad as mg
+import minigrad.ops as F
+from minigrad import Tensor, no_grad
+
+
+def leaf(*values):
+    return Tensor(np.array(values), requires_grad=True)
+
+
+# ---- what a Tensor is ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data, dtype",
+    [
+        (3, np.float32),
+        (2.5, np.float32),
+        (True, np.float32),
+        ([1, 2, 3], np.float32),
+        ([[1.0], [2.0]], np.float32),
+        ((), np.float32),
+        (np.float64(2), np.float64),
+        (np.int64(2), np.int64),
+        (np.zeros(2, np.float16), np.float16),
+        (np.zeros(2, np.float64), np.float64),
+        (np.zeros(2, np.uint16), np.uint16),
+        (np.zeros(2, bool), bool),
+    ],
+)
+def test_numbers_become_float32_and_arrays_keep_their_dtype(data, dtype):
+    """A dtype changes only where there was none."""
+    x = Tensor(data)
+    assert isinstance(x.data, np.ndarray)
+    assert (x.dtype, x.shape, x.ndim) == (dtype, np.shape(data), np.ndim(data))
+    np.testing.assert_array_equal(x.data, data)
+
+
+def test_an_array_is_not_copied():
+    """A tensor, its NumPy view and its detached twin share the array they were made of."""
+    array = np.arange(3.0)
+    x = Tensor(array, requires_grad=True)
+    assert x.data is array
+    assert np.shares_memory(x.numpy(), array)
+    assert np.shares_memory(x.detach().data, array)
+
+
+@pytest.mark.parametrize("data", [np.arange(3), np.array(True), np.zeros(2, np.uint8)])
+def test_integers_have_no_gradient(data):
+    """There is no small step from one integer to the next."""
+    with pytest.raises(TypeError, match=f"only floating-point .* {data.dtype}"):
+        Tensor(data, requires_grad=True)
+
+
+@pytest.mark.parametrize("data", [np.array(["a"]), np.array([1j]), np.array([None])])
+def test_only_real_numbers_are_held(data):
+    """Text, complex numbers and objects are refused when they come in."""
+    with pytest.raises(TypeError, match="real numbers"):
+        Tensor(data)
+
+
+def test_what_it_tells():
+    """item, numpy, len, bool and repr give the plain value."""
+    x = leaf(1.5, -2.0)
+    assert len(x) == 2 and (x * x).sum().item() == 6.25
+    assert isinstance(x.sum().item(), float) and isinstance(Tensor(np.arange(2))[1].item(), int)
+    assert repr(x) == "Tensor([ 1.5 -2. ], requires_grad=True)"
+    assert repr(x.detach()) == "Tensor([ 1.5 -2. ])"
+    assert bool(Tensor(1.0)) and not Tensor(0.0)
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(x)
+    with pytest.raises(ValueError):
+        x.item()
+
+
+def test_detach_has_no_history():
+    """A detached tensor is a constant."""
+    x = leaf(2.0)
+    y = (x * x).detach()
+    assert not y.requires_grad and y.step is None
+    (x * y).backward()
+    np.testing.assert_array_equal(x.grad, [4.0])
+
+
+def test_to():
+    """A tensor is on the CPU already; a device that is not there is named in one line."""
+    x = leaf(1.0)
+    assert x.device == "cpu" and x.to("cpu") is x
+    with pytest.raises(ValueError, match="'gpu'") as caught:
+        x.to("gpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_shapes():
+    """view is reshape; lengths and axes may come as several numbers, a tuple or a list."""
+    x = Tensor(np.arange(24.0).reshape(2, 3, 4))
+    assert Tensor.view is Tensor.reshape
+    assert x.view(6, 4).shape == x.view((6, 4)).shape == x.view([6, -1]).shape == (6, 4)
+    assert x.view(-1).shape == (24,)
+    assert x.transpose(1, 2, 0).shape == x.transpose((1, 2, 0)).shape == (3, 4, 2)
+    assert x.transpose().shape == x.T.shape == (4, 3, 2)
+    np.testing.assert_array_equal(x.T.data, x.data.T)
+    np.testing.assert_array_equal(x.transpose(0, 2, 1).data, x.data.swapaxes(1, 2))
+    np.testing.assert_array_equal(x.sum((0, 1), keepdims=True).data, [[[60, 66, 72, 78]]])
+    np.testing.assert_array_equal(x.max(-1).mean(0).data, [9, 13, 17])
+
+
+# ---- operators -----------------------------------------------------------------------------------
+
+OPERATORS = {
+    "+": lambda x, y: x + y,
+    "-": lambda x, y: x - y,
+    "*": lambda x, y: x * y,
+    "/": lambda x, y: x / y,
+    "**": lambda x, y: x**y,
+    "@": lambda x, y: x @ y,
+}
+MATRIX = np.array([[2.0, 0.5], [1.0, 3.0]])
+NUMBERS = [2, 0.5, np.float64(1.5), np.float32(0.5), np.int64(3)]
+OPERANDS = [(sign, o) for sign in OPERATORS for o in NUMBERS if sign != "@"]
+OPERANDS += [(sign, MATRIX) for sign in OPERATORS]
+
+
+@pytest.mark.parametrize(
+    "sign, other", [pytest.param(s, o, id=f"{s} {type(o).__name__}") for s, o in OPERANDS]
+)
+def test_operators_take_numbers_and_arrays_on_either_side(sign, other):
+    """Values and gradients are PyTorch's, and an array on the left does not take over."""
+    data = np.array([[1.0, 0.5], [2.0, 1.5]])
+    for apply in (OPERATORS[sign], lambda x, y: OPERATORS[sign](y, x)):
+        x, twin = Tensor(data, True), torch.tensor(data, requires_grad=True)
+        out, theirs = apply(x, other), apply(twin, torch.as_tensor(other))
+        assert isinstance(out, Tensor)
+        dout = np.array([[0.3, -1.0], [2.0, 0.7]])
+        out.backward(dout)
+        theirs.backward(torch.tensor(dout))
+        np.testing.assert_allclose(out.data, theirs.detach(), rtol=1e-14)
+        np.testing.assert_allclose(x.grad, twin.grad, rtol=1e-14)
+
+
+def test_numbers_take_their_neighbours_dtype():
+    """Float32 does not turn into float64 because a number stands beside it."""
+    x = Tensor([1.0, 2.0])
+    for y in (x + 1, 1.5 * x, x / np.float64(3), np.float64(3) - x, 2**x, x ** np.float64(2), -x):
+        assert y.dtype == np.float32
+
+
+# ---- gradients -----------------------------------------------------------------------------------
+
+
+def test_gradients_accumulate():
+    """A second backward adds to what the first left, in the array that is already there."""
+    x = leaf(1.0, 2.0)
+    assert x.grad is None
+    (3 * x).sum().backward()
+    first = x.grad
+    (x * x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [5.0, 7.0])
+    assert x.grad is first
+
+
+def test_first_gradients_are_copies():
+    """`add` hands one array to both inputs; each leaf, and the caller, keeps its own."""
+    x, y, dout = leaf(1.0, 2.0), leaf(3.0, 4.0), np.array([5.0, 6.0])
+    (x + y).backward(dout)
+    x.grad += 100
+    np.testing.assert_array_equal(y.grad, [5.0, 6.0])
+    np.testing.assert_array_equal(dout, [5.0, 6.0])
+    assert not np.shares_memory(x.grad, y.grad)
+
+
+def test_a_broadcast_gradient_can_be_written_to():
+    """The gradient of a sum is one number seen many times; x.grad has memory for each."""
+    x = leaf(1.0, 2.0, 3.0)
+    x.sum().backward()
+    x.grad[0] = 7
+    np.testing.assert_array_equal(x.grad, [7, 1, 1])
+
+
+def test_a_shared_gradient_is_not_added_into():
+    """d = dout goes to x + y's inputs; one of them collects more, and the other must not see it."""
+    x = leaf(1.0)
+    a, b = x * 2, x * 3
+    ((a + b) + a).backward(np.array([1.0]))
+    np.testing.assert_array_equal(x.grad, [2 + 3 + 2])
+
+
+def test_grad_has_the_dtype_of_its_leaf():
+    """A float32 weight in a float64 computation collects float32."""
+    x, y = Tensor([1.0, 2.0], requires_grad=True), leaf(3.0, 4.0)
+    (x * y).sum().backward()
+    assert (x.grad.dtype, y.grad.dtype) == (np.float32, np.float64)
+
+
+def test_a_leaf_is_its_own_derivative():
+    """d(x)/dx = 1."""
+    x = leaf(3.0)
+    x.backward()
+    x.backward(np.array([4.0]))
+    np.testing.assert_array_equal(x.grad, [5.0])
+
+
+def test_a_constant_collects_nothing():
+    """Only leaves that require a gradient get one; results in between keep none."""
+    x, constant = leaf(2.0), Tensor(np.array([3.0]))
+    y = x * constant
+    (y * y).sum().backward()
+    assert constant.grad is None and y.grad is None
+    np.testing.assert_array_equal(x.grad, [36.0])
+
+
+def test_backward_of_a_zero_dimensional_tensor():
+    """One entry, whatever the shape around it, needs no dout."""
+    for shape in ((), (1,), (1, 1)):
+        x = Tensor(np.full(shape, 3.0), True)
+        (x * x).backward()
+        np.testing.assert_array_equal(x.grad, np.full(shape, 6.0))
+
+
+def test_backward_alone_needs_one_entry():
+    """The gradient of many entries needs to know how much each matters."""
+    with pytest.raises(RuntimeError, match=r"one entry.*\(2,\)"):
+        (leaf(1.0, 2.0) * 2).backward()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 2)])
+def test_dout_is_like_the_output(shape):
+    """No broadcasting of dout: it would hide a mistake."""
+    with pytest.raises(ValueError, match=r"dout has shape .* \(2,\)"):
+        (leaf(1.0, 2.0) * 2).backward(np.ones(shape))
+
+
+def test_integers_pass_no_gradient():
+    """The targets of cross-entropy and the condition of where are followed by nobody."""
+    logits, targets = Tensor(np.zeros((2, 3)), True), Tensor(np.array([0, 2]))
+    F.cross_entropy(logits, targets).backward()
+    assert targets.grad is None and logits.grad.shape == (2, 3)
+
+
+# ---- graphs --------------------------------------------------------------------------------------
+
+
+def test_diamond():
+    """A tensor used many times waits for all its consumers: 20 doublings give 2²⁰, once."""
+    x = leaf(1.0)
+    y = x
+    for _ in range(20):
+        y = y + y
+    y.backward()
+    np.testing.assert_array_equal(x.grad, [2.0**20])
+
+
+def test_uneven_paths():
+    """A long and a short path that meet: newest first replays no step too early."""
+    x = leaf(2.0)
+    trunk = x * x
+    long = trunk
+    for _ in range(5):
+        long = long * 3
+    (trunk * long).backward()  # 3⁵ x⁴
+    np.testing.assert_array_equal(x.grad, [3**5 * 4 * 2.0**3])
+
+
+def test_older_branches_may_be_consumed_later():
+    """The order of creation, not of nesting, decides: a is older than b and consumed after it."""
+    x = leaf(3.0)
+    a = x * 2
+    b = x * x
+    c = b * a
+    (c + a * b).backward()  # 4 x³
+    np.testing.assert_array_equal(x.grad, [12 * 9.0])
+
+
+def test_a_part_that_leads_nowhere_is_left_alone():
+    """What the loss does not depend on is neither replayed nor freed."""
+    x, z = leaf(2.0), leaf(5.0)
+    trunk, other = x * 3, z * 4
+    both = trunk + other
+    other.backward()
+    assert x.grad is None
+    with pytest.raises(RuntimeError, match="already replayed"):
+        both.backward()
+
+
+def test_deep_chain():
+    """Ten thousand ops in a row: backward is a loop, not a recursion."""
+    x = leaf(1.0)
+    y = x
+    for _ in range(10_000):
+        y = y + 1.0
+    y.backward()
+    np.testing.assert_array_equal(x.grad, [1.0])
+
+
+def test_a_deeper_chain_may_be_dropped():
+    """Freeing 100,000 linked steps that were never replayed is no recursion into a crash either."""
+    x = leaf(1.0)
+    y = x
+    for _ in range(100_000):
+        y = y + 1.0
+    end = weakref.ref(y)
+    del y
+    assert end() is None and x.grad is None
+
+
+def test_wide_graph():
+    """Two thousand consumers of one tensor, and one op of two thousand inputs."""
+    x = leaf(1.0, 2.0)
+    h = x * 2
+    branches = [h * float(i) for i in range(2_000)]
+    F.stack(branches).sum().backward()
+    np.testing.assert_array_equal(x.grad, [2 * 1999 * 1000.0] * 2)
+
+
+def test_a_replayed_step_is_spent():
+    """Its arrays are freed, so that a second backward cannot be right: it says so."""
+    loss = (leaf(2.0) * 3).sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="'sum' was already replayed"):
+        loss.backward()
+
+
+def test_a_trunk_cannot_be_shared_with_a_replayed_loss():
+    """Two losses on one trunk: their sum works, one after the other says what to do."""
+    x = leaf(2.0)
+    trunk = x * x
+    first, second = trunk * 3, trunk * 5
+    first.backward()
+    with pytest.raises(RuntimeError, match="'mul' was already replayed.*sum of all losses"):
+        second.backward()
+
+    x = leaf(2.0)
+    trunk = x * x
+    (trunk * 3 + trunk * 5).backward()
+    np.testing.assert_array_equal(x.grad, [8 * 4.0])
+
+
+@pytest.mark.parametrize(
+    "gradient, error",
+    [
+        (lambda dout: (dout[:1],), r"bad: gradient of shape \(1,\) for an input \(2,\)"),
+        (lambda dout: (None,), "bad has no derivative"),
+        (lambda dout: (dout, dout), "argument"),
+        (lambda dout: (), "argument"),
+    ],
+)
+def test_the_tape_checks_an_op(gradient, error, monkeypatch):
+    """A backward that returns too little, too much or the wrong shape is found out at once."""
+    monkeypatch.setitem(mg.OPS, "bad", None)  # takes the name out again afterwards
+
+    @mg.tensor.op
+    def bad(x):
+        return x * 1, gradient
+
+    with pytest.raises((RuntimeError, ValueError), match=error):
+        bad(leaf(1.0, 2.0)).backward(np.ones(2))
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_collector():
+    """Without the cycle collector only reference counts free memory: at once, or never."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+INDEPENDENT = {  # ops whose backward does not need the value of their input
+    "add": lambda h: h + 1.0,
+    "add_tensor": lambda h: h + Tensor(np.ones(3)),
+    "sub": lambda h: 1.0 - h,
+    "div": lambda h: h / 2.0,
+    "neg": lambda h: -h,
+    "exp": F.exp,
+    "sqrt": F.sqrt,
+    "tanh": F.tanh,
+    "relu": F.relu,
+    "sum": lambda h: h.sum(),
+    "mean": lambda h: h.mean(1),
+    "getitem": lambda h: h[[0, 1]],
+    "concat": lambda h: F.concat([h, Tensor(np.ones((1, 3)))]),
+    "stack": lambda h: F.stack([h]),
+    "where": lambda h: F.where(np.eye(2, 3) > 0, h, 0.0),
+    "softmax": F.softmax,
+    "log_softmax": F.log_softmax,
+    "layer_norm": lambda h: F.layer_norm(h, np.ones(3)),
+    "dropout": lambda h: F.dropout(h, 0.5, training=True),
+    "cross_entropy": lambda h: F.cross_entropy(h, np.array([0, 2])),
+}
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_a_value_no_backward_needs_is_freed_at_once(name):
+    """The graph keeps what its derivations mention, and nothing else."""
+    with no_collector():
+        h = Tensor(np.ones((2, 3)), True) + 1.0
+        array = weakref.ref(h.data)
+        out = INDEPENDENT[name](h)
+        del h
+        assert array() is None, f"{name} holds its input"
+        assert out.requires_grad
+
+
+def test_an_intermediate_tensor_is_freed():
+    """Steps point to steps, not to the tensors in between."""
+    with no_collector():
+        h = leaf(1.0) + 1.0
+        gone = weakref.ref(h)
+        out = h * h
+        del h
+        assert gone() is None
+        out.backward()
+
+
+def test_saved_arrays_are_freed_by_backward():
+    """Although the loss lives on, what its graph had saved does not."""
+    with no_collector():
+        x = leaf(1.0, 2.0)
+        h = F.exp(x)
+        array = weakref.ref(h.data)
+        loss = (h * h).sum()
+        del h
+        assert array() is not None  # mul and exp need it
+        loss.backward()
+        assert array() is None
+
+
+def test_a_replayed_graph_lets_go_of_its_leaves():
+    """A list of losses kept for a plot does not keep the networks that they came from."""
+    with no_collector():
+        x = leaf(1.0)
+        gone = weakref.ref(x)
+        loss = x * 2.0 + 1.0
+        loss.backward()
+        del x
+        assert gone() is None
+        assert loss.item() == 3
+
+
+def test_arrays_are_freed_during_backward(monkeypatch):
+    """Not only at its end: a step's arrays go as soon as it has been replayed."""
+    monkeypatch.setitem(mg.OPS, "spy", None)  # takes the name out again afterwards
+    seen = []
+
+    @mg.tensor.op
+    def spy(x):
+        def backward(dout):
+            seen.append(array() is None)
+            return (dout,)
+
+        return x * 1, backward
+
+    with no_collector():
+        h = F.exp(spy(leaf(1.0, 2.0)))
+        array = weakref.ref(h.data)
+        loss = F.tanh(h * h).sum()
+        del h
+        loss.backward()
+        assert seen == [True]
+
+
+def test_no_reference_cycles():
+    """A training step leaves nothing for the cycle collector to find."""
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        w = Tensor(np.ones((3, 3)), True)
+        x = Tensor(np.ones((2, 3)))
+        for replay in (True, False):
+            loss = F.cross_entropy(F.layer_norm(F.gelu(x @ w), np.ones(3)), np.array([0, 1]))
+            if replay:
+                loss.backward()
+            with no_grad():
+                x @ w
+        del loss, w, x
+        gc.collect()
+        assert gc.garbage == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+# ---- no_grad -------------------------------------------------------------------------------------
+
+
+def test_no_grad_records_nothing():
+    """What is computed inside has no history, to the end of the outermost block."""
+    x = leaf(2.0)
+    with no_grad():
+        y = x * x
+        with no_grad():
+            pass
+        z = y * x  # the inner block's end does not end the outer one
+    assert not y.requires_grad and not z.requires_grad and y.step is None
+    assert (x * x).requires_grad
+    with pytest.raises(RuntimeError, match="no_grad"):
+        y.backward()
+
+
+def test_nothing_to_follow():
+    """A tensor made of constants says why it has no gradient."""
+    with pytest.raises(RuntimeError, match="no input required a gradient"):
+        (Tensor(2.0) * 3).backward()
+
+
+def test_no_grad_is_a_decorator():
+    """Decorated functions run without recording, call after call."""
+    x = leaf(2.0)
+    square = no_grad()(lambda: x * x)
+    for _ in range(3):
+        assert not square().requires_grad
+        assert (x * x).requires_grad
+
+
+def test_no_grad_ends_with_an_exception():
+    """A failed evaluation does not leave training unrecorded."""
+    with pytest.raises(KeyError), no_grad():
+        raise KeyError
+    assert (leaf(1.0) * 2).requires_grad
+
+
+def test_no_grad_is_per_thread():
+    """Evaluating in one thread does not stop another from training, in either direction."""
+    x, seen = leaf(2.0), {}
+    inside, done = threading.Event(), threading.Event()
+
+    def evaluate():
+        with no_grad():
+            inside.set()
+            done.wait(5)
+            seen["evaluating"] = (x * x).requires_grad
+
+    def train():
+        seen["new thread"] = (x * x).requires_grad
+
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    assert inside.wait(5)
+    seen["training"] = (x * x).requires_grad
+    done.set()
+    thread.join()
+    with no_grad():
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+    assert seen == {"evaluating": False, "training": True, "new thread": True}
+
+
+# ---- @op -----------------------------------------------------------------------------------------
+
+
+def test_inputs_may_be_named():
+    """Inputs bind by signature: by name in any order, and an absent one is its default."""
+    x, w, b = (Tensor(np.random.default_rng(i).random((2, 2))) for i in range(3))
+    b = b[0]
+    expected = F.linear(x, w, b).data
+    np.testing.assert_array_equal(F.linear(bias=b, weight=w, x=x).data, expected)
+    np.testing.assert_array_equal(F.linear(x, w, bias=b).data, expected)
+    np.testing.assert_array_equal(F.linear(x, weight=w).data, (x @ w.T).data)
+
+
+@pytest.mark.parametrize("options", [{"colour": 1}, {"axis": 0, "x": None}])
+def test_unknown_options_are_refused(options):
+    """A misspelt option is an error, as in any function."""
+    with pytest.raises(TypeError):
+        F.sum(leaf(1.0), **options)
+
+
+def test_numbers_alone_become_float32():
+    """F.add(2, 3) is what Tensor(2) + 3 is."""
+    assert F.add(2, 3).dtype == np.float32 and F.add(2, 3).item() == 5
+    assert F.exp(0).dtype == np.float32
+
+
+def test_the_registry_knows_each_op_by_its_name():
+    """mg.OPS maps a name to the lifted op, which still shows its docstring and array function."""
+    for name, lifted in mg.OPS.items():
+        assert lifted.__name__ == name and lifted.__doc__ and callable(lifted.__wrapped__)
