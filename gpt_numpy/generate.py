@@ -62,7 +62,9 @@ def stream(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, 
     """
     ids = np.asarray(ids.numpy() if isinstance(ids, Tensor) else ids)
     if ids.ndim != 2 or ids.shape[1] == 0:
-        raise ValueError(f"a prompt must have shape (B, T) with at least one token, not {ids.shape}")
+        raise ValueError(
+            f"a prompt must have shape (B, T) with at least one token, not {ids.shape}"
+        )
     probabilities(np.zeros((1, 1)), temperature, top_k, top_p)  # refuse bad options now
     seed, _, place, _ = random.next_key() if seed is None else (random.check_seed(seed), 0, 0, 0)
 

@@ -30,7 +30,9 @@ class AdamW:
         if not params:
             raise ValueError("AdamW: there are no parameters to optimize")
         groups = params if isinstance(params[0], dict) else [{"params": params}]
-        self.param_groups = [defaults | group | {"params": list(group["params"])} for group in groups]
+        self.param_groups = [
+            defaults | group | {"params": list(group["params"])} for group in groups
+        ]
         self.state = {}  # parameter -> {"step": t, "exp_avg": m, "exp_avg_sq": v}
 
     def step(self):

@@ -175,6 +175,10 @@ def mask_at(shape, p):
 
 
 QKV = [(B, H, T, D), (B, H, T, D), (B, H, T, D)]
+RANDOM_QKV = np.random.default_rng(1).standard_normal((3, B, H, T, D))
+SCALE = np.array([1.0, 0.5, 1.5, 1.0]).reshape(H, 1, 1)  # by head
+MIDDLING = [RANDOM_QKV[0] * SCALE**5 * 2, *RANDOM_QKV[1:]]  # scores some tens apart
+WIDE = [RANDOM_QKV[0] * SCALE**15, *RANDOM_QKV[1:]]  # in one head hundreds apart
 LAST = [(B, H, T, D), (B, H, N, D), (B, H, N, D)]  # the last T of N positions ask
 TRAINING = {"dropout": 0.4, "training": True, "key": KEY}
 
@@ -340,6 +344,9 @@ CASES = {
         Case(QKV, torch_attention),
         Case(QKV, functools.partial(tF.scaled_dot_product_attention, is_causal=True)),
         Case(QKV, tF.scaled_dot_product_attention, {"causal": False}),
+        Case(MIDDLING, torch_attention),
+        Case(WIDE, torch_attention),
+        Case(WIDE, tF.scaled_dot_product_attention, {"causal": False}),
         Case(LAST, torch_attention),
         Case(LAST, tF.scaled_dot_product_attention, {"causal": False}),
         Case([(B, H, 1, D), (B, H, N, D), (B, H, N, D)], torch_attention),  # a cached step

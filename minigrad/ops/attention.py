@@ -57,7 +57,9 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
         p += xp.triu(xp.full((T, N), -xp.inf, p.dtype), N - T + 1)  # what lies ahead
     p -= p.max() if one_for_all else p.max(-1, keepdims=True)
     xp.exp(p, out=p)
-    p /= (p @ xp.ones(N, p.dtype))[..., None]  # a product with ones is the sum of a row, and quicker
+    p /= (p @ xp.ones(N, p.dtype))[
+        ..., None
+    ]  # a product with ones is the sum of a row, and quicker
     mask = random.dropout_mask(p, dropout, key) if training and dropout > 0 else None
     dropped = p if mask is None else p * mask
     out = product(dropped, v)  # (B, H, T, D)

@@ -8,6 +8,7 @@ from minigrad.tensor import op
 C, A = math.sqrt(2 / math.pi), 0.044715
 BLOCK = 1 << 16  # entries
 
+
 @op
 def gelu(x):
     """out = x s,  where  s = ½ (1 + tanh u)  and  u = c (x + a x³)

@@ -1,0 +1,174 @@
+"""Train a GPT on a text and watch it learn to speak.
+
+    python examples/train_shakespeare.py                     tiny Shakespeare, a laptop's model
+    python examples/train_shakespeare.py --data my.txt       your own text
+    python examples/train_shakespeare.py --preset baby       a larger model (hours on a CPU)
+
+Without a network a built-in grammar writes the text.  The run leaves the model, its metrics, its
+samples and its loss curve in a folder.
+"""
+
+import argparse
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+import minigrad as mg
+from gpt_numpy import GPT, TrainConfig, report, verse
+from gpt_numpy.config import PRESETS
+from gpt_numpy.corpus import load_corpus
+from gpt_numpy.data import split
+from gpt_numpy.run import Clock, Display, RunFolder
+from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.train import evaluate, loss_by_position, train
+
+SAMPLE_TOKENS = 240
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(TrainConfig):
+    preset: Literal["laptop", "baby", "gpt2"] = "laptop"
+    """Which settings to start from; the defaults shown here are the preset's."""
+    data: Path | None = None
+    """A text file (UTF-8) to learn from, instead of tiny Shakespeare."""
+    out: Path = Path("runs/shakespeare")
+    """The folder that the run leaves; a run that is there already is renamed aside."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the last line alone."""
+
+
+def parse(arguments):
+    """The Command: the flags over the preset that they name."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="laptop")
+    preset = first.parse_known_args(arguments)[0].preset
+    default = Command(preset=preset, **PRESETS.get(preset, {}))
+    return tyro.cli(Command, args=arguments, default=default, description=__doc__)
+
+
+def main(arguments=None):
+    try:
+        command = parse(arguments)
+        corpus = load_corpus(command.data)
+        tokenizer = CharTokenizer.from_text(corpus.text)
+        train_ids, val_ids = split(tokenizer.encode(corpus.text), command.block_size)
+        mg.manual_seed(command.seed)
+        model = GPT(command.model(tokenizer.vocab_size))
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(command).items()}
+        folder = RunFolder(command.out, settings | {"text": corpus.name}, tokenizer)
+    except (ValueError, OSError) as error:
+        print(f"train_shakespeare: {error}", file=sys.stderr)
+        return 2
+    with Display(command.steps, command.quiet) as display:
+        introduce(display, command, corpus, model, folder)
+        try:
+            val_loss = run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids)
+        except KeyboardInterrupt:
+            display.say(f"stopped; the best model so far is in {folder.path}")
+            return 130
+    print(
+        f"final val_loss {val_loss:.4f} (perplexity {report.perplexity(val_loss):.2f}) "
+        f"after {command.steps} steps"
+    )
+    return 0
+
+
+def introduce(display, command, corpus, model, folder):
+    """Say what is about to happen."""
+    display.say(f"text: {corpus.name}, {len(corpus.text):,} characters")
+    if corpus.reason:
+        display.say(f"      {corpus.reason}")
+    if corpus.entropy is not None:
+        display.say(
+            f"      its entropy, {corpus.entropy:.4f} nats per character, is the least loss"
+        )
+    c = model.config
+    display.say(
+        f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "
+        f"of context, {sum(p.data.size for p in model.parameters()):,} parameters"
+    )
+    tokens = command.accumulate * command.batch_size * command.block_size
+    display.say(f"training: {command.steps} steps of {tokens:,} tokens, into {folder.path}")
+    if folder.moved:
+        display.say(f"the run that was there is now {folder.moved}")
+
+
+def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
+    """Train, measuring and writing on the way; return the last validation loss."""
+    text_entropy = None
+    if corpus.entropy is not None:
+        nats, characters = verse.negative_log_likelihood(tokenizer.decode(val_ids))
+        text_entropy = nats / characters
+    title = f"{corpus.name}: {command.n_layer} layers, {command.n_embd} channels"
+    prompt = "\n" if "\n" in corpus.text else corpus.text[0]
+    prompt = tokenizer.encode(prompt)[None]  # (1, 1)
+    tokens = command.accumulate * command.batch_size * command.block_size
+    best = float("inf")
+    clock = Clock()
+
+    def measure(step):
+        """Evaluate, write a sample, draw the figure, and keep the weights if they are the best."""
+        nonlocal best
+        resume = clock.pause()
+        val_loss = evaluate(model, val_ids)
+        ids = model.generate(prompt, SAMPLE_TOKENS, seed=command.seed)
+        sample = tokenizer.decode(ids.numpy()[0])
+        folder.sample(step, val_loss, sample)
+        if val_loss < best:
+            best = val_loss
+            model.save_pretrained(folder.path)
+        display.evaluation(step, val_loss, sample)
+        resume()
+        return val_loss
+
+    val_loss = measure(0)
+    folder.log(step=0, val_loss=val_loss, seconds=clock.seconds())
+    for result in train(model, train_ids, command):
+        step = result.step
+        clock.tokens += tokens
+        due = step % command.eval_every == 0 or step == command.steps
+        if not (due or step % command.log_every == 0):
+            continue
+        rate, loss = clock.rate(), result.loss.item()
+        if due:
+            val_loss = measure(step)
+        folder.log(
+            step=step,
+            train_loss=loss,
+            val_loss=val_loss if due else None,
+            lr=result.lr,
+            grad_norm=result.grad_norm,
+            tokens_per_second=rate,
+            seconds=clock.seconds(),
+        )
+        if due:
+            folder.draw(
+                title=title,
+                vocab_size=tokenizer.vocab_size,
+                entropy=corpus.entropy,
+                text_entropy=text_entropy,
+            )
+        left = (command.steps - step) * tokens
+        display.step(step, loss, result.lr, rate, left, clock.seconds())
+
+    positions = loss_by_position(model, val_ids)
+    late = positions[len(positions) // 2 :].mean()
+    display.say(
+        f"\nA window's first characters have little to go by: the loss is {positions[0]:.2f} at the "
+        f"first, {late:.3f} over the\nsecond half. They cost {val_loss - late:.3f} of the total."
+    )
+    if corpus.entropy is not None:
+        display.say(
+            f"The grammar's entropy is {corpus.entropy:.3f}, on this validation text "
+            f"{text_entropy:.3f}: {val_loss - corpus.entropy:.3f} above it,\n"
+            f"{late - corpus.entropy:.3f} in the second half of a window."
+        )
+    display.say(f"Look at {folder.path / 'loss.png'} and {folder.path / 'samples.txt'}.")
+    return val_loss
+
+
+if __name__ == "__main__":
+    sys.exit(main())
