@@ -1,6 +1,6 @@
 """A model on disk, in the layout of Hugging Face's GPT-2: config.json and model.safetensors.
 
-The files know GPT-2's names, stores linear weights as (in, out), and keeps query, key and value in
+The files use GPT-2's names, store linear weights as (in, out), and keep query, key and value in
 one matrix.  This page translates; nothing else in the project knows those names.
 """
 
@@ -14,6 +14,8 @@ import safetensors.numpy
 
 from gpt_numpy.config import GPTConfig
 
+State = dict[str, np.ndarray]  # name -> array
+
 PREFIX = "transformer."
 NAMES = {  # ours -> theirs, inside a block
     "ln_1": "ln_1",
@@ -25,7 +27,7 @@ NAMES = {  # ours -> theirs, inside a block
 QKV = ("attn.query", "attn.key", "attn.value")
 
 
-def save(folder, config, state):
+def save(folder: Path | str, config: GPTConfig, state: State) -> None:
     """Write the model with the GPTConfig `config` and the arrays `state` to `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +54,7 @@ def save(folder, config, state):
     write_whole(folder / "config.json", json.dumps(theirs, indent=2).encode())
 
 
-def load(folder):
+def load(folder: Path | str) -> tuple[GPTConfig, State]:
     """(GPTConfig, state) of the model in `folder`; OSError or ValueError names file and fault."""
     path = Path(folder) / "config.json"
     try:
@@ -79,9 +81,9 @@ def load(folder):
         raise ValueError(f"{path} lacks the tensor {error}") from error
 
 
-def to_hugging_face(config, state):
+def to_hugging_face(config: GPTConfig, state: State) -> State:
     """Our names and arrays as theirs; a missing bias is written as zeros."""
-    arrays = {}
+    arrays: State = {}
 
     def put(name, weight, bias):
         arrays[f"{PREFIX}{name}.weight"] = np.ascontiguousarray(weight)
@@ -104,10 +106,10 @@ def to_hugging_face(config, state):
     return arrays
 
 
-def from_hugging_face(config, arrays):
+def from_hugging_face(config: GPTConfig, arrays: State) -> State:
     """Their names and arrays as ours; KeyError names one that is missing."""
     arrays = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
-    state = {}
+    state: State = {}
 
     def put(name, weight, bias):
         state[f"{name}.weight"] = weight
@@ -127,7 +129,7 @@ def from_hugging_face(config, arrays):
     return state
 
 
-def write_whole(path, content):
+def write_whole(path: Path, content: bytes) -> None:
     """Write the bytes beside `path`, then swap them in: a reader sees the old or the new file."""
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:

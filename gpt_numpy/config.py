@@ -1,6 +1,7 @@
 """Every number that one may turn, with its reason."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class TrainConfig(Architecture):
     beta1: float = 0.9
     """How long AdamW remembers gradients: 0.9 is some 10 steps."""
     beta2: float = 0.99
-    """How long AdamW remembers their squares: 0.99 is some 100 steps, for small batches are noisy."""
+    """How long AdamW remembers their squares: 0.99 is some 100 steps; small batches are noisy."""
     grad_clip: float = 1.0
     """The longest gradient that is let through; longer ones are scaled down to it."""
     eval_every: int = 250
@@ -88,19 +89,19 @@ class TrainConfig(Architecture):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         _require(self.grad_clip > 0, "grad_clip", self.grad_clip, "above 0")
 
-    def model(self, vocab_size):
+    def model(self, vocab_size: int) -> GPTConfig:
         """The GPTConfig of this run for a vocabulary."""
         shape = {name: getattr(self, name) for name in Architecture.__dataclass_fields__}
         return GPTConfig(vocab_size=vocab_size, **shape)
 
 
-def _require(holds, name, value, rule):
+def _require(holds: bool, name: str, value: float, rule: str) -> None:
     if not holds:
         flag = "--" + name.replace("_", "-")
         raise ValueError(f"{name} must be {rule}; it is {value} (flag {flag})")
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {},  # nanoGPT's train_shakespeare_char for a CPU: the defaults above
     "baby": {  # nanoGPT's train_shakespeare_char for a GPU
         "block_size": 256,

@@ -26,7 +26,7 @@ class Corpus:
     reason: str | None = None  # why the verse stands in for tiny Shakespeare, in one line
 
 
-def load_corpus(path=None):
+def load_corpus(path: Path | str | None = None) -> Corpus:
     """Return the Corpus in the UTF-8 file `path`, or without one tiny Shakespeare.
 
     Tiny Shakespeare is downloaded once, into the user's cache or into the folder that the
@@ -50,7 +50,7 @@ def load_corpus(path=None):
         )
 
 
-def read_text(path):
+def read_text(path: Path | str) -> str:
     r"""Return the text of a UTF-8 file, each line ending in \n, without a byte-order mark."""
     try:
         data = Path(path).read_bytes()

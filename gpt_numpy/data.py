@@ -9,12 +9,16 @@ x and y are the same window of the text, y moved by one.  Thanks to the causal m
 of a window are asked at once.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from minigrad import Tensor, random
 
+Batch = tuple[Tensor, Tensor]  # x and y, both (B, T)
 
-def split(ids, block_size):
+
+def split(ids: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
     """(train, validation): the first 90 % of the ids and the rest, in order, as in nanoGPT.
 
     ValueError if either is shorter than a window of block_size and the token after it.
@@ -23,20 +27,22 @@ def split(ids, block_size):
     train, validation = ids[:cut], ids[cut:]
     if min(len(train), len(validation)) <= block_size:
         raise ValueError(
-            f"the text is too short: its {len(ids):,} tokens split into {len(train):,} to train and "
-            f"{len(validation):,} to validate, and each needs at least {block_size + 1:,} "
+            f"the text is too short: its {len(ids):,} tokens split into {len(train):,} to train "
+            f"and {len(validation):,} to validate, and each needs at least {block_size + 1:,} "
             "(block_size + 1): give more text or a smaller --block-size"
         )
     return train, validation
 
 
-def windows(ids, starts, block_size):
+def windows(ids: np.ndarray, starts: Sequence[int | np.integer] | np.ndarray, block_size: int) -> Batch:
     """The windows of `ids` that begin at `starts` (B,): x and y, integer Tensors (B, T)."""
     places = np.asarray(starts)[:, None] + np.arange(block_size)
     return Tensor(ids[places]), Tensor(ids[places + 1])
 
 
-def random_batch(ids, batch_size, block_size, seed, step, row=0):
+def random_batch(
+    ids: np.ndarray, batch_size: int, block_size: int, seed: int, step: int, row: int = 0
+) -> Batch:
     """(x, y) of one batch: rows row ... row + batch_size − 1 of the step's whole batch.
 
     Every row's window begins at a random place that depends on (seed, step, row) alone.
@@ -58,7 +64,7 @@ class DataLoader:
     every epoch, from (seed, epoch).
     """
 
-    def __init__(self, ids, batch_size, block_size, seed=0):
+    def __init__(self, ids: np.ndarray, batch_size: int, block_size: int, seed: int = 0):
         if batch_size < 1 or block_size < 1:
             raise ValueError(f"batch_size {batch_size} and block_size {block_size} must be above 0")
         if len(ids) <= block_size:
@@ -68,7 +74,7 @@ class DataLoader:
         self.ids, self.batch_size, self.block_size = np.asarray(ids), batch_size, block_size
         self.seed, self.epoch = seed, 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         generator = np.random.Generator(random.philox((self.seed, self.epoch, 1, 0), random.BATCH))
         self.epoch += 1
         T, last = self.block_size, len(self.ids) - 1 - self.block_size

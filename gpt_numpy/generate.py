@@ -6,6 +6,8 @@ keeps the fewest that together have probability p (Holtzman et al. 2020, "The Cu
 Neural Text Degeneration", arXiv:1904.09751).  What is kept is scaled up to sum to 1.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from minigrad import Tensor, no_grad, random
@@ -13,7 +15,12 @@ from minigrad import Tensor, no_grad, random
 ROUNDING = 1e-6  # 0.4 + 0.3 + 0.2 is 0.9 to us, and a little less in floating point
 
 
-def probabilities(logits, temperature=1.0, top_k=None, top_p=None):
+def probabilities(
+    logits: np.ndarray,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> np.ndarray:
     """The distribution that a token is drawn from: logits (B, V) → probabilities (B, V), float64.
 
     temperature   at least 0; 0 puts all on the likeliest token
@@ -44,17 +51,24 @@ def probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     return out
 
 
-def draw(p, u):
+def draw(p: np.ndarray, u: np.ndarray) -> np.ndarray:
     """The token at height u of the staircase of cumulated probabilities: p (B, V), u (B,) → (B,).
 
     u is uniform on [0, 1): it falls on a stair with the probability that is the stair's height.
     """
     stairs = np.cumsum(p, -1)
-    ids = (stairs <= u[:, None] * stairs[:, -1:]).sum(-1)
-    return ids
+    return (stairs <= u[:, None] * stairs[:, -1:]).sum(-1)
 
 
-def stream(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=None):
+def stream(
+    model,
+    ids: Tensor | np.ndarray,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Iterator[np.ndarray]:
     """Continue the prompts ids (B, T), yielding the new ids (B,) of one position at a time.
 
     The model sees the last block_size tokens.  With a `seed` the text depends on nothing else;
@@ -83,7 +97,7 @@ def stream(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, 
     return tokens(ids)
 
 
-def generate(model, ids, max_new_tokens, **options):
+def generate(model, ids: Tensor | np.ndarray, max_new_tokens: int, **options) -> Tensor:
     """The prompts ids (B, T) and what `stream` adds to them: a Tensor (B, T + max_new_tokens)."""
     prompt = np.asarray(ids.numpy() if isinstance(ids, Tensor) else ids)
     columns = [new[:, None] for new in stream(model, prompt, max_new_tokens, **options)]

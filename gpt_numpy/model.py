@@ -19,7 +19,7 @@ from minigrad.device import array_module
 
 
 class Attention(nn.Module):
-    """x (B, T, C) → (B, T, C): every position gathers what it needs from itself and those before."""
+    """x (B, T, C) → (B, T, C): every position gathers what it needs from those before."""
 
     def __init__(self, config):
         C, bias = config.n_embd, config.bias

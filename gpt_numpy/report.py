@@ -19,17 +19,17 @@ LADDER = (  # the landmarks of a model whose tokens are pieces of words, some 50
 )
 
 
-def perplexity(loss):
+def perplexity(loss: float) -> float:
     """e^loss: among how many equally likely tokens the model hesitates, as it were."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def bits(loss):
+def bits(loss: float) -> float:
     """A loss in nats as bits: per character, if a token is a character."""
     return loss / math.log(2)
 
 
-def ladder():
+def ladder() -> str:
     """The table loss → perplexity → meaning, for tokens that are pieces of words, as text.
 
     A model of characters has another ladder: it chooses among some 65, and starts at ln 65 = 4.17.

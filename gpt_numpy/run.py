@@ -65,7 +65,7 @@ def _short(value):
 
 
 class Clock:
-    """Seconds since the start, and tokens per second of training without the time of evaluations."""
+    """Seconds since the start, and tokens per second of training, evaluations not counted."""
 
     def __init__(self):
         self.start = self.last = time.perf_counter()

@@ -93,7 +93,7 @@ class CharTokenizer:
         """Return the content of tokenizer.json: byte-pair encoding that never merges a pair."""
         unused = ["truncation", "padding", "normalizer", "pre_tokenizer", "post_processor"]
         unset = ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"]
-        model = {
+        model: dict[str, object] = {
             "type": "BPE",
             **dict.fromkeys(unset),
             **dict.fromkeys(["fuse_unk", "byte_fallback", "ignore_merges"], False),
@@ -101,7 +101,7 @@ class CharTokenizer:
             "merges": [],
         }
         decoder = {"type": "Fuse"}  # joins the tokens as they are; the default puts spaces between
-        start = {"version": "1.0", "added_tokens": [], **dict.fromkeys(unused)}
+        start: dict[str, object] = {"version": "1.0", "added_tokens": [], **dict.fromkeys(unused)}
         return {**start, "decoder": decoder, "model": model}
 
 

@@ -6,12 +6,15 @@
 Whoever iterates may print, measure, save, or stop.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 import minigrad.ops as F
-from gpt_numpy.data import random_batch, windows
+from gpt_numpy.config import TrainConfig
+from gpt_numpy.data import Batch, random_batch, windows
+from gpt_numpy.model import GPT
 from minigrad import Tensor, no_grad, random
 from minigrad.device import keep_freed_memory
 from minigrad.optim import AdamW, clip_grad_norm
@@ -25,7 +28,7 @@ class StepResult(NamedTuple):
     grad_norm: float  # before clipping
 
 
-def train(model, ids, config):
+def train(model: GPT, ids: np.ndarray, config: TrainConfig) -> Iterator[StepResult]:
     """Move the weights of `model` config.steps times; yield a StepResult after each.
 
     ids (N,), the training text;  config, a TrainConfig.
@@ -51,7 +54,9 @@ def train(model, ids, config):
         yield StepResult(step, loss, lr, grad_norm)
 
 
-def accumulate_gradients(model, batches, seed=0, step=0):
+def accumulate_gradients(
+    model: GPT, batches: Sequence[Batch], seed: int = 0, step: int = 0
+) -> Tensor:
     """Add to every gradient that of the mean loss over all tokens of `batches`; return that loss.
 
     batches     pairs (x, y) of integer Tensors (B, T), of any sizes
@@ -61,7 +66,7 @@ def accumulate_gradients(model, batches, seed=0, step=0):
     the batches one after another gives the gradient of them all at once, in the memory of one.
     """
     n_tokens = sum(y.data.size for _, y in batches)
-    total, row = 0.0, 0
+    total, row = Tensor(0.0), 0
     for x, y in batches:
         with random.at(seed, step, row):  # dropout masks go by the row in the whole batch
             loss = F.cross_entropy(model(x), y) * (y.data.size / n_tokens)
@@ -71,7 +76,7 @@ def accumulate_gradients(model, batches, seed=0, step=0):
     return total
 
 
-def evaluate(model, ids, batch_size=64):
+def evaluate(model: GPT, ids: np.ndarray, batch_size: int = 64) -> float:
     """The mean loss over the whole of `ids` (N,), in nats per token: every token but the first.
 
     The text is cut into windows of block_size, one after another, the last one shorter.
@@ -80,7 +85,7 @@ def evaluate(model, ids, batch_size=64):
     return float(np.concatenate([loss.ravel() for loss in losses]).mean(dtype=np.float64))
 
 
-def loss_by_position(model, ids, batch_size=64):
+def loss_by_position(model: GPT, ids: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """The mean loss at each place (T,) of a full window of `ids`: it falls as context grows."""
     T = model.config.block_size
     full = [loss for loss in token_losses(model, ids, batch_size) if loss.shape[1] == T]
@@ -88,7 +93,7 @@ def loss_by_position(model, ids, batch_size=64):
 
 
 @no_grad()
-def token_losses(model, ids, batch_size):
+def token_losses(model: GPT, ids: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """−ln p of every token but the first, as a list of arrays (B, T), dropout off."""
     T = model.config.block_size
     starts = range(0, (len(ids) - 1) // T * T, T)

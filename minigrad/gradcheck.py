@@ -1,4 +1,4 @@
-"""Is a derivative right?  Move each input a little, and see whether the output moves as foretold."""
+"""Is a derivative right?  Move each input a little: does the output move as foretold?"""
 
 import numpy as np
 

@@ -1,6 +1,7 @@
 """Modules: they own parameters and call one op each."""
 
 import math
+from collections.abc import Callable
 
 import minigrad.ops as F
 from minigrad import random
@@ -12,6 +13,7 @@ class Module:
     """Something with parameters.  A subclass assigns Tensors and Modules and defines `forward`."""
 
     training = True
+    forward: Callable[..., Tensor]
 
     def __call__(self, *inputs):
         return self.forward(*inputs)

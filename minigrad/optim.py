@@ -3,6 +3,7 @@
 import math
 
 from minigrad.device import array_module
+from minigrad.tensor import Tensor
 
 
 class AdamW:
@@ -26,6 +27,8 @@ class AdamW:
 
     def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        if isinstance(params, Tensor):
+            raise TypeError("AdamW: params must be a list of Tensors or of groups, not one Tensor")
         params = list(params)
         if not params:
             raise ValueError("AdamW: there are no parameters to optimize")
@@ -33,6 +36,11 @@ class AdamW:
         self.param_groups = [
             defaults | group | {"params": list(group["params"])} for group in groups
         ]
+        for group in self.param_groups:
+            if unknown := group.keys() - defaults.keys() - {"params"}:
+                raise ValueError(f"AdamW: a group has unknown options {sorted(unknown)}")
+        if len(set(self._parameters())) < len(self._parameters()):
+            raise ValueError("AdamW: a parameter stands in the groups twice")
         self.state = {}  # parameter -> {"step": t, "exp_avg": m, "exp_avg_sq": v}
 
     def step(self):
@@ -117,7 +125,7 @@ def clip_grad_norm(params, max_norm):
     gradients = [p.grad for p in params if p.grad is not None]
     norm = math.sqrt(sum(float(g.ravel() @ g.ravel()) for g in gradients))  # g·g = Σ g²
     scale = max_norm / (norm + 1e-6)
-    if scale < 1:
+    if not scale >= 1:  # so that a norm of NaN reaches every gradient, and is seen
         for g in gradients:
             g *= scale
     return norm

@@ -8,6 +8,7 @@ Whoever draws without naming a place gets the next layer of the thread's running
 """
 
 import contextlib
+import math
 import threading
 
 import numpy as np
@@ -70,7 +71,7 @@ def dropout_mask(x, p, key=None):
     if not 0 <= p < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, not {p}")
     seed, step, layer, row = key or next_key()
-    size = x[0].size
+    size = math.prod(x.shape[1:])
     words = np.empty((len(x), size), np.uint32)
     for b in range(len(x)):
         raw = philox((seed, step, layer, row + b), MASK).random_raw((size + 1) // 2)

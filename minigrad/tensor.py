@@ -11,10 +11,13 @@ import heapq
 import inspect
 import itertools
 import threading
+from collections.abc import Callable
 
 from minigrad.device import array_module, as_array, device_of, is_array, to_device, to_host
 
-OPS = {}  # name -> op on Tensors; tests/test_ops.py checks every entry
+OPS: dict[
+    str, Callable[..., "Tensor"]
+] = {}  # name -> op on Tensors; tests/test_ops.py checks every entry
 _clock = itertools.count()  # stamps each Step with the moment it was taken
 
 
@@ -77,11 +80,12 @@ class Tensor:
                     "reduce it to a loss, or pass dout"
                 )
             dout = array_module(self.data).ones_like(self.data)
-        elif dout.shape != self.shape:
+        dout = array_module(self.data).asarray(_as_operand(dout), dtype=self.dtype)
+        if dout.shape != self.shape:
             raise ValueError(f"dout has shape {dout.shape}, the tensor {self.shape}")
 
         collected = {}  # step -> the gradient of its output, as far as it has come in
-        newest = []  # the same steps, as a heap
+        newest: list[tuple[int, Step]] = []  # the same steps, as a heap
 
         def deliver(source, d):
             if isinstance(source, Tensor):
@@ -247,7 +251,7 @@ def op(array_op):
     of any number of inputs (`*arrays`) is called with one list of them.  The parameters after `*`
     are options.  Python numbers stay numbers, and so take their neighbour's dtype.
     """
-    signature = inspect.signature(array_op)
+    name, signature = array_op.__name__, inspect.signature(array_op)
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     takes_a_list = inspect.Parameter.VAR_POSITIONAL in kinds
     n_inputs = len(kinds) - kinds.count(inspect.Parameter.KEYWORD_ONLY)
@@ -263,15 +267,21 @@ def op(array_op):
         arrays = [_as_operand(x) for x in inputs]
         if not any(map(is_array, arrays)):  # numbers alone: they become what Tensor(x) makes them
             arrays = [x if x is None else as_array(x) for x in arrays]
-        out, backward = array_op(*arrays, **options)
+        try:
+            out, backward = array_op(*arrays, **options)
+        except ValueError as error:  # say whose error it is, where NumPy found it
+            if str(error).startswith(f"{name}:"):
+                raise
+            shapes = ", ".join(str(x.shape) for x in arrays if is_array(x))
+            raise ValueError(f"{name}: {error} (inputs of shape {shapes})") from error
         result = Tensor(out)
         sources = tuple(map(_source, inputs)) if _thread.recording else ()
         if any(source is not None for source in sources):
             result.requires_grad = True
-            result.step = Step(array_op.__name__, sources, backward, result.shape)
+            result.step = Step(name, sources, backward, result.shape)
         return result
 
-    OPS[array_op.__name__] = tensor_op
+    OPS[name] = tensor_op
     return tensor_op
 
 
@@ -284,11 +294,9 @@ def _as_operand(x):
     """What an op computes with: an array, a Python number or None."""
     if isinstance(x, Tensor):
         return x.data
-    if x is None or isinstance(x, int | float):
-        return float(x) if is_array(x) else x  # np.float64 is a float that brings a dtype
-    if is_array(x) and x.ndim == 0:
-        return x.item()
-    return as_array(x)
+    if is_array(x):
+        return x if x.ndim else x.item()  # a single entry is a number: it brings no dtype
+    return x if x is None or isinstance(x, int | float) else as_array(x)
 
 
 @contextlib.contextmanager

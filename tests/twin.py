@@ -76,7 +76,7 @@ class Twin(nn.Module):
 def in_our_names(twin, tensors):
     """{our parameter name: tensor} of {the twin's name: tensor}, as views."""
     names = {".proj.": ".attn.proj.", ".fc.": ".mlp.fc.", ".mlp_proj.": ".mlp.proj."}
-    ours = {}
+    ours: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if ".qkv." in name:
             parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)

@@ -16,5 +16,6 @@ from minigrad.ops.softmax import log_softmax, softmax
 __all__ = [
     "add", "attention", "concat", "cross_entropy", "div", "dropout", "embedding", "exp", "gelu",
     "getitem", "layer_norm", "linear", "log", "log_softmax", "matmul", "max", "mean", "mul", "neg",
-    "pow", "relu", "reshape", "softmax", "sqrt", "stack", "sub", "sum", "tanh", "transpose", "where",
+    "pow", "relu", "reshape", "softmax", "sqrt", "stack", "sub", "sum", "tanh", "transpose",
+    "where",
 ]  # fmt: skip

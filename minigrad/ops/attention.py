@@ -1,4 +1,4 @@
-"""Attention: every position asks all earlier ones, and takes a weighted average of their answers."""
+"""Attention: every position asks those before it, and takes a weighted average of their answers."""
 
 import math
 
@@ -34,17 +34,17 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     In words    q asks, k offers, v answers.  √D keeps the scores' spread near 1: a sum of D
                 products of spread 1 has spread √D.
 
-    Numerics    Softmax with the largest score taken out: that of the row, or one for all rows where
-                the scores lie close together, for then no row's sum can vanish and it is quicker.
-                In place, where a fresh (B, H, T, N) array would cost more than the arithmetic.
+    Numerics    e⁸⁰, e⁻⁸⁰ and sums of them are ordinary float32 numbers.  Where a score is beyond
+                that, the largest of each row is taken out, as in softmax.  In place, where a fresh
+                (B, H, T, N) array would cost more than the arithmetic.
     """
-    B, H, T, D = q.shape if q.ndim == 4 else (None,) * 4
-    N = k.shape[2] if k.ndim == 4 else None
-    if not k.shape == v.shape == (B, H, N, D):
+    fits = q.ndim == k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
+    if not (fits and k.shape == v.shape):
         raise ValueError(
             "attention: q (B, H, T, D) and k, v (B, H, N, D) must agree in B, H and D, got "
             f"q {q.shape}, k {k.shape}, v {v.shape}"
         )
+    T, N, D = q.shape[2], k.shape[2], q.shape[3]
     if causal and N < T:
         raise ValueError(f"attention: {T} causal queries need at least as many keys, got {N}")
     xp = array_module(q)
@@ -52,15 +52,16 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
 
     q = q * scale  # T × D numbers to scale, fewer than T × N scores
     p = q @ transposed(k)  # (B, H, T, N), at first the scores
-    one_for_all = p.max() - p.min() < 80  # e⁻⁸⁰ is still a normal float32
+    narrow = -80 < p.min() and p.max() < 80
     if causal:
         p += xp.triu(xp.full((T, N), -xp.inf, p.dtype), N - T + 1)  # what lies ahead
-    p -= p.max() if one_for_all else p.max(-1, keepdims=True)
+    if not narrow:
+        p -= p.max(-1, keepdims=True)
     xp.exp(p, out=p)
     p /= (p @ xp.ones(N, p.dtype))[
         ..., None
     ]  # a product with ones is the sum of a row, and quicker
-    mask = random.dropout_mask(p, dropout, key) if training and dropout > 0 else None
+    mask = random.dropout_mask(p, dropout, key) if training and dropout != 0 else None
     dropped = p if mask is None else p * mask
     out = product(dropped, v)  # (B, H, T, D)
 
@@ -85,7 +86,7 @@ def transposed(x):
 
 
 def product(x, y):
-    """x y (B, H, T, D), its memory in the order (B, T, H, D): heads can be joined where they lie."""
+    """x y (B, H, T, D), in memory (B, T, H, D): the heads can be joined where they lie."""
     B, H, T, _ = x.shape
     xp = array_module(x)
     out = xp.empty((B, T, H, y.shape[3]), xp.result_type(x, y)).transpose(0, 2, 1, 3)

@@ -27,34 +27,35 @@ def cross_entropy(logits, targets, *, ignore_index=None):
 
     Numerics    ln Σ eˣ with the largest logit taken out, as in log_softmax.
     """
+    xp = array_module(logits)
+    targets = xp.asarray(targets)
     if targets.shape != logits.shape[:-1]:
         raise ValueError(
             f"cross_entropy: logits {logits.shape} are rows of V scores and need targets of shape "
             f"{logits.shape[:-1]}, not {targets.shape}"
         )
-    xp = array_module(logits)
-    counted = xp.ones(targets.size, bool)
-    if ignore_index is not None:
-        counted = targets.reshape(-1) != ignore_index
-    rows = logits.reshape(-1, logits.shape[-1])[counted]  # (n, V)
-    right = targets.reshape(-1)[counted]  # (n,)
+    shape, V = logits.shape, logits.shape[-1]
+    targets = targets.reshape(-1)
+    counted = xp.ones(len(targets), bool) if ignore_index is None else targets != ignore_index
+    rows, targets = logits.reshape(-1, V)[counted], targets[counted]  # (n, V), (n,)
     n = len(rows)
     if n == 0:
         raise ValueError("cross_entropy: no row has a target to be measured against")
-    check_ids("cross_entropy", right, rows.shape[1])
+    check_ids("cross_entropy", targets, V)
 
     shifted = rows - rows.max(-1, keepdims=True)
-    e = xp.exp(shifted)
-    total = e.sum(-1, keepdims=True)  # (n, 1)
-    every = xp.arange(n)
-    out = (xp.log(total[:, 0]) - shifted[every, right]).mean()
+    p = xp.exp(shifted)
+    total = p.sum(-1, keepdims=True)  # (n, 1)
+    p /= total
+    row = xp.arange(n)
+    out = (xp.log(total[:, 0]) - shifted[row, targets]).mean()
 
     def backward(dout):
-        drows = e / total  # p
-        drows[every, right] -= 1
+        drows = p.copy()
+        drows[row, targets] -= 1
         drows *= dout / n
-        dlogits = xp.zeros((counted.size, rows.shape[1]), rows.dtype)
+        dlogits = xp.zeros((len(counted), V), drows.dtype)
         dlogits[counted] = drows
-        return dlogits.reshape(logits.shape), None
+        return dlogits.reshape(shape), None
 
     return out, backward

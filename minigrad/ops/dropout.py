@@ -17,7 +17,7 @@ def dropout(x, p, *, training, key=None):
 
     In words    Dividing by 1 − p keeps the expected value:  (1 − p) · x / (1 − p) + p · 0 = x.
     """
-    mask = random.dropout_mask(x, p, key) if training and p > 0 else None
+    mask = random.dropout_mask(x, p, key) if training and p != 0 else None
 
     def backward(dout):
         return dout if mask is None else dout * mask, None

@@ -7,18 +7,23 @@ from minigrad.device import array_module
 from minigrad.tensor import op
 
 
-def unbroadcast(dout, x):
-    """The gradient of x from that of its broadcast copy: sum over the axes that were stretched.
+def shape_of(x):
+    """The shape of an array, None of a plain number.  A backward that needs no more keeps this."""
+    return getattr(x, "shape", None)
 
-    An entry that was used n times collects n contributions.  A plain number (x without a shape)
-    has no gradient: None.
+
+def unbroadcast(dout, shape):
+    """The gradient of an input of that shape from that of its broadcast copy.
+
+    An entry that was used n times collects n contributions: sum over the axes that were stretched.
+    A plain number (shape None) has no gradient.
     """
-    if not hasattr(x, "shape"):
+    if shape is None:
         return None
-    if dout.shape == x.shape:
+    if dout.shape == shape:
         return dout
-    dout = dout.sum(tuple(range(dout.ndim - x.ndim)))  # axes that broadcasting put in front
-    stretched = tuple(i for i, n in enumerate(x.shape) if n == 1 and dout.shape[i] != 1)
+    dout = dout.sum(tuple(range(dout.ndim - len(shape))))  # axes that broadcasting put in front
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and dout.shape[i] != 1)
     return dout.sum(stretched, keepdims=True)
 
 
@@ -30,9 +35,10 @@ def add(x, y):
     Source      the sum rule
     Derivation  ∂out/∂x = 1,  ∂out/∂y = 1,  so  dx = dout,  dy = dout
     """
+    x_shape, y_shape = shape_of(x), shape_of(y)
 
     def backward(dout):
-        return unbroadcast(dout, x), unbroadcast(dout, y)
+        return unbroadcast(dout, x_shape), unbroadcast(dout, y_shape)
 
     return x + y, backward
 
@@ -45,9 +51,10 @@ def sub(x, y):
     Source      the sum rule
     Derivation  ∂out/∂x = 1,  ∂out/∂y = −1,  so  dx = dout,  dy = −dout
     """
+    x_shape, y_shape = shape_of(x), shape_of(y)
 
     def backward(dout):
-        return unbroadcast(dout, x), unbroadcast(-dout, y)
+        return unbroadcast(dout, x_shape), unbroadcast(-dout, y_shape)
 
     return x - y, backward
 
@@ -62,7 +69,7 @@ def mul(x, y):
     """
 
     def backward(dout):
-        return unbroadcast(dout * y, x), unbroadcast(dout * x, y)
+        return unbroadcast(dout * y, shape_of(x)), unbroadcast(dout * x, shape_of(y))
 
     return x * y, backward
 
@@ -76,10 +83,11 @@ def div(x, y):
     Derivation  ∂out/∂x = 1/y,  ∂out/∂y = −x/y² = −out/y,  so  dx = dout / y,  dy = −dx out
     """
     out = x / y
+    x_shape = shape_of(x)
 
     def backward(dout):
         dx = dout / y
-        return unbroadcast(dx, x), unbroadcast(-dx * out, y)
+        return unbroadcast(dx, x_shape), unbroadcast(-dx * out, shape_of(y))
 
     return out, backward
 
@@ -110,13 +118,15 @@ def pow(x, y):
     Numerics    ln x exists for x > 0 alone.  A plain number as exponent has no gradient, and no
                 logarithm is taken: x ** 2 may be differentiated at negative x.
     """
-    xp = array_module(x)
     out = x**y
+    xp = array_module(out)
 
     def backward(dout):
-        dx = unbroadcast(dout * y * x ** (y - 1), x)
-        dy = unbroadcast(dout * out * xp.log(x), y) if hasattr(y, "shape") else None
-        return dx, dy
+        dx = unbroadcast(dout * y * x ** (y - 1), shape_of(x))
+        if shape_of(y) is None:
+            return dx, None
+        log = xp.log(xp.asarray(x, out.dtype))
+        return dx, unbroadcast(dout * out * log, shape_of(y))
 
     return out, backward
 
@@ -199,7 +209,7 @@ def relu(x):
     def backward(dout):
         return (dout * positive,)
 
-    return x * positive, backward
+    return array_module(x).maximum(x, 0), backward
 
 
 @op
@@ -211,8 +221,12 @@ def where(condition, x, y):
     Derivation  ∂out/∂x = c,  ∂out/∂y = 1 − c,  so  dx = dout c,  dy = dout (1 − c); the condition
                 jumps, and has no gradient
     """
+    xp = array_module(x)
+    condition = xp.asarray(condition, bool)
+    x_shape, y_shape = shape_of(x), shape_of(y)
 
     def backward(dout):
-        return None, unbroadcast(dout * condition, x), unbroadcast(dout * ~condition, y)
+        dx = unbroadcast(dout * condition, x_shape)
+        return None, dx, unbroadcast(dout * ~condition, y_shape)
 
-    return array_module(condition).where(condition, x, y), backward
+    return xp.where(condition, x, y), backward

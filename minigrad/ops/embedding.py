@@ -28,11 +28,13 @@ def embedding(ids, weight):
     In words    A row learns from every place where its token stood; a token that did not occur
                 learns nothing.
     """
-    check_ids("embedding", ids, len(weight))
     xp = array_module(weight)
+    ids = xp.asarray(ids)
+    check_ids("embedding", ids, len(weight))
+    shape = weight.shape
 
     def backward(dout):
-        dweight = xp.zeros_like(weight)
+        dweight = xp.zeros(shape, dout.dtype)
         xp.add.at(dweight, ids, dout)  # `dweight[ids] += dout` would count a repeated id once
         return None, dweight
 

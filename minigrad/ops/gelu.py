@@ -14,8 +14,8 @@ def gelu(x):
     """out = x s,  where  s = ½ (1 + tanh u)  and  u = c (x + a x³)
 
     Shapes      out like x;  the constants are  c = √(2/π)  and  a = 0.044715
-    Source      Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", arXiv:1606.08415: x Φ(x) with
-                Φ the normal distribution, in its tanh form, which GPT-2 uses
+    Source      Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", arXiv:1606.08415: x Φ(x),
+                Φ the normal distribution function, in its tanh form, which GPT-2 uses
     Derivation  tanh' = 1 − tanh²,  and  1 − tanh² u = (1 + tanh u)(1 − tanh u) = 4 s (1 − s).  So
 
                     u' = c (1 + 3 a x²)

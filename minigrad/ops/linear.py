@@ -23,19 +23,22 @@ def linear(x, weight, bias=None):
     """
     if x.shape[-1:] != weight.shape[1:]:
         raise ValueError(
-            f"linear: x {x.shape} has {x.shape[-1] if x.ndim else 'no'} features in its last axis,"
-            f" weight (out, in) {weight.shape} expects {weight.shape[-1]}"
+            f"linear: x {x.shape} has {x.shape[-1] if x.ndim else 'no'} features in its last axis, "
+            f"weight (out, in) {weight.shape} expects {weight.shape[-1]}"
         )
-    rows = x.reshape(-1, x.shape[-1])  # (N, I)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: weight (out, in) {weight.shape} and bias {bias.shape} disagree")
+    x_shape = x.shape
+    rows = x.reshape(-1, x_shape[-1])  # (N, I)
     out = rows @ weight.T  # (N, O)
     if bias is not None:
         out += bias
 
     def backward(dout):
-        dout = dout.reshape(out.shape)  # (N, O)
-        dx = (dout @ weight).reshape(x.shape)
+        dout = dout.reshape(-1, len(weight))  # (N, O)
+        dx = (dout @ weight).reshape(x_shape)
         dweight = dout.T @ rows
         dbias = None if bias is None else dout.sum(0)
         return dx, dweight, dbias
 
-    return out.reshape(*x.shape[:-1], -1), backward
+    return out.reshape(*x_shape[:-1], len(weight)), backward

@@ -17,11 +17,13 @@ def matmul(x, y):
                 yₖⱼ meets xᵢₖ in outᵢⱼ, for every i:   dyₖⱼ = Σᵢ xᵢₖ doutᵢⱼ,   dy = xᵀ dout
     """
     xp = array_module(x)
-    if min(x.ndim, y.ndim) == 0 or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
+    try:
+        out = x @ y
+    except ValueError as error:
         raise ValueError(
             f"matmul: x {x.shape} @ y {y.shape}: the last axis of x must be as long as the last "
-            "but one of y"
-        )
+            "but one of y, and the axes in front must broadcast"
+        ) from error
 
     def backward(dout):
         rows, columns = x, y  # as matrices, with dout to match
@@ -29,8 +31,8 @@ def matmul(x, y):
             columns, dout = y[:, None], xp.expand_dims(dout, -1)
         if x.ndim == 1:
             rows, dout = x[None, :], xp.expand_dims(dout, -2)
-        dx = unbroadcast(dout @ columns.swapaxes(-1, -2), rows)
-        dy = unbroadcast(rows.swapaxes(-1, -2) @ dout, columns)
+        dx = unbroadcast(dout @ columns.swapaxes(-1, -2), rows.shape)
+        dy = unbroadcast(rows.swapaxes(-1, -2) @ dout, columns.shape)
         return dx.reshape(x.shape), dy.reshape(y.shape)
 
-    return x @ y, backward
+    return out, backward

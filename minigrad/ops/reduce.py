@@ -10,12 +10,12 @@ from minigrad.device import array_module
 from minigrad.tensor import op
 
 
-def spread(out, x, axis, keepdims):
-    """`out`, one entry per group, copied (as a view) to every entry of the group in x."""
-    xp = array_module(x)
+def spread(out, shape, axis, keepdims):
+    """`out`, one entry per group, copied (as a view) to every entry of the group in `shape`."""
+    xp = array_module(out)
     if not keepdims:
-        out = xp.expand_dims(out, tuple(range(x.ndim)) if axis is None else axis)
-    return xp.broadcast_to(out, x.shape)
+        out = xp.expand_dims(out, tuple(range(len(shape))) if axis is None else axis)
+    return xp.broadcast_to(out, shape)
 
 
 @op
@@ -26,9 +26,10 @@ def sum(x, *, axis=None, keepdims=False):
     Source      the sum rule
     Derivation  Each xᵢ stands in the sum once:  ∂out/∂xᵢ = 1,  so  dxᵢ = dout
     """
+    shape = x.shape
 
     def backward(dout):
-        return (spread(dout, x, axis, keepdims),)
+        return (spread(dout, shape, axis, keepdims),)
 
     return x.sum(axis, keepdims=keepdims), backward
 
@@ -42,10 +43,11 @@ def mean(x, *, axis=None, keepdims=False):
     Derivation  ∂out/∂xᵢ = 1/n,  so  dxᵢ = dout / n
     """
     out = x.mean(axis, keepdims=keepdims)
+    shape = x.shape
+    n = math.prod(shape) // math.prod(out.shape)
 
     def backward(dout):
-        n = x.size // math.prod(dout.shape)
-        return (spread(dout / n, x, axis, keepdims),)
+        return (spread(dout / n, shape, axis, keepdims),)
 
     return out, backward
 
@@ -63,8 +65,8 @@ def max(x, *, axis=None, keepdims=False):
     out = x.max(axis, keepdims=keepdims)
 
     def backward(dout):
-        largest = x == spread(out, x, axis, keepdims)
+        largest = x == spread(out, x.shape, axis, keepdims)
         ties = largest.sum(axis, keepdims=keepdims).astype(x.dtype)
-        return (spread(dout / ties, x, axis, keepdims) * largest,)
+        return (spread(dout / ties, x.shape, axis, keepdims) * largest,)
 
     return out, backward

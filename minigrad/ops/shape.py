@@ -1,5 +1,7 @@
 """Ops that move entries and change none: their backward moves the gradients back."""
 
+import itertools
+
 from minigrad.device import array_module
 from minigrad.tensor import op
 
@@ -12,9 +14,10 @@ def reshape(x, *, shape):
     Source      the identity map: only the name of an entry's place changes
     Derivation  outᵢ = xᵢ in reading order, so  dxᵢ = doutᵢ:  dout in the shape of x
     """
+    before = x.shape
 
     def backward(dout):
-        return (dout.reshape(x.shape),)
+        return (dout.reshape(before),)
 
     return x.reshape(shape), backward
 
@@ -28,9 +31,9 @@ def transpose(x, *, axes=None):
     Derivation  out = P x, so  dx = Pᵀ dout = P⁻¹ dout:  the axes in the order that undoes it
     """
     axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+    inverse = [axes.index(i) for i in range(x.ndim)]
 
     def backward(dout):
-        inverse = [axes.index(i) for i in range(x.ndim)]
         return (dout.transpose(inverse),)
 
     return x.transpose(axes), backward
@@ -45,12 +48,12 @@ def getitem(x, *, index):
     Derivation  dx = Sᵀ dout:  every entry of dout is added to the place that it was read from.
                 An array of integers may name a place twice; then both contributions add up.
     """
-    xp = array_module(x)
+    xp, shape = array_module(x), x.shape
     parts = index if isinstance(index, tuple) else (index,)
     may_repeat = any(hasattr(part, "__len__") for part in parts)  # an array or a list
 
     def backward(dout):
-        dx = xp.zeros(x.shape, dout.dtype)
+        dx = xp.zeros(shape, dout.dtype)
         if may_repeat:
             xp.add.at(dx, index, dout)
         else:
@@ -69,13 +72,11 @@ def concat(*arrays, axis=0):
     Derivation  Each array fills a slice of out, and gets that slice of dout
     """
     xp = array_module(arrays[0])
-    ends = [0]
-    for array in arrays:
-        ends.append(ends[-1] + array.shape[axis])
+    ends = [0, *itertools.accumulate(array.shape[axis] for array in arrays)]
 
     def backward(dout):
         along = xp.moveaxis(dout, axis, 0)
-        slices = [along[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        slices = [along[a:b] for a, b in itertools.pairwise(ends)]
         return tuple(xp.moveaxis(part, 0, axis) for part in slices)
 
     return xp.concatenate(arrays, axis), backward

@@ -1,0 +1,357 @@
+"""Sampling: each knob against numbers worked out apart from it, and the text that comes of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gpt_numpy import GPT, GPTConfig
+from gpt_numpy.generate import draw, generate, probabilities, stream
+from minigrad import Tensor, manual_seed
+
+V, BLOCK = 7, 6
+SCORES = [2.0, 1.0, 0.1, -1.0]  # the lesson's example of temperature
+LIKELY = [0.40, 0.30, 0.20, 0.05, 0.03, 0.02]  # its example of top-p
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small GPT whose weights are large, so that what it says depends on what it reads."""
+    manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=V, block_size=BLOCK, n_layer=1, n_head=2, n_embd=8))
+    for p in model.parameters():
+        p.data = p.data * (15 if p.ndim == 2 else 1)
+    return model
+
+
+class Fixed:
+    """Stands in for a GPT: whatever it reads, the scores of the next token are these."""
+
+    training = False
+    config = GPTConfig(vocab_size=V, block_size=BLOCK)
+
+    def __init__(self, scores):
+        self.scores = np.asarray(scores)
+
+    def __call__(self, ids):
+        return Tensor(np.broadcast_to(self.scores, (*ids.shape, len(self.scores))))
+
+    def train(self, mode=True):
+        pass
+
+    def eval(self):
+        pass
+
+
+def knobs(logits, **options):
+    """The probabilities (V,) of one row of logits."""
+    return probabilities(np.asarray(logits)[None], **options)[0]
+
+
+def kept(logits, **options):
+    """The ids that keep a probability."""
+    return np.flatnonzero(knobs(logits, **options)).tolist()
+
+
+def new_tokens(model, prompt, n, **options):
+    return model.generate(prompt, n, **options).numpy()[:, np.shape(prompt)[1] :]
+
+
+# ---- temperature ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "temperature, by_hand",
+    [
+        (1.0, [0.6381, 0.2347, 0.0954, 0.0318]),
+        (0.5, [0.8619, 0.1166, 0.0193, 0.0021]),
+        (1.5, [0.5180, 0.2659, 0.1460, 0.0701]),
+    ],
+)
+def test_temperature_divides_the_scores(temperature, by_hand):
+    """The lesson's scores: 0.5 sharpens, 1.5 flattens, 1 is the softmax itself."""
+    p = knobs(SCORES, temperature=temperature)
+    exact = [math.exp(score / temperature) for score in SCORES]
+    np.testing.assert_allclose(p, np.array(exact) / sum(exact), rtol=1e-14)
+    np.testing.assert_allclose(p, by_hand, atol=5e-5)
+
+
+def test_temperature_0_takes_the_likeliest():
+    """All probability on it, the smaller id at a tie, whatever the other knobs say."""
+    assert knobs([0.0, 3.0, 3.0, 1.0], temperature=0).tolist() == [0, 1, 0, 0]
+    assert knobs(SCORES, temperature=0, top_k=3, top_p=0.99).tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("temperature", [1e-3, 1e3])
+def test_extreme_scores_make_no_overflow(scale, temperature):
+    """The largest score is subtracted first, so that e^score is at most 1."""
+    p = knobs(np.array(SCORES) * scale + 1e5, temperature=temperature)
+    assert np.isfinite(p).all() and p.sum() == pytest.approx(1, rel=1e-12)
+
+
+# ---- top-k ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_top_k_keeps_k(k):
+    """The k likeliest, with their ratios, summing to 1."""
+    p = knobs(SCORES, top_k=k)
+    exact = [math.exp(score) for score in SCORES[:k]]
+    np.testing.assert_allclose(p[:k], np.array(exact) / sum(exact), rtol=1e-14)
+    assert p[k:].tolist() == [0] * (4 - k)
+
+
+@pytest.mark.parametrize(
+    "logits, k, ids",
+    [
+        ([1, 1, 1, 1], 2, [0, 1]),
+        ([0, 2, 1, 1, 1], 3, [1, 2, 3]),
+        ([5, 1, 5, 5], 1, [0]),
+        ([5, 1, 5, 5], 2, [0, 2]),
+    ],
+)
+def test_top_k_keeps_k_at_a_tie(logits, k, ids):
+    """Not more: of equals the smaller ids stay."""
+    assert kept(logits, top_k=k) == ids
+
+
+@pytest.mark.parametrize("k", [4, 5, 1000])
+def test_top_k_above_the_vocabulary_keeps_all(k):
+    """There is nothing to cut."""
+    np.testing.assert_array_equal(knobs(SCORES, top_k=k), knobs(SCORES))
+
+
+# ---- top-p ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", [range(6), [3, 0, 5, 2, 4, 1]])
+def test_top_p_keeps_exactly_the_first_three(dtype, order):
+    """The lesson's example: 0.9 keeps 0.40, 0.30, 0.20, though in floating point they fall short."""
+    order = list(order)
+    p = knobs(np.log(np.array(LIKELY, dtype))[order], top_p=0.9)
+    expected = np.array([4 / 9, 3 / 9, 2 / 9, 0, 0, 0])[order]
+    np.testing.assert_allclose(p, expected, rtol=1e-6)
+    assert (p > 0).sum() == 3
+
+
+@pytest.mark.parametrize(
+    "top_p, n", [(1e-9, 1), (0.4, 1), (0.41, 2), (0.7, 2), (0.71, 3), (0.91, 4), (0.98, 5), (1, 6)]
+)
+def test_top_p_keeps_the_fewest_that_suffice(top_p, n):
+    """Never none, and one more only when those before it fall short."""
+    assert kept(np.log(LIKELY), top_p=top_p) == list(range(n))
+
+
+@pytest.mark.parametrize("logits", [SCORES, [0.0, -12.0, -14.0, -16.0], [20.0, 0.0, 0.0, 0.0]])
+def test_top_p_1_keeps_all(logits):
+    """Also the tokens so unlikely that the rest sums to nearly 1."""
+    np.testing.assert_array_equal(knobs(logits, top_p=1.0), knobs(logits))
+
+
+# ---- all together --------------------------------------------------------------------------------
+
+
+def test_top_k_comes_before_top_p():
+    """0.4 alone is short of 0.5, but is 4/7 of the two that top-k leaves."""
+    logits = np.log([0.4, 0.3, 0.2, 0.1])
+    assert kept(logits, top_p=0.5) == [0, 1]
+    assert kept(logits, top_k=2, top_p=0.5) == [0]
+
+
+def test_temperature_comes_before_top_p():
+    """0.81 suffices for 0.7; flattened to its root it is 0.5625, and a second must help."""
+    logits = np.log([0.81, 0.09, 0.09, 0.01])
+    assert kept(logits, top_p=0.7) == [0]
+    assert kept(logits, temperature=2.0, top_p=0.7) == [0, 1]
+
+
+def test_rows_have_their_own_distributions():
+    """Each row of a batch is cut by itself, and the logits stay as they were."""
+    logits = np.array([SCORES, SCORES[::-1], [0.0, 9.0, 0.0, 0.0]], np.float32)
+    before = logits.copy()
+    options = {"temperature": 0.7, "top_k": 3, "top_p": 0.8}
+    together = probabilities(logits, **options)
+    for row, p in zip(logits, together, strict=True):
+        np.testing.assert_array_equal(p, knobs(row, **options))
+    np.testing.assert_array_equal(logits, before)
+    assert together.dtype == np.float64
+
+
+# ---- drawing -------------------------------------------------------------------------------------
+
+P = np.array([0.0, 0.5, 0.25, 0.0, 0.125, 0.1, 0.025, 0.0])
+LIMIT = 18.47  # chi-squared with 4 degrees of freedom exceeds it once in a thousand
+
+
+def chi_squared(ids, p):
+    n = len(ids)
+    counts = np.bincount(ids, minlength=len(p))
+    assert counts[p == 0].sum() == 0
+    return ((counts - n * p)[p > 0] ** 2 / (n * p[p > 0])).sum()
+
+
+def test_draw_follows_the_distribution():
+    """100,000 draws of five tokens of which the rarest has 2.5 %; those without any never come."""
+    u = np.random.default_rng(0).random(100_000)
+    assert chi_squared(draw(np.tile(P, (len(u), 1)), u), P) < LIMIT
+
+
+def test_a_stream_follows_the_distribution():
+    """The same through everything: scores, knobs, generator, draw."""
+    ids = next(stream(Fixed(np.log(P[P > 0])), np.zeros((100_000, 1), int), 1, seed=0))
+    assert chi_squared(ids, P[P > 0]) < LIMIT
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 - 2**-53, 1 + 2**-52, 0.1, 0.7])
+@pytest.mark.parametrize("u, token", [(0.0, 1), (1 - 2**-53, 6)])
+def test_the_ends_of_the_staircase(u, token, scale):
+    """The least and greatest numbers a generator gives never fall on a token without probability.
+
+    Nor where rounding has left the probabilities a little below or above 1 in sum.
+    """
+    assert draw(P[None] * scale, np.array([u])).tolist() == [token]
+
+
+def test_the_stairs_are_as_high_as_the_probabilities():
+    """u at a stair's edge belongs to the next one."""
+    u = np.array([0.0, 0.499, 0.5, 0.749, 0.75, 0.999])
+    assert draw(np.tile([0.5, 0.25, 0.25], (6, 1)), u).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+# ---- generating ----------------------------------------------------------------------------------
+
+PROMPT = np.array([[1, 2, 3], [4, 5, 6]])
+
+
+@pytest.mark.parametrize("n", [0, 1, 20])
+@pytest.mark.parametrize("prompt", [PROMPT, PROMPT.tolist(), Tensor(PROMPT)])
+def test_generate_continues_the_prompt(model, prompt, n):
+    """(B, T + n) integers within the vocabulary, the prompt first, also past block_size."""
+    out = model.generate(prompt, n, seed=0)
+    assert isinstance(out, Tensor) and out.shape == (2, 3 + n)
+    assert np.issubdtype(out.dtype, np.integer)
+    np.testing.assert_array_equal(out.numpy()[:, :3], PROMPT)
+    assert ((out.numpy() >= 0) & (out.numpy() < V)).all()
+
+
+def test_stream_yields_what_generate_returns(model):
+    """A column (B,) at a time, of as many as were asked for; and generate is the function's twin."""
+    columns = list(model.stream(PROMPT, 9, temperature=0.8, top_k=5, top_p=0.9, seed=3))
+    assert [column.shape for column in columns] == [(2,)] * 9
+    out = generate(model, PROMPT, 9, temperature=0.8, top_k=5, top_p=0.9, seed=3).numpy()
+    np.testing.assert_array_equal(np.stack(columns, 1), out[:, 3:])
+
+
+def test_a_seed_fixes_the_text(model):
+    """The same seed, the same text, whatever else was drawn; another seed, another text."""
+    first = new_tokens(model, PROMPT, 30, seed=5)
+    manual_seed(99)
+    np.testing.assert_array_equal(first, new_tokens(model, PROMPT, 30, seed=5))
+    assert (first != new_tokens(model, PROMPT, 30, seed=6)).any()
+
+
+def test_a_longer_text_begins_like_a_shorter_one(model):
+    """What is drawn at a position does not depend on how many follow."""
+    longer = new_tokens(model, PROMPT, 30, seed=5)
+    np.testing.assert_array_equal(new_tokens(model, PROMPT, 10, seed=5), longer[:, :10])
+
+
+def test_without_a_seed_manual_seed_decides(model):
+    """It is a running place: a second text differs from the first, and both can be had again."""
+
+    def texts():
+        manual_seed(7)
+        return [new_tokens(model, PROMPT, 30) for _ in range(2)]
+
+    first, second = texts()
+    assert (first != second).any()
+    np.testing.assert_array_equal([first, second], texts())
+
+
+def test_a_row_does_not_depend_on_the_others(model):
+    """Row 1 goes on alike among other rows, row 0 also alone; equal prompts differ by their row."""
+    a, b, c = [1, 2], [3, 4], [5, 6]
+    among = new_tokens(model, [a, b, c], 30, seed=1)
+    np.testing.assert_array_equal(among[1], new_tokens(model, [c, b], 30, seed=1)[1])
+    np.testing.assert_array_equal(among[0], new_tokens(model, [a], 30, seed=1)[0])
+    same = new_tokens(model, [a, a], 30, seed=1)
+    assert (same[0] != same[1]).any()
+
+
+def test_greedy_text_is_the_likeliest_token_again_and_again(model):
+    """Temperature 0 against a loop written out, past block_size; no seed plays a part."""
+    ids = PROMPT
+    for _ in range(10):
+        scores = model(ids[:, -BLOCK:]).numpy()[:, -1]
+        ids = np.concatenate([ids, scores.argmax(-1)[:, None]], axis=1)
+    for seed in (None, 1, 2):
+        out = model.generate(PROMPT, 10, temperature=0, seed=seed).numpy()
+        np.testing.assert_array_equal(out, ids)
+
+
+def test_a_prompt_may_be_longer_than_block_size(model):
+    """Of it the model sees the last block_size tokens; all of it is returned."""
+    prompt = np.arange(2 * 17).reshape(2, 17) % V
+    out = model.generate(prompt, 12, seed=4).numpy()
+    np.testing.assert_array_equal(out[:, :17], prompt)
+    seen = prompt[:, -BLOCK:]
+    np.testing.assert_array_equal(out[:, 17:], new_tokens(model, seen, 12, seed=4))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_model_comes_back(model, training):
+    """Dropout is off while a token is drawn, and on again, where it was on, before the next."""
+    model.train(training)
+    modes = []
+    for _ in model.stream(PROMPT, 3, seed=0):
+        modes += [m.training for m in (model, model.h[0].attn.dropout)]
+    assert modes == [training] * 6
+
+
+def test_the_mode_of_the_model_comes_back_after_an_error(model):
+    """An id outside the vocabulary must not leave dropout off for the training that goes on."""
+    model.train()
+    with pytest.raises((ValueError, IndexError)):
+        model.generate([[V]], 1, seed=0)
+    assert model.training and model.h[0].attn.dropout.training
+
+
+def test_generating_leaves_dropout_off_and_no_tape():
+    """With dropout in the model the text is the same as without, and no gradient is recorded."""
+    texts = []
+    for dropout in (0.0, 0.5):
+        manual_seed(0)
+        shape = {"vocab_size": V, "block_size": BLOCK, "n_layer": 1, "n_head": 2, "n_embd": 8}
+        out = GPT(GPTConfig(**shape, dropout=dropout)).generate(PROMPT, 9, seed=0)
+        assert not out.requires_grad
+        texts.append(out.numpy())
+    np.testing.assert_array_equal(*texts)
+
+
+BAD = {
+    "temperature": [-1, -1e-9, math.nan],
+    "top_k": [0, -1],
+    "top_p": [0, -0.5, 1.5, math.nan],
+    "seed": [-1, 2**64],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, v) for name in BAD for v in BAD[name]])
+def test_a_bad_option_is_refused_at_the_call(model, name, value):
+    """By stream itself, before a token is asked for, in one line that names it and its value."""
+    with pytest.raises(ValueError) as error:
+        model.stream(PROMPT, 5, **{name: value})
+    message = str(error.value)
+    assert name in message and message.endswith(f"not {value}") and "\n" not in message
+    with pytest.raises(ValueError):
+        model.generate(PROMPT, 0, **{name: value})
+
+
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [[]], np.zeros((2, 0), int), [[[1]]], 1])
+def test_a_prompt_of_another_shape_is_refused_at_the_call(model, prompt):
+    """It must be rows (B, T) of at least one token, and the message says what it was."""
+    with pytest.raises(ValueError, match=r"\(B, T\) with at least one token") as error:
+        model.stream(prompt, 5)
+    assert str(error.value).endswith(str(np.shape(prompt)))
