@@ -154,16 +154,15 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
         left = (command.steps - step) * tokens
         display.step(step, loss, result.lr, rate, left, clock.seconds())
 
-    positions = loss_by_position(model, val_ids)
-    late = positions[len(positions) // 2 :].mean()
+    late = loss_by_position(model, val_ids)[command.block_size // 2 :].mean()
     display.say(
-        f"\nA window's first characters have little to go by: the loss is {positions[0]:.2f} at the "
-        f"first, {late:.3f} over the\nsecond half. They cost {val_loss - late:.3f} of the total."
+        f"\nA window's first characters have little to go by. In its second half the loss is "
+        f"{late:.3f}:\nthe beginning costs {val_loss - late:.3f}."
     )
     if corpus.entropy is not None:
         display.say(
-            f"The grammar's entropy is {corpus.entropy:.3f}, on this validation text "
-            f"{text_entropy:.3f}: {val_loss - corpus.entropy:.3f} above it,\n"
+            f"The grammar's entropy is {corpus.entropy:.3f} (of this validation text "
+            f"{text_entropy:.3f}). The loss is {val_loss - corpus.entropy:.3f} above it,\n"
             f"{late - corpus.entropy:.3f} in the second half of a window."
         )
     display.say(f"Look at {folder.path / 'loss.png'} and {folder.path / 'samples.txt'}.")

@@ -9,9 +9,10 @@ x and y are the same window of the text, y moved by one.  Thanks to the causal m
 of a window are asked at once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from minigrad import Tensor, random
 
@@ -34,7 +35,7 @@ def split(ids: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
     return train, validation
 
 
-def windows(ids: np.ndarray, starts: Sequence[int | np.integer] | np.ndarray, block_size: int) -> Batch:
+def windows(ids: np.ndarray, starts: ArrayLike, block_size: int) -> Batch:
     """The windows of `ids` that begin at `starts` (B,): x and y, integer Tensors (B, T)."""
     places = np.asarray(starts)[:, None] + np.arange(block_size)
     return Tensor(ids[places]), Tensor(ids[places + 1])

@@ -73,7 +73,7 @@ def test_a_text_too_short_for_a_window_is_refused():
 
 
 def test_a_batch_is_a_pure_function_of_seed_step_and_row():
-    """Rows 6 to 11 of a batch of 12 are the batch of 6 from row 6; what was drawn before is moot."""
+    """Rows 6 to 11 of a batch of 12 are the batch of 6 from row 6, whatever was drawn before."""
     ids = np.arange(1000)
     whole = random_batch(ids, 12, T, seed=3, step=5)
     random_batch(ids, 7, T, seed=3, step=4)
@@ -128,7 +128,7 @@ def test_an_epoch_reads_the_text_once(n):
 
 
 def test_the_last_batch_is_smaller():
-    """12 or 11 windows of 8 in 103 ids: two batches of 5, then what is left; all integer Tensors."""
+    """12 or 11 windows of 8 in 103 ids: two batches of 5 and the rest, all integer Tensors."""
     batches = list(DataLoader(np.arange(103), batch_size=5, block_size=T))
     *full, last = [x.shape for x, _ in batches]
     assert full == [(5, T), (5, T)]

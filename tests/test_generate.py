@@ -128,7 +128,7 @@ def test_top_k_above_the_vocabulary_keeps_all(k):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("order", [range(6), [3, 0, 5, 2, 4, 1]])
 def test_top_p_keeps_exactly_the_first_three(dtype, order):
-    """The lesson's example: 0.9 keeps 0.40, 0.30, 0.20, though in floating point they fall short."""
+    """The lesson's example: 0.9 keeps 0.40, 0.30, 0.20, though rounded they fall short."""
     order = list(order)
     p = knobs(np.log(np.array(LIKELY, dtype))[order], top_p=0.9)
     expected = np.array([4 / 9, 3 / 9, 2 / 9, 0, 0, 0])[order]
@@ -237,7 +237,7 @@ def test_generate_continues_the_prompt(model, prompt, n):
 
 
 def test_stream_yields_what_generate_returns(model):
-    """A column (B,) at a time, of as many as were asked for; and generate is the function's twin."""
+    """A column (B,) at a time, as many as asked for; the method and the function agree."""
     columns = list(model.stream(PROMPT, 9, temperature=0.8, top_k=5, top_p=0.9, seed=3))
     assert [column.shape for column in columns] == [(2,)] * 9
     out = generate(model, PROMPT, 9, temperature=0.8, top_k=5, top_p=0.9, seed=3).numpy()

@@ -82,7 +82,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_loss_figure_is_ten_by_five_inches(name, tmp_path):
-    """A png of 1200 x 600 pixels, 120 to the inch, whatever of the run is known; no window stays."""
+    """A png of 1200 x 600 pixels, 120 to the inch, whatever is known; no figure stays open."""
     rows, options = FIGURES[name]
     path = tmp_path / "loss.png"
     report.loss_figure(rows, path, **{"title": "a run", "vocab_size": 65} | options)

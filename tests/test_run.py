@@ -1,0 +1,219 @@
+"""The folder that a run leaves, its clock, and what it prints."""
+
+import csv
+import io
+import json
+import types
+
+import pytest
+from rich.console import Console
+
+from gpt_numpy import run
+from gpt_numpy.run import Clock, Display, RunFolder
+from gpt_numpy.tokenizer import CharTokenizer
+
+COLUMNS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"]
+TOKENIZER = CharTokenizer("ab")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves: `clock.now += 3` and three seconds have gone by."""
+    clock = types.SimpleNamespace(now=1000.0)
+    fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
+    monkeypatch.setattr(run, "time", fake)
+    return clock
+
+
+def rows_of(folder):
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+# ---- the folder ----------------------------------------------------------------------------------
+
+
+def test_a_new_folder_says_how_the_run_was_set_up(tmp_path):
+    """It is made with its parents; settings and tokenizer are in it, metrics.csv has its head."""
+    path = tmp_path / "runs" / "first"
+    folder = RunFolder(path, {"steps": 6, "text": "a naïve text"}, TOKENIZER)
+    assert folder.path == path and folder.moved is None
+    settings = json.loads((path / "train_config.json").read_text(encoding="utf-8"))
+    assert settings == {"steps": 6, "text": "a naïve text"}
+    assert CharTokenizer.load(path / "tokenizer.json").characters == "ab"
+    assert rows_of(path) == [COLUMNS]
+    names = {"train_config.json", "tokenizer.json", "metrics.csv"}
+    assert {p.name for p in path.iterdir()} == names
+
+
+def test_metrics_are_rows_with_gaps(tmp_path):
+    """Six digits; what is not given stays empty; every row is in the file as soon as it is logged."""
+    folder = RunFolder(tmp_path / "run", {}, TOKENIZER)
+    folder.log(step=0, val_loss=4.174387, seconds=0.5)
+    assert len(rows_of(folder.path)) == 2
+    folder.log(step=10, train_loss=1 / 3, lr=1e-5, grad_norm=2.0, tokens_per_second=123456.7)
+    assert rows_of(folder.path) == [
+        COLUMNS,
+        ["0", "", "4.17439", "", "", "", "0.5"],
+        ["10", "0.333333", "", "1e-05", "2", "123457", ""],
+    ]
+    assert [row["step"] for row in folder.rows] == [0, 10]
+    assert folder.rows[1]["train_loss"] == 1 / 3 and folder.rows[1]["val_loss"] is None
+
+
+def test_samples_are_appended_with_their_heads(tmp_path):
+    """Step and loss above every text, a blank line between them; any character can be written."""
+    folder = RunFolder(tmp_path / "run", {}, TOKENIZER)
+    folder.sample(0, 4.17438, "dl\nlan")
+    folder.sample(250, 2.5, "thé → ☃")
+    text = (folder.path / "samples.txt").read_text(encoding="utf-8")
+    assert text == (
+        "--- step 0, val_loss 4.1744 ---\ndl\nlan\n\n--- step 250, val_loss 2.5000 ---\nthé → ☃\n\n"
+    )
+
+
+def test_a_run_that_is_there_is_renamed_aside(tmp_path):
+    """Whole, and again and again, under the first number that is free."""
+    path = tmp_path / "run"
+    for i, moved in enumerate([None, path.with_name("run-1"), path.with_name("run-2")]):
+        folder = RunFolder(path, {"i": i}, TOKENIZER)
+        assert folder.moved == moved
+        folder.sample(i, 1.0, "text")
+    for i, name in enumerate(["run-1", "run-2", "run"]):
+        kept = tmp_path / name
+        assert json.loads((kept / "train_config.json").read_text()) == {"i": i}
+        assert (kept / "samples.txt").read_text().startswith(f"--- step {i},")
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "run-1", "run-2"}
+
+
+def test_a_folder_without_a_run_is_used_as_it_is(tmp_path):
+    """The user's own file in it stays where it is."""
+    (tmp_path / "notes.txt").write_text("mine")
+    folder = RunFolder(tmp_path, {}, TOKENIZER)
+    assert folder.moved is None and (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_in_the_current_folder_is_renamed_aside(tmp_path, monkeypatch):
+    """`--out .` twice: a path without a name of its own still has one in the file system."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    RunFolder(".", {"i": 0}, TOKENIZER)
+    folder = RunFolder(".", {"i": 1}, TOKENIZER)
+    assert folder.moved is not None
+    assert json.loads((folder.moved / "train_config.json").read_text()) == {"i": 0}
+    assert json.loads((folder.path / "train_config.json").read_text()) == {"i": 1}
+
+
+# ---- the clock -----------------------------------------------------------------------------------
+
+
+def test_rate_is_tokens_by_seconds_since_the_last_call(clock):
+    """Both begin anew with every call."""
+    watch = Clock()
+    for seconds, tokens in ((2, 600), (4, 100)):
+        clock.now += seconds
+        watch.tokens += tokens
+        assert watch.rate() == tokens / seconds
+    assert watch.seconds() == 6
+
+
+def test_pauses_do_not_count_as_training(clock):
+    """3 s of training around two pauses of 10 s: the rate is over 3 s, `seconds` over all 23."""
+    watch = Clock()
+    for training in (1, 2):
+        clock.now += training
+        watch.tokens += 300
+        resume = watch.pause()
+        clock.now += 10
+        resume()
+    assert watch.rate() == 600 / 3
+    assert watch.seconds() == 23
+
+
+def test_a_pause_right_after_a_rate_counts_for_the_next(clock):
+    """As the command has it: rate, evaluation, then training again."""
+    watch = Clock()
+    clock.now += 1
+    watch.tokens += 300
+    assert watch.rate() == 300
+    resume = watch.pause()
+    clock.now += 10
+    resume()
+    clock.now += 2
+    watch.tokens += 300
+    assert watch.rate() == 150
+
+
+# ---- the display ---------------------------------------------------------------------------------
+
+
+def show(quiet):
+    """A run of six steps, two seconds each, 500 tokens per second."""
+    with Display(6, quiet) as display:
+        display.say("text: a.txt")
+        display.evaluation(0, 4.0, "\nI am\na sample\n")
+        for step in range(1, 7):
+            display.step(step, 3.0, 1e-3, 500.0, (6 - step) * 48_000, 2.0 * step)
+    return display
+
+
+def test_plain_output_has_a_line_every_five_seconds(capsys):
+    """And one for the last step; the loss of the last evaluation and the time left are in it."""
+    assert show(quiet=False).live is None
+    out, err = capsys.readouterr()
+    lines = [line for line in out.split("\n") if line]
+    assert lines == [
+        "text: a.txt",
+        "step 0: val_loss 4.0000, perplexity 54.60",
+        "    I am",
+        "    a sample",
+        "step     1/6  loss 3.000  val 4.000  lr 1.0e-03  500 tokens/s  8:00 left",
+        "step     4/6  loss 3.000  val 4.000  lr 1.0e-03  500 tokens/s  3:12 left",
+        "step     6/6  loss 3.000  val 4.000  lr 1.0e-03  500 tokens/s  0:00 left",
+    ]
+    assert "\x1b" not in out and err == ""
+
+
+def test_quiet_prints_nothing(capsys):
+    """Neither words nor numbers."""
+    show(quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_before_an_evaluation_there_is_no_val(capsys):
+    """A number that is not known is not shown."""
+    Display(6).step(1, 3.0, 1e-3, 500.0, 500, 0.0)
+    assert (
+        capsys.readouterr().out == "step     1/6  loss 3.000  lr 1.0e-03  500 tokens/s  0:01 left\n"
+    )
+
+
+def test_a_long_sample_is_cut(capsys):
+    """Six lines are enough to see how it writes."""
+    Display(6).evaluation(1, 1.0, "\n".join("abcdefgh"))
+    lines = [line.strip() for line in capsys.readouterr().out.split("\n")]
+    assert [line for line in lines if len(line) == 1] == list("abcdef")
+
+
+@pytest.mark.parametrize("text", ["[bold]x[/bold] [/]", ":cat: and :smile:", "a" * 300, "[1, 2]"])
+def test_what_a_model_writes_is_printed_as_it_is(capsys, text):
+    """Brackets are no markup, colons no pictures, and a long line is not broken."""
+    Display(6).say(text)
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_a_terminal_gets_a_live_line(monkeypatch, capsys):
+    """The same numbers, redrawn in place; what is said stands above."""
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        run,
+        "Console",
+        lambda **options: Console(file=screen, force_terminal=True, width=120, **options),
+    )
+    display = show(quiet=False)
+    assert display.live is not None and not display.live.live.is_started
+    shown = screen.getvalue()
+    for part in ("text: a.txt", "a sample", "step 6/6", "val 4.000", "0:00 left", "\x1b["):
+        assert part in shown
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,471 @@
+"""The command, run as a user runs it: what it prints, what it leaves, what it refuses."""
+
+import csv
+import importlib.util
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpt_numpy.run
+import gpt_numpy.train
+from gpt_numpy import GPT, corpus, verse
+from gpt_numpy.data import split
+from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.train import evaluate
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TINY = (
+    "--steps 6 --n-layer 1 --n-embd 8 --n-head 2 --block-size 8 --eval-every 3 --log-every 2"
+).split()
+WORDS = "the cat sat on a mat and ran to see her old dog by day".split()
+LAST_LINE = r"final val_loss (\d+\.\d{4}) \(perplexity (\d+\.\d{2})\) after 6 steps"
+FILES = {
+    *("config.json", "model.safetensors", "tokenizer.json", "train_config.json"),
+    *("metrics.csv", "samples.txt", "loss.png"),
+}
+
+
+def example(name):
+    """The module of examples/`name`.py; dataclasses and tyro look it up among the loaded ones."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+train_shakespeare, speak = example("train_shakespeare"), example("generate")
+
+
+def exit_status(main, *arguments):
+    """What the shell would see, whether `main` returns it or exits with it."""
+    try:
+        return main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+def metrics_of(folder):
+    """metrics.csv as {column: [number or None]}."""
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+
+
+def without_times(metrics):
+    return {k: v for k, v in metrics.items() if k not in ("tokens_per_second", "seconds")}
+
+
+def snapshot(folder):
+    """Every path below `folder`, and what is in the files."""
+    return {p: p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory):
+    """A text of some 2,700 characters."""
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices(WORDS, k=6)) for _ in range(120)]
+    path = tmp_path_factory.mktemp("text") / "mat.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def train(text_file, tmp_path, capsys):
+    """train(name, *flags): a tiny run into tmp_path / name; (status, its lines, stderr, folder)."""
+
+    def train(name, *flags):
+        out = tmp_path / name
+        arguments = ["--data", text_file, "--out", out, *TINY, *flags]
+        status = exit_status(train_shakespeare.main, *arguments)
+        printed = capsys.readouterr()
+        return types.SimpleNamespace(
+            status=status, lines=printed.out.splitlines(), err=printed.err, folder=out
+        )
+
+    return train
+
+
+def ids_of(text_file):
+    """(tokenizer, validation ids) of the runs in this file."""
+    text = text_file.read_text(encoding="utf-8")
+    tokenizer = CharTokenizer.from_text(text)
+    return tokenizer, split(tokenizer.encode(text), 8)[1]
+
+
+# ---- a run ---------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_with_its_validation_loss(train, text_file):
+    """Status 0, every file there, and the last line's numbers those of the last row."""
+    run = train("run")
+    assert (run.status, run.err) == (0, "")
+    loss, perplexity = re.fullmatch(LAST_LINE, run.lines[-1]).groups()
+    assert {p.name for p in run.folder.iterdir()} == FILES
+    last = metrics_of(run.folder)["val_loss"][-1]
+    assert float(loss) == pytest.approx(last, abs=6e-5)
+    assert float(perplexity) == pytest.approx(np.exp(last), abs=6e-3)
+    assert run.lines[0] == f"text: mat.txt, {len(text_file.read_text()):,} characters"
+    assert not any("\x1b" in line for line in run.lines)
+
+
+def test_metrics_have_a_row_when_one_is_due(train):
+    """Every 2 steps and at each evaluation, which is at 0, every 3 steps and at the end."""
+    run = train("run", "--steps", "8")
+    metrics = metrics_of(run.folder)
+    assert metrics["step"] == [0, 2, 3, 4, 6, 8]
+    evaluated = [step for step, v in zip(metrics["step"], metrics["val_loss"], strict=True) if v]
+    assert evaluated == [0, 3, 6, 8]
+    for name in ("train_loss", "lr", "grad_norm", "tokens_per_second"):
+        assert metrics[name][0] is None and all(v > 0 for v in metrics[name][1:]), name
+    assert metrics["seconds"] == sorted(metrics["seconds"])
+    assert metrics["lr"][1] == pytest.approx(1e-3 * 2 / 100)  # two of the 100 steps of warm-up
+    samples = (run.folder / "samples.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^--- step (\d+), val_loss", samples, re.M) == ["0", "3", "6", "8"]
+
+
+@pytest.mark.parametrize("flags, best_is_last", [([], True), (["--lr", "5"], False)])
+def test_the_model_kept_is_the_best_one(train, text_file, flags, best_is_last):
+    """Loaded and evaluated anew it has the least loss logged, though later weights were worse."""
+    run = train("run", "--warmup-steps", "1", *flags)
+    losses = [v for v in metrics_of(run.folder)["val_loss"] if v is not None]
+    assert (min(losses) == losses[-1]) == best_is_last
+    tokenizer, val_ids = ids_of(text_file)
+    assert CharTokenizer.load(run.folder / "tokenizer.json").characters == tokenizer.characters
+    loss = evaluate(GPT.from_pretrained(run.folder), val_ids)
+    assert loss == pytest.approx(min(losses), rel=1e-5)
+    assert run.lines[-1].startswith(f"final val_loss {losses[-1]:.4f}")
+
+
+def test_the_settings_are_kept(train, text_file):
+    """train_config.json has every flag, those of the preset too, and the text's name."""
+    run = train("run", "--dropout", "0.1", "--bias")
+    settings = json.loads((run.folder / "train_config.json").read_text(encoding="utf-8"))
+    expected = {"steps": 6, "n_embd": 8, "dropout": 0.1, "bias": True, "lr": 1e-3, "seed": 1}
+    expected |= {"preset": "laptop", "data": str(text_file), "text": "mat.txt"}
+    assert {name: settings[name] for name in expected} == expected
+    assert GPT.from_pretrained(run.folder).config.bias
+
+
+def test_training_lowers_the_loss(train):
+    """Sixty steps at a high rate: far below where it began, and below the letters' frequencies."""
+    run = train("run", "--steps", "60", "--lr", "3e-2", "--warmup-steps", "5", "--eval-every", "60")
+    first, *_, last = metrics_of(run.folder)["val_loss"]
+    assert last < 0.8 * first
+
+
+def test_a_seed_repeats_the_run(train):
+    """Metrics but for the times, samples and weights, to the bit; another seed, another run."""
+    flags = ["--dropout", "0.2"]
+    first, again = train("first", *flags), train("again", *flags)
+    other = train("other", *flags, "--seed", "2")
+    metrics = without_times(metrics_of(first.folder))
+    assert metrics == without_times(metrics_of(again.folder))
+    for name in ("samples.txt", "model.safetensors"):
+        assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
+    different = without_times(metrics_of(other.folder))
+    for name in ("train_loss", "val_loss", "grad_norm"):
+        assert all(
+            a != b for a, b in zip(metrics[name], different[name], strict=True) if a is not None
+        )
+
+
+@pytest.mark.parametrize("dropout", ["0", "0.2"])
+def test_accumulated_batches_are_one_large_batch(train, dropout):
+    """2 × 3 rows or 6 at once: the same windows, the same masks, the same curve to rounding.
+
+    metrics.csv has six digits, and float32 rounds at 6·10⁻⁸ per operation.
+    """
+    flags = ["--dropout", dropout, "--lr", "1e-2", "--warmup-steps", "2", "--log-every", "1"]
+    parts = train("parts", *flags, "--batch-size", "3", "--accumulate", "2")
+    whole = train("whole", *flags, "--batch-size", "6")
+    parts, whole = (without_times(metrics_of(run.folder)) for run in (parts, whole))
+    assert parts["step"] == whole["step"] == [0, 1, 2, 3, 4, 5, 6]
+    for name in ("train_loss", "val_loss", "grad_norm"):
+        a, b = ([v for v in metrics[name] if v is not None] for metrics in (parts, whole))
+        np.testing.assert_allclose(a, b, rtol=2e-5, err_msg=name)
+        assert len(set(a)) > 1
+
+
+def test_tokens_per_second_leave_out_all_but_training(train, monkeypatch):
+    """Of a clock on which a step takes 1 s, an evaluation 100 and the figure 1000: 12 · 8 per s."""
+    clock = types.SimpleNamespace(now=0.0)
+
+    def taking(seconds, function):
+        def call(*args, **kwargs):
+            clock.now += seconds
+            return function(*args, **kwargs)
+
+        return call
+
+    fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
+    monkeypatch.setattr(gpt_numpy.run, "time", fake)
+    draw_batch = taking(1, gpt_numpy.train.random_batch)
+    monkeypatch.setattr(gpt_numpy.train, "random_batch", draw_batch)
+    monkeypatch.setattr(train_shakespeare, "evaluate", taking(100, evaluate))
+    monkeypatch.setattr(gpt_numpy.run.report, "loss_figure", taking(1000, lambda *_, **__: None))
+    rates = metrics_of(train("run").folder)["tokens_per_second"]
+    assert rates == [None, 96, 96, 96, 96]
+
+
+# ---- what it prints ------------------------------------------------------------------------------
+
+
+def test_quiet_prints_one_line(train):
+    """The last one."""
+    run = train("run", "--quiet")
+    assert (run.status, run.err) == (0, "")
+    assert len(run.lines) == 1 and re.fullmatch(LAST_LINE, run.lines[0])
+
+
+def test_a_second_run_renames_the_first(train, tmp_path):
+    """With a line that says so, and nothing of the first is lost."""
+    first = train("run")
+    before = {p.name: p.read_bytes() for p in first.folder.iterdir()}
+    assert not any("the run that was there" in line for line in first.lines)
+    second = train("run", "--seed", "2")
+    aside = tmp_path / "run-1"
+    assert f"the run that was there is now {aside}" in second.lines
+    assert {p.name: p.read_bytes() for p in aside.iterdir()} == before
+    assert {p.name for p in second.folder.iterdir()} == FILES
+
+
+def test_an_interrupted_run_keeps_its_best_model(train, monkeypatch):
+    """Ctrl-C: status 130, one line that says where the model is, and the model can be loaded."""
+
+    def interrupted(*arguments):
+        results = gpt_numpy.train.train(*arguments)
+        yield from (next(results) for _ in range(3))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_shakespeare, "train", interrupted)
+    run = train("run")
+    assert (run.status, run.err) == (130, "")
+    assert run.lines[-1] == f"stopped; the best model so far is in {run.folder}"
+    GPT.from_pretrained(run.folder)
+
+
+@pytest.mark.parametrize(
+    "preset, numbers",
+    [
+        ("laptop", {"n-embd": "128", "block-size": "64", "steps": "2000", "dropout": "0.0"}),
+        ("baby", {"n-embd": "384", "block-size": "256", "steps": "5000", "dropout": "0.2"}),
+        ("gpt2", {"n-embd": "768", "block-size": "1024", "lr": "0.0006", "bias": "True"}),
+    ],
+)
+def test_help_shows_the_presets_numbers(capsys, monkeypatch, preset, numbers):
+    """The defaults in --help are those that the run would have."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        train_shakespeare.main(["--preset", preset, "--help"])
+    assert stop.value.code == 0
+    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    for flag, number in numbers.items():
+        assert re.search(rf"--{flag}\b[^(]*\(default: {number}\)", shown), flag
+
+
+def test_the_verse_says_that_it_is_the_verse(tmp_path, capsys, monkeypatch):
+    """Without a network: on the first line, with the reason, its entropy, and the loss above it."""
+    text, entropy = verse.generate(30_000), verse.entropy_per_character()
+
+    def unreachable():
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("GPT_NUMPY_DATA", str(tmp_path / "empty"))
+    monkeypatch.setattr(corpus, "fetch_shakespeare", unreachable)
+    monkeypatch.setattr(verse, "generate", lambda: text)
+    figures = []
+    monkeypatch.setattr(
+        gpt_numpy.run.report, "loss_figure", lambda *_, **options: figures.append(options)
+    )
+    assert exit_status(train_shakespeare.main, *TINY, "--out", tmp_path / "run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"text: verse \(built in: .*\), 30,000 characters", lines[0])
+    assert "no route to host" in lines[1]
+    assert f"its entropy, {entropy:.4f} nats per character" in lines[2]
+    final = float(re.fullmatch(LAST_LINE, lines[-1])[1])
+    said = " ".join(lines[-6:])
+    nats, characters = verse.negative_log_likelihood(text[27_000:])
+    assert f"entropy is {entropy:.3f}, on this validation text {nats / characters:.3f}" in said
+    above = float(re.search(r"(\d+\.\d{3}) above it", said)[1])
+    assert above == pytest.approx(final - entropy, abs=6e-4)
+    assert figures[-1]["entropy"] == entropy and "verse (built in" in figures[-1]["title"]
+
+
+def test_piped_output_is_plain(text_file, tmp_path):
+    """As a process, its output in a pipe: lines of plain text, the last one last, status 0."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "COLUMNS")}
+    arguments = ["--data", text_file, "--out", tmp_path / "run", *TINY]
+    run = subprocess.run(
+        [sys.executable, EXAMPLES / "train_shakespeare.py", *map(str, arguments)],
+        capture_output=True,
+        env=environment | {"OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "\x1b" not in run.stdout and "\r" not in run.stdout
+    lines = run.stdout.splitlines()
+    assert lines[0].startswith("text: mat.txt") and re.fullmatch(LAST_LINE, lines[-1])
+    assert any(line.startswith("step     6/6  loss ") for line in lines)
+
+
+# ---- what it refuses -----------------------------------------------------------------------------
+
+
+def write(name, content):
+    """A recipe for --data: a file with this content."""
+
+    def make(folder):
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+BAD_DATA = {  # what --data names, what the line must say
+    "missing": (lambda folder: folder / "none.txt", "No such file", "give"),
+    "a directory": (lambda folder: folder, "Is a directory", "give"),
+    "empty": (write("empty.txt", b""), "is empty", "give"),
+    "binary": (write("binary.txt", b"text\0text"), "is binary: byte 4", "give"),
+    "invalid UTF-8": (write("latin.txt", b"caf\xe9 au lait" * 99), "is not UTF-8", "save it"),
+    "shorter than a block": (write("short.txt", b"abc" * 26), "too short", "smaller --block-size"),
+}
+BAD_FLAGS = {  # the flags, what the line must say
+    "--block-size 0": ("block_size", "at least 1", "--block-size"),
+    "--n-head 3": ("n_embd", "multiple of n_head", "--n-embd"),
+    "--dropout 1": ("dropout", "below 1", "--dropout"),
+    "--lr -1": ("lr", "above 0", "--lr"),
+    "--lr inf": ("lr", "inf", "--lr"),
+    "--steps 0": ("steps", "at least 1", "--steps"),
+    "--min-lr 1": ("min_lr", "at most lr", "--min-lr"),
+    "--steps many": ("many", "--steps"),
+    "--seed -1": ("seed", "at least 0", "--seed"),
+    f"--seed {2**64}": ("seed", "2^64 - 1"),
+    "--preset xl": ("xl", "laptop", "baby", "gpt2"),
+}
+BAD_OUT = {  # a path below the test's folder, where a regular file `file` lies; what must be said
+    "a regular file": ("file", "file"),
+    "below a regular file": ("file/run", "file"),
+    "far below a regular file": ("file/runs/run", "file"),
+    "where nothing can be made": ("/proc/none/run", "/proc/none"),
+}
+
+
+def assert_refused(capsys, main, arguments, parts):
+    """Status 2, nothing on stdout, one line on stderr that has all of `parts` and no errno."""
+    status = exit_status(main, *arguments)
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1 and err.endswith("\n"), err
+    assert all(part in err for part in parts), err
+    assert "[Errno" not in err and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_text_is_refused(tmp_path, capsys, case):
+    """In one line that says what is wrong with it and what to give; nothing is written."""
+    make, *parts = BAD_DATA[case]
+    arguments = ["--data", make(tmp_path), *TINY, "--out", tmp_path / "run"]
+    before = snapshot(tmp_path)
+    assert_refused(capsys, train_shakespeare.main, arguments, parts)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("flags", BAD_FLAGS)
+def test_bad_flags_are_refused(text_file, tmp_path, capsys, flags):
+    """In one line with field, rule and flag; nothing is written."""
+    arguments = ["--data", text_file, *TINY, "--out", tmp_path / "run", *flags.split()]
+    assert_refused(capsys, train_shakespeare.main, arguments, BAD_FLAGS[flags])
+    assert snapshot(tmp_path) == {}
+
+
+@pytest.mark.parametrize("case", BAD_OUT)
+def test_a_bad_out_is_refused(text_file, tmp_path, capsys, case):
+    """In one line with the path and the flag to change; nothing is written."""
+    out, part = BAD_OUT[case]
+    (tmp_path / "file").write_text("mine")
+    before = snapshot(tmp_path)
+    arguments = ["--data", text_file, *TINY, "--out", tmp_path / out]
+    assert_refused(capsys, train_shakespeare.main, arguments, [part, "--out"])
+    assert snapshot(tmp_path) == before
+
+
+def test_a_refusal_leaves_the_run_that_is_there(train):
+    """Not renamed aside, not touched, for a run that never begins."""
+    folder = train("run").folder
+    before = snapshot(folder.parent)
+    for flags in (["--steps", "0"], ["--seed", str(2**64)], ["--data", folder / "none.txt"]):
+        assert train("run", *flags).status == 2
+    assert snapshot(folder.parent) == before
+
+
+@pytest.mark.parametrize("flags", ["--resume", "--device cpu", "--workers 2", "--step 3"])
+def test_unknown_flags_are_refused(text_file, tmp_path, capsys, flags):
+    """Status 2, named on stderr: what is not there yet, and what is misspelt, is never ignored."""
+    arguments = ["--data", text_file, *TINY, "--out", tmp_path / "run", *flags.split()]
+    assert exit_status(train_shakespeare.main, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and flags.split()[0] in err
+    assert snapshot(tmp_path) == {}
+
+
+# ---- examples/generate.py ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(train):
+    return train("run").folder
+
+
+def test_a_trained_model_speaks(trained, capsys):
+    """The prompt and as many characters as asked for, the same again with the same seed."""
+    texts = []
+    for seed in (1, 1, 2):
+        arguments = [trained, "--prompt", "the cat", "--tokens", 50, "--seed", seed]
+        assert exit_status(speak.main, *arguments) == 0
+        out, err = capsys.readouterr()
+        assert out.startswith("the cat") and len(out) == len("the cat") + 50 + 1 and err == ""
+        texts.append(out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    "flags, parts",
+    [
+        (["--prompt", "ROMEO!"], ["'!', 'E', 'M', 'O', 'R'", "vocabulary"]),
+        (["--prompt", ""], ["prompt", "at least one"]),
+        (["--temperature", "-1"], ["temperature", "at least 0", "-1"]),
+        (["--top-k", "0"], ["top_k", "at least 1", "0"]),
+        (["--top-p", "1.5"], ["top_p", "at most 1", "1.5"]),
+        (["--seed", "-1"], ["seed", "-1"]),
+        (["--tokens", "-1"], ["tokens", "-1"]),
+    ],
+)
+def test_bad_options_of_generate_are_refused(trained, capsys, flags, parts):
+    """In one line that names what is wrong, before anything is printed."""
+    assert_refused(capsys, speak.main, [trained, *flags], parts)
+
+
+def test_generate_without_a_model_says_how_to_get_one(tmp_path, capsys):
+    """It names the folder and the command that would fill it."""
+    folder = tmp_path / "none"
+    parts = ["no model", str(folder), "python examples/train_shakespeare.py"]
+    assert_refused(capsys, speak.main, [folder], parts)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_generate_with_a_broken_model_names_the_file(trained, capsys, name):
+    """One that is cut off."""
+    path = trained / name
+    path.write_bytes(path.read_bytes()[:-20])
+    assert_refused(capsys, speak.main, [trained], [str(path)])
