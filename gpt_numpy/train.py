@@ -6,7 +6,7 @@
 Whoever iterates may print, measure, save, or stop.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +15,13 @@ import minigrad.ops as F
 from gpt_numpy.config import TrainConfig
 from gpt_numpy.data import Batch, random_batch, windows
 from gpt_numpy.model import GPT
+from gpt_numpy.workers import Workers
 from minigrad import Tensor, no_grad, random
 from minigrad.device import keep_freed_memory
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
+
+WORKERS = 2  # threads; fixed, so that a run is the same on every machine
 
 
 class StepResult(NamedTuple):
@@ -33,6 +36,17 @@ def train(model: GPT, ids: np.ndarray, config: TrainConfig) -> Iterator[StepResu
 
     ids (N,), the training text;  config, a TrainConfig.
     """
+    T, n_rows = config.block_size, config.accumulate * config.batch_size
+    micro_batch = -(-config.batch_size // WORKERS)  # rounded up: together they hold batch_size rows
+
+    def gradients_of_rows(model, first, last):  # on a worker, in micro-batches
+        batches = (
+            random_batch(ids, min(micro_batch, last - row), T, config.seed, step, row)
+            for row in range(first, last, micro_batch)
+        )
+        return accumulate_gradients(model, batches, n_rows * T, config.seed, step, first)
+
+    workers = Workers(model, WORKERS)
     keep_freed_memory()  # a step allocates what the last one freed
     optimizer = AdamW(
         model.parameter_groups(config.weight_decay),
@@ -43,11 +57,7 @@ def train(model: GPT, ids: np.ndarray, config: TrainConfig) -> Iterator[StepResu
         lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        batches = [
-            random_batch(ids, config.batch_size, config.block_size, config.seed, step, row)
-            for row in range(0, config.accumulate * config.batch_size, config.batch_size)
-        ]
-        loss = accumulate_gradients(model, batches, config.seed, step)
+        loss = workers.share_out(gradients_of_rows, n_rows)
         grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -55,20 +65,21 @@ def train(model: GPT, ids: np.ndarray, config: TrainConfig) -> Iterator[StepResu
 
 
 def accumulate_gradients(
-    model: GPT, batches: Sequence[Batch], seed: int = 0, step: int = 0
+    model: GPT, batches: Iterable[Batch], n_tokens: int, seed: int = 0, step: int = 0, row: int = 0
 ) -> Tensor:
-    """Add to every gradient that of the mean loss over all tokens of `batches`; return that loss.
+    """Add to every gradient that of (the sum of the losses of `batches`) / n_tokens; return that.
 
     batches     pairs (x, y) of integer Tensors (B, T), of any sizes
+    n_tokens    how many tokens there are in all: then the result is the mean over them
+    row         the place of the first row in the step's whole batch: dropout masks go by it
 
     The mean over all tokens is the sum over batches of (their mean) · (their share of the tokens).
     A derivative goes through a sum term by term, and backward() adds to the gradients.  So reading
     the batches one after another gives the gradient of them all at once, in the memory of one.
     """
-    n_tokens = sum(y.data.size for _, y in batches)
-    total, row = Tensor(0.0), 0
+    total = Tensor(0.0)
     for x, y in batches:
-        with random.at(seed, step, row):  # dropout masks go by the row in the whole batch
+        with random.at(seed, step, row):
             loss = F.cross_entropy(model(x), y) * (y.data.size / n_tokens)
         loss.backward()
         total = total + loss.detach()

@@ -47,7 +47,7 @@ def test_a_new_folder_says_how_the_run_was_set_up(tmp_path):
 
 
 def test_metrics_are_rows_with_gaps(tmp_path):
-    """Six digits; what is not given stays empty; every row is in the file as soon as it is logged."""
+    """Six digits; what is not given stays empty; a row is in the file as soon as it is logged."""
     folder = RunFolder(tmp_path / "run", {}, TOKENIZER)
     folder.log(step=0, val_loss=4.174387, seconds=0.5)
     assert len(rows_of(folder.path)) == 2
