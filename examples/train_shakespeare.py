@@ -39,19 +39,25 @@ class Command(TrainConfig):
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the last line alone."""
 
+    def __post_init__(self):
+        """Left to main, which says in one line what is wrong."""
+
 
 def parse(arguments):
     """The Command: the flags over the preset that they name."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
     preset = first.parse_known_args(arguments)[0].preset
-    default = Command(preset=preset, **PRESETS.get(preset, {}))
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
+    default = Command(preset=preset, **PRESETS[preset])
     return tyro.cli(Command, args=arguments, default=default, description=__doc__)
 
 
 def main(arguments=None):
     try:
         command = parse(arguments)
+        command.check()
         corpus = load_corpus(command.data)
         tokenizer = CharTokenizer.from_text(corpus.text)
         train_ids, val_ids = split(tokenizer.encode(corpus.text), command.block_size)
@@ -110,9 +116,8 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
     clock = Clock()
 
     def measure(step):
-        """Evaluate, write a sample, draw the figure, and keep the weights if they are the best."""
+        """Evaluate, write a sample, and keep the weights if they are the best so far."""
         nonlocal best
-        resume = clock.pause()
         val_loss = evaluate(model, val_ids)
         ids = model.generate(prompt, SAMPLE_TOKENS, seed=command.seed)
         sample = tokenizer.decode(ids.numpy()[0])
@@ -121,10 +126,11 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
             best = val_loss
             model.save_pretrained(folder.path)
         display.evaluation(step, val_loss, sample)
-        resume()
         return val_loss
 
+    resume = clock.pause()
     val_loss = measure(0)
+    resume()
     folder.log(step=0, val_loss=val_loss, seconds=clock.seconds())
     for result in train(model, train_ids, command):
         step = result.step
@@ -133,6 +139,7 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
         if not (due or step % command.log_every == 0):
             continue
         rate, loss = clock.rate(), result.loss.item()
+        resume = clock.pause()
         if due:
             val_loss = measure(step)
         folder.log(
@@ -151,6 +158,7 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
                 entropy=corpus.entropy,
                 text_entropy=text_entropy,
             )
+        resume()
         left = (command.steps - step) * tokens
         display.step(step, loss, result.lr, rate, left, clock.seconds())
 

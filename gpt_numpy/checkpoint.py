@@ -17,14 +17,16 @@ from gpt_numpy.config import GPTConfig
 State = dict[str, np.ndarray]  # name -> array
 
 PREFIX = "transformer."
-NAMES = {  # ours -> theirs, inside a block
-    "ln_1": "ln_1",
-    "attn.proj": "attn.c_proj",
-    "ln_2": "ln_2",
-    "mlp.fc": "mlp.c_fc",
-    "mlp.proj": "mlp.c_proj",
+NAMES = {  # ours -> theirs and its shape (in, out) in units of n_embd, inside a block
+    "ln_1": ("ln_1", (1,)),
+    "attn.proj": ("attn.c_proj", (1, 1)),
+    "ln_2": ("ln_2", (1,)),
+    "mlp.fc": ("mlp.c_fc", (1, 4)),
+    "mlp.proj": ("mlp.c_proj", (4, 1)),
 }
-QKV = ("attn.query", "attn.key", "attn.value")
+QKV = ("attn.query", "attn.key", "attn.value")  # theirs: side by side in attn.c_attn (1, 3)
+IGNORED = (".attn.bias", ".attn.masked_bias", "lm_head.weight")  # masks, and the tied head again
+OURS = {"model_type": "gpt2", "activation_function": "gelu_new"}  # what GPT here can be
 
 
 def save(folder: Path | str, config: GPTConfig, state: State) -> None:
@@ -33,7 +35,7 @@ def save(folder: Path | str, config: GPTConfig, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     theirs = {
         "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
+        **OURS,
         "vocab_size": config.vocab_size,
         "n_positions": config.block_size,
         "n_layer": config.n_layer,
@@ -42,7 +44,6 @@ def save(folder: Path | str, config: GPTConfig, state: State) -> None:
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
-        "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
         "bos_token_id": None,
@@ -59,6 +60,9 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
     path = Path(folder) / "config.json"
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in OURS.items():
+            if theirs[key] != value:
+                raise ValueError(f"{key} must be {value!r}, it is {theirs[key]!r}")
         config = GPTConfig(
             vocab_size=theirs["vocab_size"],
             block_size=theirs["n_positions"],
@@ -69,7 +73,9 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
             bias=theirs.get("bias", True),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not describe a GPT-2: {error!r}") from error
+        raise ValueError(
+            f"{path} does not describe a GPT-2 that can be read here: {error!r}"
+        ) from error
     path = path.with_name("model.safetensors")
     try:
         arrays = safetensors.numpy.load(path.read_bytes())
@@ -79,6 +85,8 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
         return config, from_hugging_face(config, arrays)
     except KeyError as error:
         raise ValueError(f"{path} lacks the tensor {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit its config.json: {error}") from error
 
 
 def to_hugging_face(config: GPTConfig, state: State) -> State:
@@ -97,7 +105,7 @@ def to_hugging_face(config: GPTConfig, state: State) -> State:
     arrays[f"{PREFIX}wpe.weight"] = state["wpe.weight"]
     put("ln_f", state["ln_f.weight"], bias("ln_f", C))
     for i in range(config.n_layer):
-        for ours, theirs in NAMES.items():
+        for ours, (theirs, _) in NAMES.items():
             weight = state[f"h.{i}.{ours}.weight"]
             put(f"h.{i}.{theirs}", weight.T, bias(f"h.{i}.{ours}", len(weight)))
         weights = [state[f"h.{i}.{name}.weight"].T for name in QKV]
@@ -107,25 +115,36 @@ def to_hugging_face(config: GPTConfig, state: State) -> State:
 
 
 def from_hugging_face(config: GPTConfig, arrays: State) -> State:
-    """Their names and arrays as ours; KeyError names one that is missing."""
+    """Their names and arrays as ours; KeyError names a missing one, ValueError a wrong one."""
     arrays = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
     state: State = {}
+    C = config.n_embd
+
+    def take(name, *shape):
+        array = arrays.pop(name)
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape} instead of {shape}")
+        return array
 
     def put(name, weight, bias):
         state[f"{name}.weight"] = weight
         if config.bias:
             state[f"{name}.bias"] = bias
 
-    state["wte.weight"], state["wpe.weight"] = arrays["wte.weight"], arrays["wpe.weight"]
-    put("ln_f", arrays["ln_f.weight"], arrays["ln_f.bias"])
+    state["wte.weight"] = take("wte.weight", config.vocab_size, C)
+    state["wpe.weight"] = take("wpe.weight", config.block_size, C)
+    put("ln_f", take("ln_f.weight", C), take("ln_f.bias", C))
     for i in range(config.n_layer):
-        for ours, theirs in NAMES.items():
-            theirs = f"h.{i}.{theirs}"
-            put(f"h.{i}.{ours}", arrays[f"{theirs}.weight"].T, arrays[f"{theirs}.bias"])
-        weights = np.split(arrays[f"h.{i}.attn.c_attn.weight"], 3, axis=1)
-        biases = np.split(arrays[f"h.{i}.attn.c_attn.bias"], 3)
+        for ours, (theirs, widths) in NAMES.items():
+            theirs, shape = f"h.{i}.{theirs}", [n * C for n in widths]
+            weight, bias = take(f"{theirs}.weight", *shape), take(f"{theirs}.bias", shape[-1])
+            put(f"h.{i}.{ours}", weight.T, bias)
+        weights = np.split(take(f"h.{i}.attn.c_attn.weight", C, 3 * C), 3, axis=1)
+        biases = np.split(take(f"h.{i}.attn.c_attn.bias", 3 * C), 3)
         for name, weight, bias in zip(QKV, weights, biases, strict=True):
             put(f"h.{i}.{name}", weight.T, bias)
+    if extra := [name for name in arrays if not name.endswith(IGNORED)]:
+        raise ValueError(f"it holds {len(extra)} tensors too many, such as {extra[0]}")
     return state
 
 

@@ -1,5 +1,6 @@
 """Every number that one may turn, with its reason."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,10 @@ class Architecture:
     """Whether linear maps and layer norms add a bias: GPT-2 does, and little is lost without."""
 
     def __post_init__(self):
+        self.check()
+
+    def check(self):
+        """Raise ValueError that names the first field whose value makes no sense."""
         for name in ("block_size", "n_layer", "n_head", "n_embd"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(
@@ -40,9 +45,10 @@ class GPTConfig(Architecture):
     vocab_size: int
     """How many different tokens there are (V): the tokenizer says."""
     bias: bool = True
+    """As above; on by default, for GPT-2 has them."""
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self):
+        super().check()
         _require(self.vocab_size >= 1, "vocab_size", self.vocab_size, "at least 1")
 
 
@@ -77,12 +83,15 @@ class TrainConfig(Architecture):
     seed: int = 1
     """Where all randomness comes from: the same seed, the same run."""
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self):
+        super().check()
+        for name in ("lr", "min_lr", "weight_decay"):
+            _require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a number")
         for name in ("steps", "batch_size", "accumulate", "eval_every", "log_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("min_lr", "warmup_steps", "weight_decay", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _require(self.seed < 2**64, "seed", self.seed, "at most 2^64 - 1")
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr, {self.lr}")
         for name in ("beta1", "beta2"):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minigrad import Tensor, no_grad, random
+from minigrad import Tensor, random
 
 ROUNDING = 1e-6  # 0.4 + 0.3 + 0.2 is 0.9 to us, and a little less in floating point
 
@@ -42,7 +42,7 @@ def probabilities(
     if top_k is not None:
         p[:, top_k:] = 0
     p /= p.sum(-1, keepdims=True)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         before = np.cumsum(p, -1) - p  # the probability of all likelier tokens
         p[(before >= top_p - ROUNDING) & (before > 0)] = 0
         p /= p.sum(-1, keepdims=True)
@@ -79,16 +79,15 @@ def stream(
         raise ValueError(
             f"a prompt must have shape (B, T) with at least one token, not {ids.shape}"
         )
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be at least 0, not {max_new_tokens}")
     probabilities(np.zeros((1, 1)), temperature, top_k, top_p)  # refuse bad options now
     seed, _, place, _ = random.next_key() if seed is None else (random.check_seed(seed), 0, 0, 0)
 
     def tokens(ids):
         for i in range(max_new_tokens):
-            was_training = model.training
-            model.eval()
-            with no_grad():
+            with model.evaluating():
                 logits = model(ids[:, -model.config.block_size :]).numpy()[:, -1]  # (B, V)
-            model.train(was_training)
             generator = np.random.Generator(random.philox((seed, i, place, 0), random.SAMPLE))
             new = draw(probabilities(logits, temperature, top_k, top_p), generator.random(len(ids)))
             ids = np.concatenate([ids, new[:, None]], axis=1)

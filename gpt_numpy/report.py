@@ -21,7 +21,10 @@ LADDER = (  # the landmarks of a model whose tokens are pieces of words, some 50
 
 def perplexity(loss: float) -> float:
     """e^loss: among how many equally likely tokens the model hesitates, as it were."""
-    return math.exp(loss) if loss < 700 else math.inf
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def bits(loss: float) -> float:

@@ -24,13 +24,18 @@ class RunFolder:
     """
 
     def __init__(self, path, settings, tokenizer):
-        self.path = Path(path)
-        self.moved = self._set_aside()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path = Path(path) if Path(path).name else Path(path).resolve()
         self.rows = []
-        write_whole(self.path / "train_config.json", json.dumps(settings, indent=2).encode())
-        tokenizer.save(self.path / "tokenizer.json")
-        self._append("metrics.csv", COLUMNS)
+        try:
+            self.moved = self._set_aside()
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / "train_config.json", json.dumps(settings, indent=2).encode())
+            tokenizer.save(self.path / "tokenizer.json")
+            self._append("metrics.csv", COLUMNS)
+        except OSError as error:
+            raise OSError(
+                f"cannot write a run to {self.path}: {error.strerror}; choose another --out"
+            ) from error
 
     def _set_aside(self):
         if not (self.path / "train_config.json").exists():
@@ -98,7 +103,7 @@ class Display:
 
     def __init__(self, steps, quiet=False):
         self.quiet, self.steps = quiet, steps
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, emoji=False)
         self.live = None
         self.printed = -self.EVERY
         self.val_loss = None
@@ -148,4 +153,3 @@ class Display:
         )
         for line in sample.strip("\n").split("\n")[:6]:
             self.say(f"    {line}")
-        self.say()

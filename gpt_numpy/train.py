@@ -16,7 +16,7 @@ from gpt_numpy.config import TrainConfig
 from gpt_numpy.data import Batch, random_batch, windows
 from gpt_numpy.model import GPT
 from gpt_numpy.workers import Workers
-from minigrad import Tensor, no_grad, random
+from minigrad import Tensor, random
 from minigrad.device import keep_freed_memory
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
@@ -103,7 +103,6 @@ def loss_by_position(model: GPT, ids: np.ndarray, batch_size: int = 64) -> np.nd
     return np.concatenate(full).mean(0, dtype=np.float64)
 
 
-@no_grad()
 def token_losses(model: GPT, ids: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """−ln p of every token but the first, as a list of arrays (B, T), dropout off."""
     T = model.config.block_size
@@ -114,11 +113,9 @@ def token_losses(model: GPT, ids: np.ndarray, batch_size: int) -> list[np.ndarra
     rest = (len(ids) - 1) % T
     if rest:
         batches.append(windows(ids, [len(ids) - 1 - rest], rest))
-    was_training = model.training
-    model.eval()
     losses = []
-    for x, y in batches:
-        logp = F.log_softmax(model(x)).numpy()  # (B, T, V)
-        losses.append(-np.take_along_axis(logp, y.numpy()[..., None], -1)[..., 0])
-    model.train(was_training)
+    with model.evaluating():
+        for x, y in batches:
+            logp = F.log_softmax(model(x)).numpy()  # (B, T, V)
+            losses.append(-np.take_along_axis(logp, y.numpy()[..., None], -1)[..., 0])
     return losses

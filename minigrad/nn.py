@@ -1,12 +1,13 @@
 """Modules: they own parameters and call one op each."""
 
+import contextlib
 import math
 from collections.abc import Callable
 
 import minigrad.ops as F
 from minigrad import random
 from minigrad.device import to_device
-from minigrad.tensor import Tensor
+from minigrad.tensor import Tensor, no_grad
 
 
 class Module:
@@ -51,6 +52,17 @@ class Module:
     def eval(self):
         """Switch what differs in training off."""
         return self.train(False)
+
+    @contextlib.contextmanager
+    def evaluating(self):
+        """`with model.evaluating():` what differs in training is off, and nothing is recorded."""
+        before = self.training
+        self.eval()
+        try:
+            with no_grad():
+                yield
+        finally:
+            self.train(before)
 
     def to(self, device=None, dtype=None):
         """Move or convert every parameter, in place; gradients are dropped.  Returns self."""

@@ -7,7 +7,7 @@ import pytest
 
 from gpt_numpy import GPT, GPTConfig
 from gpt_numpy.generate import draw, generate, probabilities, stream
-from minigrad import Tensor, manual_seed
+from minigrad import Tensor, manual_seed, nn
 
 V, BLOCK = 7, 6
 SCORES = [2.0, 1.0, 0.1, -1.0]  # the lesson's example of temperature
@@ -24,23 +24,16 @@ def model():
     return model
 
 
-class Fixed:
+class Fixed(nn.Module):
     """Stands in for a GPT: whatever it reads, the scores of the next token are these."""
 
-    training = False
     config = GPTConfig(vocab_size=V, block_size=BLOCK)
 
     def __init__(self, scores):
         self.scores = np.asarray(scores)
 
-    def __call__(self, ids):
+    def forward(self, ids):
         return Tensor(np.broadcast_to(self.scores, (*ids.shape, len(self.scores))))
-
-    def train(self, mode=True):
-        pass
-
-    def eval(self):
-        pass
 
 
 def knobs(logits, **options):
