@@ -61,16 +61,20 @@ class AdamW:
         state["step"] += 1
         t, m, v = state["step"], state["exp_avg"], state["exp_avg_sq"]
 
+        # m̂ / (√v̂ + ε) = m / (√v + ε c) · c / (1 − β₁ᵗ)  with  c = √(1 − β₂ᵗ):  two numbers are
+        # corrected, not two arrays.  In place, for every pass over memory counts.
+        c = math.sqrt(1 - beta2**t)
         m *= beta1
         m += (1 - beta1) * g
         v *= beta2
-        v += (1 - beta2) * (g * g)
+        square = g * g
+        square *= 1 - beta2
+        v += square
+        move = xp.sqrt(v)
+        move += eps * c
+        move = m / move
+        move *= lr * c / (1 - beta1**t)
         w.data *= 1 - lr * decay
-        root = xp.sqrt(v)  # from here on in place: the fewer passes over memory, the better
-        root *= 1 / math.sqrt(1 - beta2**t)  # √v̂
-        root += eps
-        move = m / root
-        move *= lr / (1 - beta1**t)
         w.data -= move
 
     def zero_grad(self):
