@@ -7,6 +7,7 @@ Whoever iterates may print, measure, save, or stop.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from minigrad.device import keep_freed_memory
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
 
-WORKERS = 2  # threads; fixed, so that a run is the same on every machine
+WORKERS = 2  # processes; fixed, so that a run is the same on every machine
 
 
 class StepResult(NamedTuple):
@@ -36,32 +37,36 @@ def train(model: GPT, ids: np.ndarray, config: TrainConfig) -> Iterator[StepResu
 
     ids (N,), the training text;  config, a TrainConfig.
     """
-    T, n_rows = config.block_size, config.accumulate * config.batch_size
-    micro_batch = -(-config.batch_size // WORKERS)  # rounded up: together they hold batch_size rows
-
-    def gradients_of_rows(model, first, last):  # on a worker, in micro-batches
-        batches = (
-            random_batch(ids, min(micro_batch, last - row), T, config.seed, step, row)
-            for row in range(first, last, micro_batch)
-        )
-        return accumulate_gradients(model, batches, n_rows * T, config.seed, step, first)
-
-    workers = Workers(model, WORKERS)
     keep_freed_memory()  # a step allocates what the last one freed
     optimizer = AdamW(
         model.parameter_groups(config.weight_decay),
         lr=config.lr,
         betas=(config.beta1, config.beta2),
     )
-    for step in range(1, config.steps + 1):
-        lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        loss = workers.share_out(gradients_of_rows, n_rows)
-        grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        yield StepResult(step, loss, lr, grad_norm)
+    work = partial(gradients_of_rows, ids=ids, config=config)
+    with Workers(model, work, config.accumulate * config.batch_size, WORKERS) as workers:
+        for step in range(1, config.steps + 1):
+            lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            loss = workers.gradients(step)
+            grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            yield StepResult(step, loss, lr, grad_norm)
+
+
+def gradients_of_rows(
+    model: GPT, step: int, first: int, last: int, ids: np.ndarray, config: TrainConfig
+) -> Tensor:
+    """A worker's part of a step: rows first ... last − 1 of the whole batch, in micro-batches."""
+    size = -(-config.batch_size // WORKERS)  # rounded up: together they hold batch_size rows
+    batches = (
+        random_batch(ids, min(size, last - row), config.block_size, config.seed, step, row)
+        for row in range(first, last, size)
+    )
+    n_tokens = config.accumulate * config.batch_size * config.block_size
+    return accumulate_gradients(model, batches, n_tokens, config.seed, step, first)
 
 
 def accumulate_gradients(

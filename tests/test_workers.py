@@ -1,0 +1,132 @@
+"""A step shared out over processes: the same gradients, and no process left behind."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from gpt_numpy import GPT, TrainConfig, train
+from gpt_numpy.workers import Workers
+
+V = 11
+IDS = np.random.default_rng(0).integers(V, size=500)
+CONFIG = TrainConfig(
+    batch_size=3, accumulate=2, block_size=8, n_layer=1, n_head=2, n_embd=12, dropout=0.2, steps=3
+)
+WORK = partial(train.gradients_of_rows, ids=IDS, config=CONFIG)
+
+
+def make():
+    mg.manual_seed(0)
+    return GPT(CONFIG.model(V)).to(dtype=np.float64)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 8])
+def test_any_number_of_workers_gives_the_same_gradients(n):
+    """Loss and gradients of 1 and of n processes agree at 1e-12, dropout on, step after step."""
+    alone, shared = make(), make()
+    with Workers(alone, WORK, 6, 1) as one, Workers(shared, WORK, 6, n) as many:
+        assert len(many.others) < n
+        for step in (1, 2):
+            assert abs(one.gradients(step).item() - many.gradients(step).item()) < 1e-12
+            for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
+                assert abs(p.grad - q.grad).max() <= 1e-12 * abs(p.grad).max() + 1e-15
+                p.data -= 0.1 * p.grad  # in place, as AdamW does: the workers must see it
+                q.data -= 0.1 * q.grad
+                p.grad = q.grad = None
+
+
+def fail(model, step, first, last):
+    if first > 0:
+        raise ValueError("no such row")
+    return mg.Tensor(0.0)
+
+
+def die(model, step, first, last):
+    if first > 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return mg.Tensor(0.0)
+
+
+@pytest.mark.parametrize(
+    "work, error, part", [(fail, ValueError, "row"), (die, RuntimeError, "die")]
+)
+def test_a_worker_that_fails_ends_the_run(work, error, part, capfd):
+    """With its error, or with one that says that it died; not with a hang."""
+    with pytest.raises(error, match=part), Workers(make(), work, 6, 2) as workers:
+        workers.gradients(1)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_run_that_is_left_leaves_no_process():
+    """Neither when it ends nor when its consumer stops in the middle."""
+    config = CONFIG
+    for _ in train.train(make(), IDS, config):
+        assert len(multiprocessing.active_children()) == train.WORKERS - 1
+    assert multiprocessing.active_children() == []
+    run = train.train(make(), IDS, config)
+    next(run)
+    run.close()
+    assert multiprocessing.active_children() == []
+
+
+RUN = """
+import multiprocessing, sys
+import test_workers as t
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    for result in t.train.train(t.make(), t.IDS, t.CONFIG):
+        print(f"{result.loss.item():.9f}", flush=True)
+        if sys.argv[2:] == ["wait"]:
+            print(multiprocessing.active_children()[0].pid, flush=True)
+            __import__("time").sleep(60)
+"""
+
+
+def start(tmp_path, *arguments):
+    (tmp_path / "run.py").write_text(RUN)
+    return subprocess.Popen(
+        [sys.executable, tmp_path / "run.py", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.path.dirname(__file__)},
+    )
+
+
+def test_processes_may_be_started_in_any_way(tmp_path):
+    """Forked (Linux) or started afresh (macOS, Windows), the losses are the same."""
+    losses = []
+    for method in sorted({"spawn", "fork"} & set(multiprocessing.get_all_start_methods())):
+        losses.append(start(tmp_path, method).communicate(timeout=60)[0].split())
+    assert all(each == losses[0] and len(each) == 3 for each in losses)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
+def test_a_worker_does_not_outlive_its_run(tmp_path):
+    """When the run is killed, its worker notices and ends."""
+    run = start(tmp_path, "fork", "wait")
+    assert run.stdout is not None
+    run.stdout.readline()
+    pid = int(run.stdout.readline())
+    assert is_running(pid)
+    run.kill()
+    run.communicate()
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(pid)
