@@ -164,8 +164,8 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
 
     late = loss_by_position(model, val_ids)[command.block_size // 2 :].mean()
     display.say(
-        f"\nA window's first characters have little to go by. In its second half the loss is "
-        f"{late:.3f}:\nthe beginning costs {val_loss - late:.3f}."
+        f"\nA window's first characters have little to go by: in its second half the loss is "
+        f"{late:.3f},\nover the whole {val_loss:.3f}."
     )
     if corpus.entropy is not None:
         display.say(

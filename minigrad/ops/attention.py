@@ -34,8 +34,8 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     In words    q asks, k offers, v answers.  √D keeps the scores' spread near 1: a sum of D
                 products of spread 1 has spread √D.
 
-    Numerics    e⁸⁰, e⁻⁸⁰ and sums of them are ordinary float32 numbers.  Where a score is beyond
-                that, the largest of each row is taken out, as in softmax.  In place, where a fresh
+    Numerics    From e⁻⁸⁰ to a sum of 6,000 times e⁸⁰ float32 has room.  Where a score is beyond
+                ±80, the largest of each row is taken out, as in softmax.  In place, where a fresh
                 (B, H, T, N) array would cost more than the arithmetic.
     """
     fits = q.ndim == k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
