@@ -35,9 +35,9 @@ class Command(TrainConfig):
     data: Path | None = None
     """A text file (UTF-8) to learn from, instead of tiny Shakespeare."""
     out: Path = Path("runs/shakespeare")
-    """The folder that the run leaves; a run that is there already is renamed aside."""
+    """The folder for the results; an earlier run there is renamed, not overwritten."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the last line alone."""
+    """Print only the last line."""
 
     def __post_init__(self):
         """Left to main, which says in one line what is wrong."""
@@ -75,6 +75,9 @@ def main(arguments=None):
         except KeyboardInterrupt:
             display.say(f"stopped; the best model so far is in {folder.path}")
             return 130
+        except FloatingPointError as error:
+            print(f"train_shakespeare: {error}", file=sys.stderr)
+            return 1
     print(
         f"final val_loss {val_loss:.4f} (perplexity {report.perplexity(val_loss):.2f}) "
         f"after {command.steps} steps"
@@ -162,19 +165,25 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
         left = (command.steps - step) * tokens
         display.step(step, loss, result.lr, rate, left, clock.seconds())
 
-    late = loss_by_position(model, val_ids)[command.block_size // 2 :].mean()
-    display.say(
-        f"\nA window's first characters have little to go by: in its second half the loss is "
-        f"{late:.3f},\nover the whole {val_loss:.3f}."
-    )
-    if corpus.entropy is not None:
-        display.say(
-            f"The grammar's entropy is {corpus.entropy:.3f} (of this validation text "
-            f"{text_entropy:.3f}). The loss is {val_loss - corpus.entropy:.3f} above it,\n"
-            f"{late - corpus.entropy:.3f} in the second half of a window."
-        )
+    conclude(display, model, val_ids, val_loss, corpus.entropy, text_entropy)
     display.say(f"Look at {folder.path / 'loss.png'} and {folder.path / 'samples.txt'}.")
     return val_loss
+
+
+def conclude(display, model, val_ids, val_loss, entropy, text_entropy):
+    """Say how much of the loss is the price of a window's beginning, and of not being perfect."""
+    half = model.config.block_size // 2
+    late = loss_by_position(model, val_ids)[half:].mean()
+    display.say(
+        f"\nThe loss is {val_loss:.3f}; in the second half of a window, where the model sees "
+        f"{half} tokens and more,\nit is {late:.3f}."
+    )
+    if entropy is not None:
+        display.say(
+            f"The grammar's entropy is {entropy:.3f} (of this validation text {text_entropy:.3f}). "
+            f"The loss is {val_loss - entropy:.3f} above it,\n"
+            f"in the second half of a window {late - entropy:.3f}."
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,14 @@ NAMES = {  # ours -> theirs and its shape (in, out) in units of n_embd, inside a
 }
 QKV = ("attn.query", "attn.key", "attn.value")  # theirs: side by side in attn.c_attn (1, 3)
 IGNORED = (".attn.bias", ".attn.masked_bias", "lm_head.weight")  # masks, and the tied head again
-OURS = {"model_type": "gpt2", "activation_function": "gelu_new"}  # what GPT here can be
+OURS = {"model_type": "gpt2", "activation_function": "gelu_new"}  # what GPT here is
+UNCHANGED = {  # what else a folder must say, if it says anything of it
+    "layer_norm_epsilon": 1e-5,
+    "tie_word_embeddings": True,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "n_inner": None,
+}
 
 
 def save(folder: Path | str, config: GPTConfig, state: State) -> None:
@@ -44,8 +51,7 @@ def save(folder: Path | str, config: GPTConfig, state: State) -> None:
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
-        "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": True,
+        **UNCHANGED,
         "bos_token_id": None,
         "eos_token_id": None,
         "bias": config.bias,  # ours: whether the zero biases in the file are to be left out again
@@ -60,9 +66,9 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
     path = Path(folder) / "config.json"
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in OURS.items():
-            if theirs[key] != value:
-                raise ValueError(f"{key} must be {value!r}, it is {theirs[key]!r}")
+        for key, value in (OURS | UNCHANGED).items():
+            if theirs.get(key, UNCHANGED.get(key)) != value:
+                raise ValueError(f"{key} must be {value!r}, it is {theirs.get(key)!r}")
         config = GPTConfig(
             vocab_size=theirs["vocab_size"],
             block_size=theirs["n_positions"],
@@ -72,15 +78,15 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
             dropout=theirs["resid_pdrop"],
             bias=theirs.get("bias", True),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} does not describe a GPT-2 that can be read here: {error!r}"
+            f"{path} does not describe a GPT-2 that can be read here: {error}"
         ) from error
     path = path.with_name("model.safetensors")
     try:
         arrays = safetensors.numpy.load(path.read_bytes())
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
     try:
         return config, from_hugging_face(config, arrays)
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""Every number that one may turn, with its reason."""
+"""Every setting, with its reason."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ class Architecture:
     """The shape of a GPT.  The defaults are the preset `laptop`, nanoGPT's recipe for a CPU."""
 
     block_size: int = 64
-    """How many tokens the model looks back (T): attention costs T², and positions are learned."""
+    """How many tokens the model sees at once (T); the cost of attention grows with T²."""
     n_layer: int = 4
     """How many blocks, one after another: each can build on what the one below has found."""
     n_head: int = 4
@@ -27,13 +27,17 @@ class Architecture:
 
     def check(self):
         """Raise ValueError that names the first field whose value makes no sense."""
+        for name, field in self.__dataclass_fields__.items():
+            if field.type is int:
+                value = getattr(self, name)
+                _require(isinstance(value, int), name, value, "a whole number")
         for name in ("block_size", "n_layer", "n_head", "n_embd"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(
             self.n_embd % self.n_head == 0,
             "n_embd",
             self.n_embd,
-            f"a multiple of n_head, {self.n_head}: every head gets as many channels",
+            f"a multiple of n_head, {self.n_head} (flag --n-head)",
         )
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
 
@@ -57,7 +61,7 @@ class TrainConfig(Architecture):
     """All that decides the outcome of a training run, next to the text."""
 
     steps: int = 2000
-    """How often the weights are moved."""
+    """How many times the weights are moved."""
     batch_size: int = 12
     """How many windows of the text are read at once (B)."""
     accumulate: int = 1
@@ -77,9 +81,9 @@ class TrainConfig(Architecture):
     grad_clip: float = 1.0
     """The longest gradient that is let through; longer ones are scaled down to it."""
     eval_every: int = 250
-    """After how many steps to measure the validation loss and to write a sample."""
+    """Measure the validation loss and write a sample every so many steps."""
     log_every: int = 10
-    """After how many steps to write a row of metrics.csv."""
+    """Write a row of metrics.csv every so many steps."""
     seed: int = 1
     """Where all randomness comes from: the same seed, the same run."""
 

@@ -44,7 +44,7 @@ def probabilities(
     p /= p.sum(-1, keepdims=True)
     if top_p is not None and top_p < 1:
         before = np.cumsum(p, -1) - p  # the probability of all likelier tokens
-        p[(before >= top_p - ROUNDING) & (before > 0)] = 0
+        p[(before >= top_p - ROUNDING) & (before > 0)] = 0  # the likeliest stays in any case
         p /= p.sum(-1, keepdims=True)
     out = np.empty_like(p)
     np.put_along_axis(out, order, p, -1)
@@ -54,7 +54,7 @@ def probabilities(
 def draw(p: np.ndarray, u: np.ndarray) -> np.ndarray:
     """The token at height u of the staircase of cumulated probabilities: p (B, V), u (B,) → (B,).
 
-    u is uniform on [0, 1): it falls on a stair with the probability that is the stair's height.
+    u is uniform on [0, 1): the chance that it meets a stair is the stair's height, p of its token.
     """
     stairs = np.cumsum(p, -1)
     return (stairs <= u[:, None] * stairs[:, -1:]).sum(-1)
@@ -82,13 +82,13 @@ def stream(
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be at least 0, not {max_new_tokens}")
     probabilities(np.zeros((1, 1)), temperature, top_k, top_p)  # refuse bad options now
-    seed, _, place, _ = random.next_key() if seed is None else (random.check_seed(seed), 0, 0, 0)
+    key = random.next_key() if seed is None else (random.check_seed(seed), 0, 0, 0)
 
     def tokens(ids):
         for i in range(max_new_tokens):
             with model.evaluating():
                 logits = model(ids[:, -model.config.block_size :]).numpy()[:, -1]  # (B, V)
-            generator = np.random.Generator(random.philox((seed, i, place, 0), random.SAMPLE))
+            generator = np.random.Generator(random.philox((*key[:3], i), random.SAMPLE))
             new = draw(probabilities(logits, temperature, top_k, top_p), generator.random(len(ids)))
             ids = np.concatenate([ids, new[:, None]], axis=1)
             yield new

@@ -3,13 +3,16 @@
     ids (B, T) → token + position vectors (B, T, C) → n_layer blocks → layer norm → scores (B, T, V)
 
 A block lets the positions talk (attention), then lets each think (MLP).  Both add what they found
-to the stream that runs from bottom to top, so gradients run from top to bottom undisturbed.
+to the vectors that run from input to output, the residual stream: x + f(x) has the derivative
+1 + f'(x), so a part of every gradient passes through all blocks unchanged.
 
 Sources: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2), and
 Karpathy's nanoGPT for the form without biases.
 """
 
 import math
+
+import numpy as np
 
 import minigrad.ops as F
 from gpt_numpy import checkpoint, generate
@@ -23,7 +26,7 @@ class Attention(nn.Module):
 
     def __init__(self, config):
         C, bias = config.n_embd, config.bias
-        self.n_head, self.p = config.n_head, config.dropout
+        self.n_head, self.dropout_rate = config.n_head, config.dropout
         self.query = nn.Linear(C, C, bias)
         self.key = nn.Linear(C, C, bias)
         self.value = nn.Linear(C, C, bias)
@@ -37,7 +40,7 @@ class Attention(nn.Module):
             return x.view(B, T, self.n_head, C // self.n_head).transpose(0, 2, 1, 3)
 
         q, k, v = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
-        y = F.attention(q, k, v, dropout=self.p, training=self.training)
+        y = F.attention(q, k, v, dropout=self.dropout_rate, training=self.training)
         y = y.transpose(0, 2, 1, 3).view(B, T, C)
         return self.dropout(self.proj(y))
 
@@ -70,7 +73,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer with learned positions and a tied head."""
+    """A transformer that reads from left to right.  wte, wpe, h and ln_f are GPT-2's names."""
 
     def __init__(self, config: GPTConfig):
         self.config = config
@@ -96,7 +99,7 @@ class GPT(nn.Module):
 
     def forward(self, ids):
         """ids (B, T), integers, T ≤ block_size → logits (B, T, V), scores for the next token."""
-        ids = ids if isinstance(ids, Tensor) else Tensor(ids)
+        ids = ids if isinstance(ids, Tensor) else Tensor(np.asarray(ids))
         if ids.ndim != 2 or ids.shape[1] > self.config.block_size:
             raise ValueError(
                 f"GPT: ids must have shape (B, T) with T up to block_size "

@@ -20,7 +20,7 @@ LADDER = (  # the landmarks of a model whose tokens are pieces of words, some 50
 
 
 def perplexity(loss: float) -> float:
-    """e^loss: among how many equally likely tokens the model hesitates, as it were."""
+    """e^loss: the model is as unsure as if it chose among so many equally likely tokens."""
     try:
         return math.exp(loss)
     except OverflowError:
@@ -56,7 +56,7 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
 
     figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
     steps, losses = points("train_loss")
-    axes.plot(steps, losses, color=BLUE, alpha=0.35, lw=1, label="training, a batch each")
+    axes.plot(steps, losses, color=BLUE, alpha=0.55, lw=1, label="training (a batch each)")
     val_steps, val_losses = points("val_loss")
     axes.plot(val_steps, val_losses, "o-", color=ORANGE, lw=2, ms=4, label="validation")
 

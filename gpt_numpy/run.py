@@ -15,12 +15,16 @@ from gpt_numpy.checkpoint import write_whole
 COLUMNS = (
     "step train_loss val_loss lr grad_norm tokens_per_second seconds".split()  # of metrics.csv
 )
+WRITTEN = (
+    "train_config.json tokenizer.json config.json model.safetensors "
+    "metrics.csv samples.txt loss.png"
+).split()
 
 
 class RunFolder:
     """metrics.csv, samples.txt, train_config.json, loss.png and the model: all that a run leaves.
 
-    A folder that holds a run already is renamed aside; `moved` then tells where it went.
+    A folder that holds any of these already is renamed aside; `moved` then tells where it went.
     """
 
     def __init__(self, path, settings, tokenizer):
@@ -38,7 +42,7 @@ class RunFolder:
             ) from error
 
     def _set_aside(self):
-        if not (self.path / "train_config.json").exists():
+        if not any((self.path / name).exists() for name in WRITTEN):
             return None
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}-{number}")).exists():
@@ -148,8 +152,7 @@ class Display:
     def evaluation(self, step, val_loss, sample):
         """Show a validation loss and the beginning of what the model now writes."""
         self.val_loss = val_loss
-        self.say(
-            f"\nstep {step}: val_loss {val_loss:.4f}, perplexity {report.perplexity(val_loss):.2f}"
-        )
+        meaning = f"perplexity {report.perplexity(val_loss):.2f}, {report.bits(val_loss):.2f} bits"
+        self.say(f"\nstep {step}: val_loss {val_loss:.4f} ({meaning} per token)")
         for line in sample.strip("\n").split("\n")[:6]:
             self.say(f"    {line}")

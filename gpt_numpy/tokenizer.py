@@ -1,10 +1,11 @@
 """Text to ids and back. The simplest tokenizer: every character is a token."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
+
+from gpt_numpy.checkpoint import write_whole
 
 
 class CharTokenizer:
@@ -59,14 +60,8 @@ class CharTokenizer:
 
     def save(self, path):
         """Write tokenizer.json as Hugging Face's `tokenizers` reads it: whole, or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            content = json.dumps(self._document(), indent=2, ensure_ascii=False)
-            temporary.write_text(content, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = json.dumps(self._document(), indent=2, ensure_ascii=False)
+        write_whole(Path(path), content.encode("utf-8"))
 
     @classmethod
     def load(cls, path):

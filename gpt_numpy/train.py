@@ -2,10 +2,15 @@
 
     batch → model → cross-entropy → backward → clip → AdamW, at the rate that the schedule says
 
+The loss is −ln of the probability that the model gave to the token that really came next, averaged
+over all tokens, in nats (the unit of natural logarithms).  Its gradient tells every weight which
+way the loss rises; clip limits how long it may be; AdamW moves the weights the other way.
+
 `train` is a generator: it does the arithmetic and hands over what happened, a step at a time.
 Whoever iterates may print, measure, save, or stop.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +27,7 @@ from minigrad.device import keep_freed_memory
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
 
-WORKERS = 2  # processes; fixed, so that a run is the same on every machine
+WORKERS = 2  # processes: fixed, for how a batch is cut decides the last bits of its sum
 
 
 class StepResult(NamedTuple):
@@ -35,8 +40,12 @@ class StepResult(NamedTuple):
 def train(model: GPT, ids: np.ndarray, config: TrainConfig) -> Iterator[StepResult]:
     """Move the weights of `model` config.steps times; yield a StepResult after each.
 
-    ids (N,), the training text;  config, a TrainConfig.
+    ids (N,), the training text;  config, a TrainConfig.  Until it ends, change the weights in place
+    only: processes share them.  (Where Python starts these afresh, as on macOS and Windows, a
+    script that calls this needs the line `if __name__ == "__main__":`.)
+    Raises FloatingPointError, before the weights are touched, where a gradient is not finite.
     """
+    model.train()
     keep_freed_memory()  # a step allocates what the last one freed
     optimizer = AdamW(
         model.parameter_groups(config.weight_decay),
@@ -51,28 +60,20 @@ def train(model: GPT, ids: np.ndarray, config: TrainConfig) -> Iterator[StepResu
                 group["lr"] = lr
             loss = workers.gradients(step)
             grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
+            if not math.isfinite(grad_norm):
+                raise FloatingPointError(
+                    f"step {step}: the gradient is no longer finite (loss {loss.item():.3g}); "
+                    "try a lower --lr"
+                )
             optimizer.step()
             optimizer.zero_grad()
             yield StepResult(step, loss, lr, grad_norm)
 
 
-def gradients_of_rows(
-    model: GPT, step: int, first: int, last: int, ids: np.ndarray, config: TrainConfig
-) -> Tensor:
-    """A worker's part of a step: rows first ... last − 1 of the whole batch, in micro-batches."""
-    size = -(-config.batch_size // WORKERS)  # rounded up: together they hold batch_size rows
-    batches = (
-        random_batch(ids, min(size, last - row), config.block_size, config.seed, step, row)
-        for row in range(first, last, size)
-    )
-    n_tokens = config.accumulate * config.batch_size * config.block_size
-    return accumulate_gradients(model, batches, n_tokens, config.seed, step, first)
-
-
 def accumulate_gradients(
     model: GPT, batches: Iterable[Batch], n_tokens: int, seed: int = 0, step: int = 0, row: int = 0
 ) -> Tensor:
-    """Add to every gradient that of (the sum of the losses of `batches`) / n_tokens; return that.
+    """Add up the gradients of (the sum of all losses in `batches`) / n_tokens; return that loss.
 
     batches     pairs (x, y) of integer Tensors (B, T), of any sizes
     n_tokens    how many tokens there are in all: then the result is the mean over them
@@ -90,6 +91,22 @@ def accumulate_gradients(
         total = total + loss.detach()
         row += len(x)
     return total
+
+
+def gradients_of_rows(
+    model: GPT, step: int, first: int, stop: int, ids: np.ndarray, config: TrainConfig
+) -> Tensor:
+    """A worker's part of a step: the rows from `first` up to but without `stop` of its whole batch.
+
+    They are read a micro-batch at a time: of batch_size rows, divided among the workers.
+    """
+    size = math.ceil(config.batch_size / WORKERS)
+    batches = (
+        random_batch(ids, min(size, stop - row), config.block_size, config.seed, step, row)
+        for row in range(first, stop, size)
+    )
+    n_tokens = config.accumulate * config.batch_size * config.block_size
+    return accumulate_gradients(model, batches, n_tokens, config.seed, step, first)
 
 
 def evaluate(model: GPT, ids: np.ndarray, batch_size: int = 64) -> float:
@@ -110,6 +127,8 @@ def loss_by_position(model: GPT, ids: np.ndarray, batch_size: int = 64) -> np.nd
 
 def token_losses(model: GPT, ids: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """−ln p of every token but the first, as a list of arrays (B, T), dropout off."""
+    if len(ids) < 2:
+        raise ValueError(f"a loss needs 2 tokens, one to foretell the other; got {len(ids)}")
     T = model.config.block_size
     starts = range(0, (len(ids) - 1) // T * T, T)
     batches = [

@@ -7,8 +7,8 @@ every process has gradients of its own, and these are added up in a fixed order:
 """
 
 import multiprocessing
-import os
 import signal
+import traceback
 from collections.abc import Callable
 from itertools import pairwise
 from multiprocessing.connection import wait
@@ -19,24 +19,30 @@ from threadpoolctl import ThreadpoolController
 from minigrad import Tensor, nn
 from minigrad.device import keep_freed_memory
 
-Work = Callable[[nn.Module, int, int, int], Tensor]  # (model, step, first row, row after the last)
+Work = Callable[[nn.Module, int, int, int], Tensor]  # (model, step, first row, row to stop before)
+DEAD = (
+    "a worker process died: is there enough memory? (Where processes are started afresh, as on "
+    'macOS and Windows, a script needs the line `if __name__ == "__main__":`.)'
+)
 
 
 class Workers:
-    """`n` processes that run work(model, step, first, last), each for its share of `n_rows` rows.
+    """`n` processes that run work(model, step, first, stop), each for its share of `n_rows` rows.
 
-    This process is the first of them.  Use as `with Workers(...) as workers:`.
+    This process is the first of them.  Use as `with Workers(...) as workers:`; until its end change
+    the weights in place only, for the others look at the same memory.
     """
 
     def __init__(self, model: nn.Module, work: Work, n_rows: int, n: int):
         self.model, self.work = model, work
         self.blas = ThreadpoolController()
-        self.blas_threads = max(1, (os.cpu_count() or 1) // n)  # for each one's matrix products
+        available = [library["num_threads"] for library in self.blas.info()]
+        self.blas_threads = max(1, max(available, default=1) // n)  # for each one's products
         self.first, *others = pairwise(n_rows * i // n for i in range(n + 1))
         weights = shared_memory(model)
         for p, view in zip(model.parameters(), views(weights, model), strict=True):
             view[...] = p.data
-            p.data = view
+            p.data, p.grad = view, None
         self.others = [self._start(weights, share) for share in others if share[0] < share[1]]
 
     def _start(self, weights, share):
@@ -50,17 +56,17 @@ class Workers:
 
     def gradients(self, step: int) -> Tensor:
         """Leave the step's gradients in the model and return the sum of what `work` returned."""
-        for pipe, _, _ in self.others:
-            pipe.send(step)
-        with self.blas.limit(limits=self.blas_threads):
-            total = self.work(self.model, step, *self.first)
-        for pipe, _, gradients in self.others:
-            try:
-                result = pipe.recv()
-            except EOFError:
-                raise RuntimeError("a worker process died: is there enough memory?") from None
-            if isinstance(result, Exception):
-                raise result
+        try:
+            for pipe, _, _ in self.others:
+                pipe.send(step)
+            with self.blas.limit(limits=self.blas_threads):
+                total = self.work(self.model, step, *self.first)
+            results = [pipe.recv() for pipe, _, _ in self.others]
+        except (EOFError, ConnectionError):
+            raise RuntimeError(DEAD) from None
+        for result, (_, _, gradients) in zip(results, self.others, strict=True):
+            if isinstance(result, str):
+                raise RuntimeError(f"a worker process failed:\n{result}")
             total = total + result
             for p, gradient in zip(self.model.parameters(), gradients, strict=True):
                 p.grad = gradient.copy() if p.grad is None else np.add(p.grad, gradient, p.grad)
@@ -71,9 +77,9 @@ class Workers:
 
     def __exit__(self, *_):
         for pipe, process, _ in self.others:
-            pipe.close()
             process.terminate()
             process.join()
+            pipe.close()
 
 
 def shared_memory(model):
@@ -94,6 +100,7 @@ def views(memory, model):
 def serve(pipe, model, weights, gradients, work, share, blas_threads):
     """What a worker process does: a step for every number that comes, until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and this its way to end the process
     keep_freed_memory()
     parameters, gradients = model.parameters(), views(gradients, model)
     for p, view in zip(parameters, views(weights, model), strict=True):
@@ -103,10 +110,14 @@ def serve(pipe, model, weights, gradients, work, share, blas_threads):
     with ThreadpoolController().limit(limits=blas_threads):
         while pipe in wait([pipe, parent.sentinel]):
             try:
-                loss = work(model, pipe.recv(), *share).detach()
-            except Exception as error:
-                pipe.send(error)
-                raise
+                step = pipe.recv()
+            except EOFError:
+                return
+            try:
+                loss = work(model, step, *share).detach()
+            except Exception:
+                pipe.send(traceback.format_exc())
+                return
             for p, gradient in zip(parameters, gradients, strict=True):
                 gradient[...] = 0 if p.grad is None else p.grad
                 p.grad = None

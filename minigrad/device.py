@@ -1,4 +1,4 @@
-"""Where arrays live: the one place that names an array library.
+"""Where arrays live: the one place where the tape and the ops learn of an array library.
 
 An op never says `numpy`.  It asks `array_module` for the library that owns its input and computes
 there, so that the day a second library joins, it joins in this file alone.

@@ -16,8 +16,8 @@ def gradcheck(fn, inputs, step=1e-6, tolerance=1e-6):
         numeric = (loss(x + h) − loss(x − h)) / 2h  =  loss'(x) + h² loss'''(x)/6 + ...
 
     is held against the entry of the gradient that backward() computes, relative to the largest
-    entry of that input's gradient.  The formula itself is off by about h² = 10⁻¹², rounding by
-    10⁻¹⁶/h = 10⁻¹⁰: hence h, and a tolerance above both.
+    entry of that input's gradient (or to 10⁻⁶, if that is smaller).  The formula itself is off by
+    about h² = 10⁻¹², rounding by 10⁻¹⁶/h = 10⁻¹⁰: hence h, and a tolerance above both.
     Raises AssertionError that shows the first entry that disagrees, the two values and its index.
     """
     arrays = [x.numpy() if isinstance(x, Tensor) else np.asarray(x) for x in inputs]

@@ -42,6 +42,11 @@ class Module:
         """The list of all parameters."""
         return [parameter for _, parameter in self.named_parameters()]
 
+    def _modules(self):
+        yield self
+        for _, child in self.named_children():
+            yield from child._modules()
+
     def train(self, mode=True):
         """Switch what differs in training (dropout) on, here and below."""
         self.training = mode
@@ -56,13 +61,14 @@ class Module:
     @contextlib.contextmanager
     def evaluating(self):
         """`with model.evaluating():` what differs in training is off, and nothing is recorded."""
-        before = self.training
+        before = [(module, module.training) for module in self._modules()]
         self.eval()
         try:
             with no_grad():
                 yield
         finally:
-            self.train(before)
+            for module, mode in before:
+                module.training = mode
 
     def to(self, device=None, dtype=None):
         """Move or convert every parameter, in place; gradients are dropped.  Returns self."""

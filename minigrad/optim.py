@@ -1,4 +1,4 @@
-"""AdamW: a step of its own size for every weight; and a leash for gradients that run away."""
+"""AdamW: a step of its own size for every weight; and clipping, which limits its gradient."""
 
 import math
 
@@ -14,7 +14,8 @@ class AdamW:
     w ← w − lr λ w                  decay, apart from the gradient
     w ← w − lr m̂ / (√v̂ + ε)        with  m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ)
 
-    m and v start at 0, so after t steps their weights sum to 1 − βᵗ only: m̂ and v̂ make up for it.
+    w is a parameter, g its gradient, t the number of its steps, λ the weight_decay.  m and v start
+    at 0: after t steps the shares of all gradients in m add up to 1 − β₁ᵗ, not 1; hence m̂ and v̂.
     m̂/√v̂ is about ±1 where gradients agree and near 0 where they contradict each other; so lr is,
     roughly, the distance that a weight may move in a step.
 

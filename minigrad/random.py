@@ -3,8 +3,10 @@
 A stored generator has a history: to repeat step 900 one must have drawn everything before it.
 Philox is a counter instead: it scrambles (key, counter) into random bits, so any number can be had
 at any time, in any order, by whoever computes that part (Salmon et al. 2011, "Parallel Random
-Numbers: As Easy as 1, 2, 3").  Here the key is (seed, step) and the counter (0, layer, row, use).
-Whoever draws without naming a place gets the next layer of the thread's running place.
+Numbers: As Easy as 1, 2, 3").  Here Philox's key is (seed, step) and its counter (0, layer, row,
+use).  Ours, (seed, step, layer, row), names a place: `layer` tells the draws of one step apart, for
+every layer of a network that draws has a number of its own.  A draw without a key takes the running
+one of its thread, and `layer` goes up by one.
 """
 
 import contextlib

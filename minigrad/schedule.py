@@ -6,9 +6,10 @@ import math
 def warmup_cosine(step, warmup_steps, max_steps, max_lr, min_lr):
     """The learning rate at `step`: a straight line up to max_lr, half a cosine down to min_lr.
 
-        max_lr · step / warmup_steps                               while step < warmup_steps
-        min_lr + ½ (1 + cos πz) (max_lr − min_lr)                  then, with z from 0 to 1
-        min_lr                                                     from max_steps on
+        min_lr                                        from max_steps on, else
+        max_lr · step / warmup_steps                  while step < warmup_steps, else
+        min_lr + ½ (1 + cos πz) (max_lr − min_lr)     z = (step − warmup_steps)
+                                                          / (max_steps − warmup_steps)
 
     The first gradients come from random weights, and Adam's averages from few samples: small steps
     until both mean something.  The last steps settle, and must be small too.  Count steps from 1,

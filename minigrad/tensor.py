@@ -1,8 +1,9 @@
 """The tape: how plain array code learns to differentiate itself.
 
 An op is a function of arrays that returns `(out, backward)`, where `backward(dout)` gives one
-gradient per input.  `@op` lifts it to Tensors: it notes which Tensors went in and which closure
-undoes the step.  `Tensor.backward` replays these notes, newest first.  That is the chain rule.
+gradient per input from the gradient of the output.  `@op` lifts it to Tensors: it notes which
+Tensors went in, and that closure.  `Tensor.backward` replays these notes, newest first.  That is
+the chain rule.  (What dx, dout and the like mean stands in ops/__init__.py.)
 """
 
 import contextlib
@@ -29,7 +30,7 @@ _thread = _Thread()
 
 
 class Step:
-    """One applied op: how to undo it, and who is owed the gradients that come out.
+    """One applied op: its backward, and who is owed the gradients that this returns.
 
     `sources` has an entry per input: the Step that made it, the leaf Tensor itself, or None where
     no gradient is wanted.  A Step never holds the Tensors in between, so a value that no backward
@@ -44,9 +45,11 @@ class Step:
 
 
 class Tensor:
-    """An array (`data`), on a leaf its gradient (`grad`), else the Step that made it (`step`).
+    """An array, `data`, that remembers where it came from.
 
-    Numbers and lists become float32; an array keeps its dtype and is not copied.
+    A Tensor that you make is a leaf: backward() leaves its gradient in `grad`.  One that an op made
+    has a `step`, the record of that op.  Numbers and lists become float32; an array keeps its
+    dtype and is not copied.
     """
 
     __array_ufunc__ = None  # `array + tensor` is ours to compute, not NumPy's entry by entry
@@ -65,8 +68,8 @@ class Tensor:
         dout    like self; may be left out where self has one entry: then it is 1
 
         Whatever consumes a tensor is newer than it.  So among the steps that still collect
-        gradients the newest has already got all of its own, and may be undone: no sorting of the
-        graph beforehand, no recursion.
+        gradients the newest has already got all of its own, and goes next: no sorting of the graph
+        beforehand, no recursion.
         """
         if not self.requires_grad:
             raise RuntimeError(
@@ -85,7 +88,9 @@ class Tensor:
             raise ValueError(f"dout has shape {dout.shape}, the tensor {self.shape}")
 
         collected = {}  # step -> the gradient of its output, as far as it has come in
-        newest: list[tuple[int, Step]] = []  # the same steps, as a heap
+        newest: list[
+            tuple[int, Step]
+        ] = []  # (−time, step) of the same steps: heapq pops the smallest first
 
         def deliver(source, d):
             if isinstance(source, Tensor):
@@ -259,6 +264,8 @@ def op(array_op):
     @functools.wraps(array_op)
     def tensor_op(*inputs, **options):
         if takes_a_list:
+            if len(inputs) != 1 or not isinstance(inputs[0], list | tuple) or not inputs[0]:
+                raise TypeError(f"{name}: give one list of tensors, {name}([x, y, ...])")
             (inputs,) = inputs
         elif len(inputs) != n_inputs:  # some were given by name or left out: put them in order
             bound = signature.bind(*inputs, **options)

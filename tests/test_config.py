@@ -95,7 +95,7 @@ def test_a_bad_number_is_named(name, value):
 
 def test_heads_that_do_not_share_the_channels_are_named():
     """n_embd and n_head are both in the message: either may be the one to change."""
-    with pytest.raises(ValueError, match="n_embd must be a multiple of n_head, 3: .* it is 8 "):
+    with pytest.raises(ValueError, match="n_embd must be a multiple of n_head, 3 .* it is 8 "):
         GPTConfig(vocab_size=65, n_head=3, n_embd=8)
 
 

@@ -309,3 +309,13 @@ def test_the_seed_decides_the_weights():
     first, second = weights(1), weights(1)
     np.testing.assert_array_equal(first, second)
     assert (first[0] != first[1]).all() and (first[0] != weights(2)[0]).all()
+
+
+def test_evaluating_restores_every_module():
+    """Also one that was in another mode than the whole, and after an error."""
+    model = nn.ModuleList([nn.Dropout(0.5), nn.Dropout(0.5)])
+    model[0].eval()
+    with pytest.raises(KeyError), model.evaluating():
+        assert not model.training and not model[1].training
+        raise KeyError
+    assert (model.training, model[0].training, model[1].training) == (True, False, True)

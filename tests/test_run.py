@@ -165,7 +165,7 @@ def test_plain_output_has_a_line_every_five_seconds(capsys):
     lines = [line for line in out.split("\n") if line]
     assert lines == [
         "text: a.txt",
-        "step 0: val_loss 4.0000, perplexity 54.60",
+        "step 0: val_loss 4.0000 (perplexity 54.60, 5.77 bits per token)",
         "    I am",
         "    a sample",
         "step     1/6  loss 3.000  val 4.000  lr 1.0e-03  500 tokens/s  8:00 left",

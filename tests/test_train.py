@@ -122,6 +122,27 @@ def test_a_run_depends_on_its_seed_alone():
     assert losses(1) != losses(2)
 
 
+def test_training_does_not_depend_on_the_models_mode():
+    """A model that was left in evaluation trains with dropout all the same."""
+    config = TrainConfig(steps=2, batch_size=3, block_size=8)
+    losses = []
+    for mode in (True, False):
+        model = make(dropout=0.5).train(mode)
+        losses.append([result.loss.item() for result in train(model, IDS, config)])
+    assert losses[0] == losses[1]
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run():
+    """With the step's number, before the weights are touched."""
+    model = make()
+    model.ln_f.weight.data[0] = np.inf
+    before = model.state_dict()
+    with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="step 1"):
+        list(train(model, IDS, TrainConfig(steps=2, batch_size=2, block_size=8)))
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 def test_the_first_step_has_a_rate():
     """Steps count from 1: the first rate is lr / warmup_steps, the last min_lr."""
     config = TrainConfig(steps=5, warmup_steps=2, batch_size=2, block_size=8)

@@ -56,13 +56,35 @@ def die(model, step, first, last):
 
 
 @pytest.mark.parametrize(
-    "work, error, part", [(fail, ValueError, "row"), (die, RuntimeError, "die")]
+    "work, error, part",
+    [(fail, RuntimeError, "ValueError: no such row"), (die, RuntimeError, "die")],
 )
 def test_a_worker_that_fails_ends_the_run(work, error, part, capfd):
     """With its error, or with one that says that it died; not with a hang."""
     with pytest.raises(error, match=part), Workers(make(), work, 6, 2) as workers:
         workers.gradients(1)
     assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_died_between_steps_is_named():
+    """Not a broken pipe."""
+    with Workers(make(), WORK, 6, 2) as workers:
+        workers.gradients(1)
+        workers.others[0][1].kill()
+        workers.others[0][1].join()
+        with pytest.raises(RuntimeError, match="a worker process died"):
+            workers.gradients(2)
+
+
+def test_gradients_from_before_do_not_count():
+    """What an earlier backward() left in the model is no part of the first step."""
+    fresh, used = make(), make()
+    for p in used.parameters():
+        p.grad = np.ones(p.shape)
+    with Workers(fresh, WORK, 6, 2) as a, Workers(used, WORK, 6, 2) as b:
+        a.gradients(1), b.gradients(1)
+    for p, q in zip(fresh.parameters(), used.parameters(), strict=True):
+        np.testing.assert_array_equal(p.grad, q.grad)
 
 
 def test_a_run_that_is_left_leaves_no_process():

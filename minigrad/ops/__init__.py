@@ -1,4 +1,14 @@
-"""The ops, also imported as `F`.  One idea a file: formula, derivation, forward and backward."""
+"""The ops, also imported as `F`.  One idea a file: formula, derivation, forward and backward.
+
+How to read them:
+
+    dx          short for ∂loss/∂x, of the shape of x
+    dout        ∂loss/∂out: what backward receives; by the chain rule  dxⱼ = Σᵢ doutᵢ ∂outᵢ/∂xⱼ
+    x ⊙ y       multiplied entry by entry
+    [c]         1 where c holds, else 0
+    B, T, C     rows of a batch, places in time, channels (numbers per token)
+    H, D, V     heads, channels per head (C = H D), tokens of the vocabulary
+"""
 
 from minigrad.ops.attention import attention
 from minigrad.ops.cross_entropy import cross_entropy

@@ -18,11 +18,11 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     Source      Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.1;
                 the row sum below: Dao et al. 2022, "FlashAttention", arXiv:2205.14135, section B.2
     Derivation  Two matrix products with a softmax between.  From the last to the first, with M the
-                dropout mask over 1 − p (1 without dropout) and P̃ = P ⊙ M:
+                dropout mask (0 or 1/(1 − p); 1 without dropout) and P̃ = P ⊙ M:
 
                     out = P̃ v            dv = P̃ᵀ dout        dP̃ = dout vᵀ
                     P̃ = P ⊙ M            dP = dP̃ ⊙ M
-                    P = softmax(S)        dS = P ⊙ (dP − Σₙ dP ⊙ P)      sum along each row
+                    P = softmax(S)        dS = P ⊙ (dP − Σₙ dP ⊙ P)      row by row; see softmax
                     S = q kᵀ / √D         dq = dS k / √D       dk = dSᵀ q / √D
 
                 The sum needs no T × N product of its own.  For one query t,
@@ -31,12 +31,11 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
 
                 A masked score is −∞ and its P is 0, so its dS is 0 too: nothing more to do.
 
-    In words    q asks, k offers, v answers.  √D keeps the scores' spread near 1: a sum of D
-                products of spread 1 has spread √D.
+    In words    q asks, k offers, v answers.  Dividing by √D keeps the scores' spread near 1: a
+                sum of D independent products of spread 1 has spread √D.
 
-    Numerics    From e⁻⁸⁰ to a sum of 6,000 times e⁸⁰ float32 has room.  Where a score is beyond
-                ±80, the largest of each row is taken out, as in softmax.  In place, where a fresh
-                (B, H, T, N) array would cost more than the arithmetic.
+    Numerics    The largest score of each row is subtracted first, as in softmax.  In place, where a
+                fresh (B, H, T, N) array would cost more than the arithmetic.
     """
     fits = q.ndim == k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
     if not (fits and k.shape == v.shape):
@@ -50,17 +49,14 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     xp = array_module(q)
     scale = 1 / math.sqrt(D)
 
-    q = q * scale  # T × D numbers to scale, fewer than T × N scores
-    p = q @ transposed(k)  # (B, H, T, N), at first the scores
-    narrow = -80 < p.min() and p.max() < 80
+    scaled_q = q * scale  # T × D numbers to scale, fewer than T × N scores
+    p = scaled_q @ transposed(k)  # (B, H, T, N), at first the scores
     if causal:
         p += xp.triu(xp.full((T, N), -xp.inf, p.dtype), N - T + 1)  # what lies ahead
-    if not narrow:
-        p -= p.max(-1, keepdims=True)
+    p -= p.max(-1, keepdims=True)
     xp.exp(p, out=p)
-    p /= (p @ xp.ones(N, p.dtype))[
-        ..., None
-    ]  # a product with ones is the sum of a row, and quicker
+    row_sums = p @ xp.ones(N, p.dtype)  # quicker than p.sum(-1)
+    p /= row_sums[..., None]
     mask = random.dropout_mask(p, dropout, key) if training and dropout != 0 else None
     dropped = p if mask is None else p * mask
     out = product(dropped, v)  # (B, H, T, D)
@@ -74,7 +70,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
         ds *= p
         dq = product(ds, k)
         dq *= scale
-        dk = product(ds.swapaxes(2, 3), q)
+        dk = product(ds.swapaxes(2, 3), scaled_q)
         return dq, dk, dv
 
     return out, backward

@@ -1,4 +1,7 @@
-"""Cross-entropy: how surprised the model is by what came next."""
+"""Cross-entropy: how surprised the model is by what came next.
+
+A logit is a score: softmax makes probabilities of them.
+"""
 
 from minigrad.device import array_module
 from minigrad.ops.embedding import check_ids
@@ -10,22 +13,23 @@ def cross_entropy(logits, targets, *, ignore_index=None):
     """out = mean over rows of −ln p[target],  where  p = softmax(logits)
 
     Shapes      logits (..., V)   targets (...), integers from 0 to V−1   out ()
-                Rows whose target is `ignore_index` do not count, neither in the sum nor in n.
+                Rows whose target is `ignore_index` do not count; n is the number of the others.
     Source      Shannon 1948, "A Mathematical Theory of Communication": −ln p is the surprise, in
                 nats, at an event of probability p
-    Derivation  One row has the loss  −xₜ + ln Σ eˣ  with x its logits and t its target.  With
+    Derivation  One row has the loss  −xₜ + ln Σᵢ e^xᵢ  with x its logits and t its target.  With
                 δⱼₜ = 1 if j = t and 0 otherwise,
 
-                    ∂loss/∂xⱼ = −δⱼₜ + eˣʲ / Σ eˣ = pⱼ − δⱼₜ
+                    ∂loss/∂xⱼ = −δⱼₜ + e^xⱼ / Σᵢ e^xᵢ = pⱼ − δⱼₜ
 
                 and the mean over n rows hands each of them 1/n:
 
                     dlogits = (p − onehot(targets)) dout / n
 
-    In words    Push down every score by the probability it was given, push the right one up by 1:
-                the push is largest where the model was confident and wrong.
+    In words    The optimizer moves against the gradient: every score goes down by its probability,
+                the right one also goes up by 1.  So the push is largest where the model was
+                confident and wrong.
 
-    Numerics    ln Σ eˣ with the largest logit taken out, as in log_softmax.
+    Numerics    ln Σ eˣ with the largest logit subtracted first, as in log_softmax.
     """
     xp = array_module(logits)
     targets = xp.asarray(targets)

@@ -6,14 +6,14 @@ from minigrad.tensor import op
 
 @op
 def dropout(x, p, *, training, key=None):
-    """out = x ⊙ mask / (1 − p),  where an entry of the mask is 0 with probability p, else 1
+    """out = x ⊙ mask,  where an entry of the mask is 0 with probability p, else 1 / (1 − p)
 
     Shapes      p a number, 0 ≤ p < 1   x, mask, out (B, ...)
                 key (seed, step, layer, row): the mask as a pure function of its place, see
                 minigrad.random; without it the next key of the running counter serves
     Source      Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from
                 Overfitting", JMLR 15; "inverted", so that nothing changes at evaluation
-    Derivation  The mask is drawn, not computed from x: a constant.  So  dx = dout ⊙ mask / (1 − p)
+    Derivation  The mask is drawn, not computed from x: a constant.  So  dx = dout ⊙ mask
 
     In words    Dividing by 1 − p keeps the expected value:  (1 − p) · x / (1 − p) + p · 0 = x.
     """

@@ -1,6 +1,6 @@
 """Ops that work entry by entry, and broadcasting, which is where their backward needs care.
 
-Each derivation speaks of one entry; lower-case d means d(loss)/d(...), and dout comes in.
+Each derivation speaks of one entry.  What dx, dout and [c] mean stands in ops/__init__.py.
 """
 
 from minigrad.device import array_module
@@ -202,7 +202,7 @@ def relu(x):
     Shapes      out like x
     Source      Nair & Hinton 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines"
     Derivation  ∂out/∂x = 1 where x > 0, and 0 where x < 0.  At 0 it has a kink: any slope from 0 to
-                1 is a subgradient, and 0 is the custom.  So  dx = dout [x > 0]
+                1 may serve there (a subgradient), and 0 is the custom.  So  dx = dout [x > 0]
     """
     positive = x > 0
 

@@ -1,4 +1,7 @@
-"""Layer normalization: give each token's vector mean 0 and variance 1, then scale and shift it."""
+"""Layer normalization: give each token's vector mean 0 and variance 1, then scale and shift it.
+
+Layer upon layer adds to a vector, and the sums would grow; the next layer wants inputs of one size.
+"""
 
 from minigrad.device import array_module
 from minigrad.tensor import op
@@ -19,16 +22,18 @@ def layer_norm(x, weight, bias=None, *, eps=1e-5):
 
                 By the product rule, with δᵢⱼ = 1 if i = j and 0 otherwise,
 
-                    ∂x̂ᵢ/∂xⱼ = r (δᵢⱼ − 1/C − x̂ᵢ x̂ⱼ / C)
+                    ∂x̂ᵢ/∂xⱼ = (δᵢⱼ − 1/C) r + (xᵢ − μ) ∂r/∂xⱼ      and (xᵢ − μ) r = x̂ᵢ, so
+                            = r (δᵢⱼ − 1/C − x̂ᵢ x̂ⱼ / C)
 
                 Let dx̂ = dout ⊙ w be the gradient of x̂.  Then dxⱼ = Σᵢ dx̂ᵢ ∂x̂ᵢ/∂xⱼ reads
 
                     dx = r (dx̂ − mean(dx̂) − x̂ mean(dx̂ ⊙ x̂))
 
-                and w and b, which all rows share, collect  dw = Σ dout ⊙ x̂,  db = Σ dout.
+                and w and b, which all rows share:  dw = Σ dout ⊙ x̂,  db = Σ dout,  over the rows.
 
-    In words    Adding the same to a whole row, or stretching it (up to ε), leaves out as it was.
-                No gradient may point there: the two means take out what dx̂ has along 1 and x̂.
+    In words    Adding a constant to a row, or stretching it (up to ε), does not change out.  So dx
+                must have no part in those two directions: subtracting mean(dx̂) removes the part
+                along (1, ..., 1), and subtracting x̂ mean(dx̂ ⊙ x̂) the part along x̂.
 
     Numerics    The variance in two passes.  mean(x²) − μ² is quicker, and loses every digit where
                 the mean is large.

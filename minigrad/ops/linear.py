@@ -15,8 +15,8 @@ def linear(x, weight, bias=None):
                     dWₒᵢ = doutₒ xᵢ           summed over all rows, which share W:  dW = doutᵀ x
                     dbₒ  = doutₒ              summed over all rows
 
-    In words    The weight from i to o learns from the product of what came in at i and what was
-                wanted at o.
+    In words    The gradient of the weight from i to o is the input at i times the gradient at o:
+                a weight through which nothing came cannot be to blame.
 
     Numerics    All axes in front are flattened into rows, so that forward and backward are one
                 large matrix product each, not a batch of small ones.

@@ -21,8 +21,8 @@ def matmul(x, y):
         out = x @ y
     except ValueError as error:
         raise ValueError(
-            f"matmul: x {x.shape} @ y {y.shape}: the last axis of x must be as long as the last "
-            "but one of y, and the axes in front must broadcast"
+            f"matmul: x {xp.shape(x)} @ y {xp.shape(y)}: the last axis of x must be as long as "
+            "the last but one of y, and the axes in front must broadcast"
         ) from error
 
     def backward(dout):

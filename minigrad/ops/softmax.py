@@ -13,14 +13,14 @@ def softmax(x, *, axis=-1):
                 Outputs, with Relationships to Statistical Pattern Recognition"
     Derivation  By the quotient rule, with δᵢⱼ = 1 if i = j and 0 otherwise,
 
-                    ∂outᵢ/∂xⱼ = δᵢⱼ eˣⁱ/S − eˣⁱ eˣʲ/S² = outᵢ (δᵢⱼ − outⱼ)
+                    ∂outᵢ/∂xⱼ = δᵢⱼ e^xᵢ/S − e^xᵢ e^xⱼ/S² = outᵢ (δᵢⱼ − outⱼ)
 
                 so  dxⱼ = Σᵢ doutᵢ outᵢ (δᵢⱼ − outⱼ)  reads
 
                     dx = out ⊙ (dout − Σ dout ⊙ out)
 
-    In words    Probabilities share one cake.  An entry's score gains by how much more its own
-                slice is wanted than the average slice: only differences count.
+    In words    A score's gradient is its own share times how far dout there is above the average:
+                as the shares always sum to 1, only differences count.
 
     Numerics    eˣ overflows in float32 from x = 89 on.  Subtracting the largest x multiplies
                 numerator and denominator alike, and no exponent is above 0.
@@ -42,7 +42,7 @@ def log_softmax(x, *, axis=-1):
 
     Shapes      out like x; along `axis` the sum of e^out is 1
     Source      as softmax
-    Derivation  ∂outᵢ/∂xⱼ = δᵢⱼ − eˣʲ/Σ eˣ = δᵢⱼ − e^outⱼ,  so  dxⱼ = Σᵢ doutᵢ (δᵢⱼ − e^outⱼ)  reads
+    Derivation  ∂outᵢ/∂xⱼ = δᵢⱼ − e^xⱼ/Σ eˣ = δᵢⱼ − e^outⱼ,  so  Σᵢ doutᵢ ∂outᵢ/∂xⱼ  reads
 
                     dx = dout − e^out Σ dout
 
