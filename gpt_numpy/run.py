@@ -12,9 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from gpt_numpy import report
 from gpt_numpy.checkpoint import write_whole
 
-COLUMNS = (
-    "step train_loss val_loss lr grad_norm tokens_per_second seconds".split()  # of metrics.csv
-)
+COLUMNS = "step train_loss val_loss lr grad_norm tokens_per_second seconds".split()  # metrics.csv
 WRITTEN = (
     "train_config.json tokenizer.json config.json model.safetensors "
     "metrics.csv samples.txt loss.png"

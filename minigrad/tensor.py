@@ -16,9 +16,8 @@ from collections.abc import Callable
 
 from minigrad.device import array_module, as_array, device_of, is_array, to_device, to_host
 
-OPS: dict[
-    str, Callable[..., "Tensor"]
-] = {}  # name -> op on Tensors; tests/test_ops.py checks every entry
+# name -> op on Tensors; tests/test_ops.py checks every entry
+OPS: dict[str, Callable[..., "Tensor"]] = {}
 _clock = itertools.count()  # stamps each Step with the moment it was taken
 
 
