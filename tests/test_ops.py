@@ -218,6 +218,7 @@ CASES = {
     "gelu": [
         Case([(B, T, C)], lambda x: tF.gelu(x, approximate="tanh")),
         Case([np.array([-9.0, -0.8, 0.0, 9.0])], lambda x: tF.gelu(x, approximate="tanh")),
+        Case([(3, 30_001)], lambda x: tF.gelu(x, approximate="tanh")),  # more than one block
     ],
     "where": [
         Case([LOWER, (T, C), (T, C)], torch.where),
@@ -302,6 +303,7 @@ CASES = {
         Case([IDS, (V, C)], tF.embedding),
         Case([IDS[0], (V, C)], tF.embedding),
         Case([IDS.astype(np.int32), (V, C)], tF.embedding),
+        Case([100 * IDS, (700, C)], tF.embedding),  # too many tokens for the one-hot product
         Case([IDS, (V, C)], tF.embedding, ours=lambda op, i, w: op(Tensor(i), weight=w)),
         Case([IDS[:, 1:2], (V, C)], tF.embedding),  # one id and nothing else
         Case([np.array(3), (V, C)], tF.embedding, ours=lambda op, i, w: op(Tensor(i), w)),

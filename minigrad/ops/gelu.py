@@ -45,16 +45,17 @@ def value_and_slope(x, out, slope):
     """Fill `out` and `slope` = out' by the formulas above."""
     xp = array_module(x)
     x2 = x * x
-    s = x2 * (C * A)  # from here on in place: a line of the formula in several steps
-    s += C
-    s *= x  # u
-    xp.tanh(s, out=s)
+    u = x2 * (C * A)  # in place from here on, where a plain line would make new arrays
+    u += C
+    u *= x
+    s = xp.tanh(u, out=u)
     s += 1
-    s *= 0.5  # s
+    s *= 0.5
     xp.multiply(x, s, out=out)
-    x2 *= 6 * C * A
-    x2 += 2 * C  # 2 u'
+    du2 = x2  # 2 u' = 2 c + 6 c a x²
+    du2 *= 6 * C * A
+    du2 += 2 * C
     xp.subtract(1, s, out=slope)
     slope *= out
-    slope *= x2
-    slope += s  # s + 2 out (1 − s) u'
+    slope *= du2
+    slope += s
