@@ -99,8 +99,9 @@ def introduce(display, command, corpus, model, folder):
         f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "
         f"of context, {sum(p.data.size for p in model.parameters()):,} parameters"
     )
-    tokens = command.accumulate * command.batch_size * command.block_size
-    display.say(f"training: {command.steps} steps of {tokens:,} tokens, into {folder.path}")
+    display.say(
+        f"training: {command.steps} steps of {command.tokens_per_step:,} tokens, into {folder.path}"
+    )
     if folder.moved:
         display.say(f"the run that was there is now {folder.moved}")
 
@@ -114,7 +115,6 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
     title = f"{corpus.name}: {command.n_layer} layers, {command.n_embd} channels"
     prompt = "\n" if "\n" in corpus.text else corpus.text[0]
     prompt = tokenizer.encode(prompt)[None]  # (1, 1)
-    tokens = command.accumulate * command.batch_size * command.block_size
     best = float("inf")
     clock = Clock()
 
@@ -131,38 +131,36 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
         display.evaluation(step, val_loss, sample)
         return val_loss
 
-    resume = clock.pause()
-    val_loss = measure(0)
-    resume()
+    with clock.paused():
+        val_loss = measure(0)
     folder.log(step=0, val_loss=val_loss, seconds=clock.seconds())
     for result in train(model, train_ids, command):
         step = result.step
-        clock.tokens += tokens
+        clock.tokens += command.tokens_per_step
         due = step % command.eval_every == 0 or step == command.steps
         if not (due or step % command.log_every == 0):
             continue
         rate, loss = clock.rate(), result.loss.item()
-        resume = clock.pause()
-        if due:
-            val_loss = measure(step)
-        folder.log(
-            step=step,
-            train_loss=loss,
-            val_loss=val_loss if due else None,
-            lr=result.lr,
-            grad_norm=result.grad_norm,
-            tokens_per_second=rate,
-            seconds=clock.seconds(),
-        )
-        if due:
-            folder.draw(
-                title=title,
-                vocab_size=tokenizer.vocab_size,
-                entropy=corpus.entropy,
-                text_entropy=text_entropy,
+        with clock.paused():
+            if due:
+                val_loss = measure(step)
+            folder.log(
+                step=step,
+                train_loss=loss,
+                val_loss=val_loss if due else None,
+                lr=result.lr,
+                grad_norm=result.grad_norm,
+                tokens_per_second=rate,
+                seconds=clock.seconds(),
             )
-        resume()
-        left = (command.steps - step) * tokens
+            if due:
+                folder.draw(
+                    title=title,
+                    vocab_size=tokenizer.vocab_size,
+                    entropy=corpus.entropy,
+                    text_entropy=text_entropy,
+                )
+        left = (command.steps - step) * command.tokens_per_step
         display.step(step, loss, result.lr, rate, left, clock.seconds())
 
     conclude(display, model, val_ids, val_loss, corpus.entropy, text_entropy)

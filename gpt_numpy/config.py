@@ -102,6 +102,11 @@ class TrainConfig(Architecture):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         _require(self.grad_clip > 0, "grad_clip", self.grad_clip, "above 0")
 
+    @property
+    def tokens_per_step(self) -> int:
+        """How many tokens are foretold before the weights are moved."""
+        return self.accumulate * self.batch_size * self.block_size
+
     def model(self, vocab_size: int) -> GPTConfig:
         """The GPTConfig of this run for a vocabulary."""
         shape = {name: getattr(self, name) for name in Architecture.__dataclass_fields__}

@@ -1,5 +1,6 @@
 """The folder that a run leaves, and what it shows while it runs."""
 
+import contextlib
 import csv
 import json
 import sys
@@ -78,14 +79,12 @@ class Clock:
         self.start = self.last = time.perf_counter()
         self.tokens = 0
 
-    def pause(self):
-        """Call before an evaluation; the function it returns, after."""
+    @contextlib.contextmanager
+    def paused(self):
+        """`with clock.paused():` what happens is no training, and does not count in the rate."""
         before = time.perf_counter()
-
-        def resume():
-            self.last += time.perf_counter() - before
-
-        return resume
+        yield
+        self.last += time.perf_counter() - before
 
     def seconds(self):
         return time.perf_counter() - self.start

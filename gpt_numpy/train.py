@@ -105,8 +105,7 @@ def gradients_of_rows(
         random_batch(ids, min(size, stop - row), config.block_size, config.seed, step, row)
         for row in range(first, stop, size)
     )
-    n_tokens = config.accumulate * config.batch_size * config.block_size
-    return accumulate_gradients(model, batches, n_tokens, config.seed, step, first)
+    return accumulate_gradients(model, batches, config.tokens_per_step, config.seed, step, first)
 
 
 def evaluate(model: GPT, ids: np.ndarray, batch_size: int = 64) -> float:

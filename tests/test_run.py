@@ -124,9 +124,8 @@ def test_pauses_do_not_count_as_training(clock):
     for training in (1, 2):
         clock.now += training
         watch.tokens += 300
-        resume = watch.pause()
-        clock.now += 10
-        resume()
+        with watch.paused():
+            clock.now += 10
     assert watch.rate() == 600 / 3
     assert watch.seconds() == 23
 
@@ -137,9 +136,8 @@ def test_a_pause_right_after_a_rate_counts_for_the_next(clock):
     clock.now += 1
     watch.tokens += 300
     assert watch.rate() == 300
-    resume = watch.pause()
-    clock.now += 10
-    resume()
+    with watch.paused():
+        clock.now += 10
     clock.now += 2
     watch.tokens += 300
     assert watch.rate() == 150
