@@ -4,14 +4,19 @@ It is the tool that a reader is given for ops of their own; a tool that always s
 than none.  So most of these tests hand it an error of a kind that is made in practice.
 """
 
+import importlib.util
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import minigrad.ops as F
 from minigrad import OPS, Tensor
-from minigrad.gradcheck import gradcheck
+from minigrad.gradcheck import gradcheck, slope
+from minigrad.proof import table
+from minigrad.proof.cases import CASES
 from minigrad.tensor import op
 
 X = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]])
@@ -150,3 +155,71 @@ def test_the_tolerance_counts():
     assert gradcheck(*bad, tolerance=1e-3) == pytest.approx(1e-4 / 1.0001, rel=1e-5)
     with pytest.raises(AssertionError):
         gradcheck(*bad)
+
+
+@pytest.mark.parametrize("step", [1e-2, 1e-3])
+def test_a_central_difference_is_off_by_the_square_of_the_step(step):
+    """(x³)' at 2 along the direction 3 is 36; the formula adds h² loss'''/6 = h² 3³."""
+    x = Tensor(np.array(2.0))
+    seen = slope(lambda: (x**3).item(), x, np.array(3.0), step)
+    assert seen - 36 == pytest.approx(27 * step**2, rel=1e-5)
+    assert x.data == 2
+
+
+# ---- python -m minigrad.gradcheck ----------------------------------------------------------------
+
+
+def rows(out):
+    """{name: the other columns} of the table."""
+    lines = out.split("seconds\n")[1].split("\n\n")[0].splitlines()
+    return {line.split()[0].removeprefix("nn."): line.split()[1:] for line in lines}
+
+
+def test_the_command_prints_every_op_and_module():
+    """As its own process: no error, below 10⁻¹⁰ against PyTorch, and the exit status is 0."""
+    run = subprocess.run(
+        [sys.executable, "-m", "minigrad.gradcheck"], capture_output=True, encoding="utf-8"
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    table = rows(run.stdout)
+    assert list(table) == [*CASES, "all"]
+    for name in CASES:
+        finite_differences, pytorch, n_cases, _ = map(float, table[name])
+        assert 0 < finite_differences < 1e-7 and 0 <= pytorch < 1e-10
+        assert n_cases == 3 * len(CASES[name])
+    assert run.stdout.endswith(f"\nAll {len(CASES)} ops and modules agree.\n")
+    assert max(map(len, run.stdout.splitlines())) <= 100
+
+
+def test_it_works_without_pytorch(monkeypatch, capsys):
+    """With NumPy alone one judge remains, and the table says so."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(table, "CASES", {name: CASES[name] for name in ("neg", "Linear")})
+    assert table.main() == 0
+    out = capsys.readouterr().out
+    assert "PyTorch, which is not installed" in out
+    assert [rows(out)[name][1] for name in ("neg", "Linear")] == ["-", "-"]
+
+
+def test_it_reports_what_is_wrong(monkeypatch, capsys):
+    """Every row is printed, also after an op that fails; then the objections, with their cases."""
+
+    def neg(x):
+        return -x, lambda dout: (dout,)
+
+    def exp(x):
+        raise ZeroDivisionError("oh")
+
+    for wrong in (neg, exp):
+        monkeypatch.setitem(OPS, wrong.__name__, None)
+        op(wrong)
+    names = ("neg", "exp", "tanh")
+    monkeypatch.setattr(table, "CASES", {name: CASES[name] for name in names})
+    assert table.main() == 1
+    out = capsys.readouterr().out
+    assert rows(out)["neg"][:2] == rows(out)["exp"][:2] == ["wrong", "wrong"]
+    assert "wrong" not in rows(out)["tanh"]
+    assert "neg, contiguous case 0: AssertionError('neg: d0: along a random direction" in out
+    assert "Case(inputs=[(2, 3, 5)]" in out and "ZeroDivisionError('oh')" in out
+    assert "agree" not in out

@@ -3,7 +3,7 @@
 Each derivation speaks of one entry.  What dx, dout and [c] mean stands in ops/__init__.py.
 """
 
-from minigrad.device import array_module
+from minigrad.device import array_module, is_array
 from minigrad.tensor import op
 
 
@@ -116,17 +116,21 @@ def pow(x, y):
     Derivation  ∂out/∂x = y xʸ⁻¹,  ∂out/∂y = xʸ ln x,  so  dx = dout y xʸ⁻¹,  dy = dout out ln x
 
     Numerics    ln x exists for x > 0 alone.  A plain number as exponent has no gradient, and no
-                logarithm is taken: x ** 2 may be differentiated at negative x.
+                logarithm is taken: x ** 2 may be differentiated at negative x.  At x = 0 stands a
+                product of 0 and ∞ that is 0: x⁰ is flat, whence the exponent y − [y ≠ 0]; and 0ʸ
+                is flat in y, whence a 1 for x where its logarithm is taken.
     """
     out = x**y
     xp = array_module(out)
 
     def backward(dout):
-        dx = unbroadcast(dout * y * x ** (y - 1), shape_of(x))
-        if shape_of(y) is None:
-            return dx, None
-        log = xp.log(xp.asarray(x, out.dtype))
-        return dx, unbroadcast(dout * out * log, shape_of(y))
+        dx = dy = None
+        if is_array(x):
+            dx = unbroadcast(dout * y * x ** (y - (y != 0)), x.shape)
+        if is_array(y):
+            log = xp.log(xp.where(xp.equal(x, 0), 1, xp.asarray(x, out.dtype)))
+            dy = unbroadcast(dout * out * log, y.shape)
+        return dx, dy
 
     return out, backward
 

@@ -4,8 +4,6 @@
 with length 1.
 """
 
-import math
-
 from minigrad.device import array_module
 from minigrad.tensor import op
 
@@ -44,7 +42,7 @@ def mean(x, *, axis=None, keepdims=False):
     """
     out = x.mean(axis, keepdims=keepdims)
     shape = x.shape
-    n = math.prod(shape) // math.prod(out.shape)
+    n = x.size // out.size if out.size else 1  # nothing to divide
 
     def backward(dout):
         return (spread(dout / n, shape, axis, keepdims),)

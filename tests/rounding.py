@@ -1,0 +1,76 @@
+"""How many roundings stand between the inputs of a case and its results?  Counted while it runs.
+
+In float32 an operation rounds its result by at most u = 2⁻²⁴ of it.  So a result that n operations
+lead to is off by about n u at most, relative to the largest number on the way, where a sum of m
+terms, and so each entry of a matrix product, counts as m operations.  And an error that enters an
+eˣ leaves it |x| times as large.  (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
+chapters 2 to 4.)
+"""
+
+import functools
+
+import numpy as np
+
+from minigrad.tensor import OPS, op
+
+UNIT = 2.0**-24
+EXACT = {np.negative, np.maximum, np.equal, np.not_equal, np.greater}
+
+
+class Counting(np.ndarray):
+    """An array that counts the operations that it and its offspring go through."""
+
+    n_operations = 0
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        arrays = [plain(x) for x in inputs]
+        if out is not None:
+            options["out"] = tuple(plain(x) for x in out)
+        result = getattr(ufunc, method)(*arrays, **options)
+        if ufunc not in EXACT:
+            Counting.n_operations += {
+                "reduce": lambda: np.size(arrays[0]) // max(1, np.size(result)),
+                "at": lambda: np.size(arrays[2]),
+                "__call__": lambda: arrays[0].shape[-1] if ufunc is np.matmul else 1,
+            }[method]()
+        return counting(result)
+
+    def __array_function__(self, function, types, arguments, options):
+        if function is np.einsum:
+            Counting.n_operations += arguments[1].shape[-1]
+        return counting(function(*plain(arguments), **plain(options)))
+
+
+def plain(x):
+    """`x` with ordinary arrays in it."""
+    if isinstance(x, dict):
+        return {key: plain(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return type(x)(plain(part) for part in x)
+    return x.view(np.ndarray) if isinstance(x, Counting) else x
+
+
+def counting(x):
+    """`x` with arrays in it that count."""
+    if isinstance(x, list | tuple):
+        return type(x)(counting(part) for part in x)
+    return x.view(Counting) if isinstance(x, np.ndarray) else x
+
+
+def counted(array_op):
+    """The same op on arrays, the operations of its forward and its backward counted."""
+
+    @functools.wraps(array_op)
+    def op_that_counts(*arrays, **options):
+        out, backward = array_op(*counting(arrays), **options)
+        return plain(out), lambda dout: plain(backward(counting(dout)))
+
+    return op_that_counts
+
+
+def install(monkeypatch, F):
+    """Let every op count, also where a module calls it."""
+    Counting.n_operations = 0
+    for name in list(OPS):
+        monkeypatch.setitem(OPS, name, OPS[name])
+        monkeypatch.setattr(F, name, op(counted(OPS[name].__wrapped__)))
