@@ -244,7 +244,10 @@ class Tensor:
 
 def _unpack(numbers):
     """`x.view(2, 3)` and `x.view((2, 3))` mean the same."""
-    return tuple(numbers[0]) if len(numbers) == 1 and hasattr(numbers[0], "__len__") else numbers
+    match numbers:
+        case [[*inside]]:
+            return inside
+    return numbers
 
 
 def op(array_op):
@@ -263,9 +266,11 @@ def op(array_op):
     @functools.wraps(array_op)
     def tensor_op(*inputs, **options):
         if takes_a_list:
-            if len(inputs) != 1 or not isinstance(inputs[0], list | tuple) or not inputs[0]:
-                raise TypeError(f"{name}: give one list of tensors, {name}([x, y, ...])")
-            (inputs,) = inputs
+            match inputs:
+                case [[_, *_] as inputs]:  # a single list, and something in it
+                    pass
+                case _:
+                    raise TypeError(f"{name}: give one list of tensors, {name}([x, y, ...])")
         elif len(inputs) != n_inputs:  # some were given by name or left out: put them in order
             bound = signature.bind(*inputs, **options)
             bound.apply_defaults()

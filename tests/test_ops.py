@@ -19,7 +19,7 @@ import rounding
 import torch
 
 import minigrad.ops as F
-from minigrad import nn
+from minigrad import nn, random
 from minigrad.proof.cases import (
     CASES,
     EVEN,
@@ -87,17 +87,36 @@ def test_float32_is_float64_rounded(name, monkeypatch):
         check_rounding(name, case, monkeypatch)
 
 
+def dtypes(name, case, monkeypatch):
+    """The dtypes of out, and of the gradients as they reach a leaf, for a case in float32."""
+    _, _, run, draw = prepare(name, case, dtype=np.float32)
+    out = run()
+    seen = {out.dtype.name}
+    with monkeypatch.context() as patch:  # a leaf converts gradients to its own dtype
+        patch.setattr(Tensor, "_accumulate", lambda self, d: seen.add(d.dtype.name))
+        out.backward(draw(out.shape))
+    return seen
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_float32_stays_float32(name, monkeypatch):
     """Neither numbers nor np.float64 scalars widen an output, or a gradient on its way."""
-    arrived = []  # the gradients as they reach a leaf, before it converts them to its own dtype
-    monkeypatch.setattr(Tensor, "_accumulate", lambda self, d: arrived.append(d.dtype))
     for case in CASES[name]:
-        _, _, run, draw = prepare(name, case, dtype=np.float32)
-        out = run()
-        assert out.dtype == np.float32
-        out.backward(draw(out.shape))
-    assert set(arrived) == {np.dtype(np.float32)}
+        assert dtypes(name, case, monkeypatch) == {"float32"}
+
+
+def test_a_dropout_of_nothing_draws_nothing():
+    """With p = 0 the running key stays where it is, and so do all masks that come after."""
+    with random.at(seed=1, step=2):
+        F.dropout(zeros(B, C), 0, training=True)
+        F.attention(*[zeros(*shape) for shape in QKV], dropout=0.0, training=True)
+        assert random.next_key() == (1, 2, 0, 0)
+
+
+def test_heads_can_be_joined_where_they_lie():
+    """Attention leaves out (B, H, T, D) in memory as (B, T, H, D): what follows copies nothing."""
+    out = F.attention(*[zeros(*shape) for shape in QKV])
+    assert out.transpose(0, 2, 1, 3).data.flags.c_contiguous
 
 
 def test_numpys_indexing():
@@ -210,19 +229,20 @@ ERRORS = [  # the op, its inputs, the error, what it must name besides the op
     ("layer_norm", [zeros(B, C), zeros(1), zeros(1)], ValueError, ["(2, 5)", "(1,)"]),
     ("cross_entropy", [zeros(B, T, V), IDS.ravel()], ValueError, ["(2, 3, 7)", "(2, 3)", "(6,)"]),
     ("cross_entropy", [zeros(B, V), IDS], ValueError, ["(2, 7)", "(2,)", "(2, 3)"]),
-    ("cross_entropy", [zeros(2, V), np.array([0, V])], ValueError, ["7", "6"]),
-    ("cross_entropy", [zeros(2, V), np.array([0, -1])], ValueError, ["-1", "6"]),
+    ("cross_entropy", [zeros(2, V), np.array([0, V])], ValueError, ["id 7 is", "0 to 6"]),
+    ("cross_entropy", [zeros(2, V), np.array([0, -1])], ValueError, ["id -1 is", "0 to 6"]),
     ("cross_entropy", [zeros(2, V), np.array([0.0, 1.0])], TypeError, ["integers", "float64"]),
     ("cross_entropy", [zeros(2, V), np.array([True, False])], TypeError, ["integers", "bool"]),
     ("cross_entropy", [zeros(0, V), np.array([], int)], ValueError, []),
-    ("embedding", [np.array([[1, V]]), zeros(V, C)], ValueError, ["7", "6"]),
-    ("embedding", [np.array([-1, 1]), zeros(V, C)], ValueError, ["-1", "6"]),
+    ("embedding", [np.array([[1, V]]), zeros(V, C)], ValueError, ["id 7 is", "0 to 6"]),
+    ("embedding", [np.array([-1, 1]), zeros(V, C)], ValueError, ["id -1 is", "0 to 6"]),
+    ("add", [zeros(2), zeros(3)], ValueError, ["add: ", "inputs of shape (2,), (3,)"]),
     ("embedding", [np.array([1.0]), zeros(V, C)], TypeError, ["integers", "float64"]),
     ("embedding", [[0, 1], zeros(V, C)], TypeError, ["integers", "float32"]),
     ("attention", [zeros(B, H, T, D), zeros(B, H, T, D + 1), zeros(B, H, T, D + 1)], ValueError,
      [str((B, H, T, D)), str((B, H, T, D + 1))]),
     ("attention", [zeros(B, H, T, D), zeros(B, H, T, D), zeros(B, H, N, D)], ValueError,
-     [str((B, H, T, D)), str((B, H, N, D))]),
+     [str((B, H, T, D)), str((B, H, N, D)), "must agree"]),
     ("attention", [zeros(B, H, T, D), *[zeros(B, 1, T, D)] * 2], ValueError, [str((B, 1, T, D))]),
     ("attention", [zeros(B, T, D)] * 3, ValueError, [str((B, T, D))]),
     ("attention", [zeros(B, H, N, D), *[zeros(B, H, T, D)] * 2], ValueError, ["6", "3", "causal"]),
@@ -267,43 +287,56 @@ def test_no_op_is_unchecked():
     assert all(getattr(F, name) is OPS[name] for name in OPS)
 
 
-def arguments_tried(name, monkeypatch):
-    """(signature, {argument: the values that the cases give it, its default included})."""
+def untried_arguments(name, cases, monkeypatch):
+    """The arguments of an op or a module that no case gives, or that every case gives."""
+    signature = inspect.signature(MODULES.get(name) or OPS[name])
     tried = {}
 
-    def note(signature, *positional, **named):
+    def note(*positional, **named):
         bound = signature.bind(*positional, **named)
         bound.apply_defaults()
         for argument, value in bound.arguments.items():
             tried.setdefault(argument, set()).add(repr(value))
 
     if name in MODULES:
-        signature = inspect.signature(MODULES[name])
         start = MODULES[name].__init__
 
         def init(self, *positional, **named):
-            note(signature, *positional, **named)
+            note(*positional, **named)
             start(self, *positional, **named)
 
         monkeypatch.setattr(MODULES[name], "__init__", init)
-        for case in CASES[name]:
+    for case in cases:
+        if name in MODULES:
             prepare(name, case)
-    else:
-        signature = inspect.signature(OPS[name])
-        for case in CASES[name]:
-            note(signature, *case.inputs, **case.options)
-    return signature, tried
+        else:
+            note(*case.inputs, **case.options)
+
+    return [
+        argument
+        for argument, parameter in signature.parameters.items()
+        if argument not in tried
+        or parameter.default is not parameter.empty
+        and (len(tried[argument]) == 1 or repr(parameter.default) not in tried[argument])
+    ]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_no_argument_is_untried(name, monkeypatch):
     """Every argument is given; one that may be left out is left out in another case."""
-    signature, tried = arguments_tried(name, monkeypatch)
-    for argument, parameter in signature.parameters.items():
-        assert argument in tried
-        if parameter.default is not inspect.Parameter.empty:
-            assert repr(parameter.default) in tried[argument], f"{name}: {argument} always given"
-            assert len(tried[argument]) > 1, f"{name}: {argument} is never given"
+    assert untried_arguments(name, CASES[name], monkeypatch) == []
+
+
+@pytest.mark.parametrize(
+    "name, argument",
+    [(name, option) for name in CASES for option in {o for c in CASES[name] for o in c.options}],
+)
+def test_an_untried_argument_is_noticed(name, argument, monkeypatch):
+    """Without the cases that give it, an option counts as untried."""
+    cases = [case for case in CASES[name] if argument not in case.options]
+    if MODULES.get(name) is nn.Dropout and argument == "training":
+        return  # not an argument of the module, but its mode
+    assert argument in untried_arguments(name, cases, monkeypatch)
 
 
 def is_differentiable(x):
@@ -319,15 +352,27 @@ def test_no_input_goes_without_a_gradient(name):
     assert tried == set(range(n_inputs)) - constants.get(name, set())
 
 
-@pytest.mark.parametrize("name", sorted(OPS))
+SECTIONS = ["Shapes", "Source", "Derivation", "In words", "Numerics"]
+
+
+def lacks_sections(doc):
+    """What a docstring lacks of its form: the formula first, then the sections, in their order."""
+    found = re.findall(rf"^({'|'.join(SECTIONS)})\s", doc, re.MULTILINE)
+    missing = [] if doc.startswith("out = ") else ["formula"]
+    missing += [section for section in SECTIONS[:3] if section not in found]
+    return missing + (["order"] if found != sorted(found, key=SECTIONS.index) else [])
+
+
+@pytest.mark.parametrize("name", OPS)
 def test_every_op_teaches(name):
-    """A docstring opens with the formula; its sections follow in one order everywhere."""
+    """The same form everywhere; a docstring without one of its sections does not pass."""
     doc = inspect.getdoc(OPS[name])
-    order = ["Shapes", "Source", "Derivation", "In words", "Numerics"]
-    sections = re.findall(rf"^({'|'.join(order)})\s", doc, re.MULTILINE)
-    assert doc.startswith("out = ")
-    assert set(order[:3]) <= set(sections), f"{name}: docstring has only {sections}"
-    assert sections == sorted(sections, key=order.index), f"{name}: sections out of order"
+    assert lacks_sections(doc) == []
+    for section in SECTIONS[:3]:
+        assert lacks_sections(doc.replace(section, "Elsewhere")) == [section]
+    assert lacks_sections(doc.removeprefix("out")) == ["formula"]
+    swapped = doc.replace("Shapes", "*").replace("Source", "Shapes").replace("*", "Source")
+    assert lacks_sections(swapped) == ["order"]
 
 
 def imported(source):
@@ -435,6 +480,17 @@ def test_lost_digits_are_caught(name, monkeypatch):
     plant(monkeypatch, name, spoil_out=lambda out: halve(np.asarray(out)))
     with pytest.raises(AssertionError, match=f"{name}: float32 is off by"):
         check_rounding(name, CASES[name][0], monkeypatch)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_a_wider_dtype_is_caught(name, monkeypatch):
+    """In an output as in a gradient."""
+    with monkeypatch.context() as patch:
+        plant(patch, name, spoil_out=lambda out: np.asarray(out).astype(np.float64))
+        assert "float64" in dtypes(name, CASES[name][0], monkeypatch)
+    with monkeypatch.context() as patch:
+        plant(patch, name, spoil=lambda i, d: d.astype(np.float64))
+        assert dtypes(name, CASES[name][0], monkeypatch) == {"float32", "float64"}
 
 
 @pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])

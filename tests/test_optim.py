@@ -136,6 +136,21 @@ def test_no_parameters():
         AdamW([], lr=0.1)
 
 
+def test_groups_are_checked():
+    """A misspelt option, or a parameter that would move twice a step; a generator is fine."""
+    parameters = make_parameters()
+    with pytest.raises(ValueError, match=r"unknown options \['colour', 'size'\]$"):
+        AdamW([{"params": parameters, "size": 1, "colour": 2, "lr": 3}], lr=0.1)
+    with pytest.raises(ValueError, match="stands in the groups twice"):
+        AdamW([{"params": parameters[:2]}, {"params": parameters[1:]}], lr=0.1)
+    optimizer = AdamW([{"params": (p for p in parameters)}], lr=0.1)
+    set_gradients(np.random.default_rng(0), parameters)
+    for _ in range(2):  # a generator can be read once
+        before = [p.data.copy() for p in parameters]
+        optimizer.step()
+        assert all((p.data != b).all() for p, b in zip(parameters, before, strict=True))
+
+
 # ---- saving --------------------------------------------------------------------------------------
 
 
@@ -175,6 +190,9 @@ def test_a_saved_state_is_a_copy():
     run(optimizer, parameters, range(1, 4))
     saved = optimizer.state_dict()
     before = {i: s["exp_avg"].copy() for i, s in saved["state"].items()}
+    run(optimizer, parameters, range(4, 6))
+    for i, moment in before.items():
+        np.testing.assert_array_equal(saved["state"][i]["exp_avg"], moment)
     optimizer.load_state_dict(saved)
     run(optimizer, parameters, range(4, 8))
     for i, moment in before.items():
@@ -250,6 +268,15 @@ def test_clipping_bounds_the_joint_norm():
     assert q.grad[0] / p.grad[0] == pytest.approx(4 / 3, rel=1e-15)
     # the 10⁻⁶ in the formula leaves the new norm short of the bound by 10⁻⁶/5 of it
     assert clip_grad_norm([p, q], 100.0) == pytest.approx(0.5 * 5 / (5 + 1e-6), rel=1e-14)
+
+
+def test_the_norm_is_added_up_in_double():
+    """2²⁴ + 1 is 2²⁴ in float32: many small gradients beside a large one would not count."""
+    parameters = [Tensor(np.zeros(1, np.float32), True) for _ in range(1001)]
+    for p in parameters:
+        p.grad = np.ones(1, np.float32)
+    parameters[0].grad[0] = 4096
+    assert clip_grad_norm(parameters, 1e9) == pytest.approx(np.sqrt(2.0**24 + 1000), rel=1e-9)
 
 
 def test_clipping_without_gradients():

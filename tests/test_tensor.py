@@ -117,6 +117,10 @@ def test_shapes():
     np.testing.assert_array_equal(x.transpose(0, 2, 1).data, x.data.swapaxes(1, 2))
     np.testing.assert_array_equal(x.sum((0, 1), keepdims=True).data, [[[60, 66, 72, 78]]])
     np.testing.assert_array_equal(x.max(-1).mean(0).data, [9, 13, 17])
+    assert x[:1, :1, :1].view(()).shape == ()
+    for reduce in (x.sum, x.mean, x.max):
+        assert (reduce().shape, reduce(1).shape, reduce((0, 2)).shape) == ((), (2, 4), (3,))
+        assert reduce(keepdims=True).shape == (1, 1, 1) and reduce(-1, True).shape == (2, 3, 1)
 
 
 # ---- operators -----------------------------------------------------------------------------------
@@ -242,6 +246,17 @@ def test_dout_is_like_the_output(shape):
     """No broadcasting of dout: it would hide a mistake."""
     with pytest.raises(ValueError, match=r"dout has shape .* \(2,\)"):
         (leaf(1.0, 2.0) * 2).backward(np.ones(shape))
+
+
+def test_dout_may_be_a_tensor_a_list_or_a_number():
+    """Whatever could be an operand."""
+    for dout in (Tensor(np.array([5.0, 6.0])), np.array([5.0, 6.0]), [5.0, 6.0]):
+        x = leaf(1.0, 2.0)
+        (x * 2).backward(dout)
+        np.testing.assert_array_equal(x.grad, [10.0, 12.0])
+    x = leaf(1.0, 2.0)
+    (x * 2).sum().backward(5)
+    np.testing.assert_array_equal(x.grad, [10.0, 10.0])
 
 
 def test_integers_pass_no_gradient():
@@ -576,6 +591,28 @@ def test_inputs_may_be_named():
     np.testing.assert_array_equal(F.linear(bias=b, weight=w, x=x).data, expected)
     np.testing.assert_array_equal(F.linear(x, w, bias=b).data, expected)
     np.testing.assert_array_equal(F.linear(x, weight=w).data, (x @ w.T).data)
+
+
+@pytest.mark.parametrize(
+    "inputs", [[], [[]], [()], [[1.0], [2.0]], [leaf(1.0, 2.0)], [np.ones((2, 2))], [1.0]]
+)
+def test_an_op_of_several_inputs_takes_one_list(inputs):
+    """Two lists, none, an empty one, or an array that could be taken for a list are refused."""
+    for join in (F.concat, F.stack):
+        with pytest.raises(TypeError, match=rf"{join.__name__}: give one list"):
+            join(*inputs)
+    np.testing.assert_array_equal(F.concat((leaf(1.0), [2.0])).data, [1.0, 2.0])
+
+
+def test_an_absent_input_stays_absent(monkeypatch):
+    """None is not a number, also where numbers alone are given."""
+    monkeypatch.setitem(mg.OPS, "plus", None)  # takes the name out again afterwards
+
+    @mg.tensor.op
+    def plus(x, y=None):
+        return (x + 1 if y is None else x + y), lambda dout: (dout, None)
+
+    assert (plus(2.0).item(), plus(2.0, None).item(), plus(2.0, 5.0).item()) == (3, 3, 7)
 
 
 @pytest.mark.parametrize("options", [{"colour": 1}, {"axis": 0, "x": None}])

@@ -12,10 +12,10 @@ from torch import nn
 
 
 class Block(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, mask):
         super().__init__()
         C, bias = config.n_embd, config.bias
-        self.n_head, self.p = config.n_head, config.dropout
+        self.n_head, self.p, self.mask = config.n_head, config.dropout, mask
         self.ln_1 = nn.LayerNorm(C, bias=bias)
         self.qkv = nn.Linear(C, 3 * C, bias=bias)
         self.proj = nn.Linear(C, C, bias=bias)
@@ -27,23 +27,34 @@ class Block(nn.Module):
         B, T, C = x.shape
         q, k, v = self.qkv(self.ln_1(x)).split(C, dim=2)
         q, k, v = (t.view(B, T, self.n_head, -1).transpose(1, 2) for t in (q, k, v))
-        p = self.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
-        y = self.proj(y.transpose(1, 2).reshape(B, T, C))
-        x = x + F.dropout(y, self.p, self.training)
+        if self.mask and self.p:  # the fused op takes no mask for dropout
+            ahead = torch.ones(T, T, dtype=torch.bool).triu(1)
+            scores = (q @ k.mT / math.sqrt(q.shape[3])).masked_fill(ahead, -torch.inf)
+            y = dropout(scores.softmax(3), self) @ v
+        else:
+            p = self.p if self.training else 0.0
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        x = x + dropout(self.proj(y.transpose(1, 2).reshape(B, T, C)), self)
         y = self.mlp_proj(F.gelu(self.fc(self.ln_2(x)), approximate="tanh"))
-        return x + F.dropout(y, self.p, self.training)
+        return x + dropout(y, self)
+
+
+def dropout(x, module):
+    """PyTorch's dropout, or x times what `module.mask` hands over: (shape, p) -> a tensor."""
+    if module.mask and module.p:
+        return x * module.mask(x.shape, module.p)
+    return F.dropout(x, module.p, module.training)
 
 
 class Twin(nn.Module):
     """`gpt_numpy.GPT` in PyTorch: the same config gives the same function."""
 
-    def __init__(self, config):
+    def __init__(self, config, mask=None):
         super().__init__()
-        self.config = config
+        self.config, self.p, self.mask = config, config.dropout, mask
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.h = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
+        self.h = nn.ModuleList([Block(config, mask) for _ in range(config.n_layer)])
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         for name, p in self.named_parameters():
             if p.ndim == 2:
@@ -54,7 +65,7 @@ class Twin(nn.Module):
 
     def forward(self, ids):
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = dropout(x, self)
         for block in self.h:
             x = block(x)
         return F.linear(self.ln_f(x), self.wte.weight)

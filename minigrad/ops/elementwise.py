@@ -23,8 +23,7 @@ def unbroadcast(dout, shape):
     if dout.shape == shape:
         return dout
     dout = dout.sum(tuple(range(dout.ndim - len(shape))))  # axes that broadcasting put in front
-    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and dout.shape[i] != 1)
-    return dout.sum(stretched, keepdims=True)
+    return dout.sum(tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True)
 
 
 @op

@@ -37,7 +37,7 @@ def embedding(ids, weight):
 
     def backward(dout):
         if V <= SMALL:
-            onehot = (ids.reshape(-1, 1) == xp.arange(V)).astype(dout.dtype)  # S
+            onehot = ids.reshape(-1, 1) == xp.arange(V)  # S
             return None, onehot.T @ dout.reshape(-1, C)
         dweight = xp.zeros((V, C), dout.dtype)
         xp.add.at(dweight, ids, dout)  # `dweight[ids] += dout` would count a repeated id once

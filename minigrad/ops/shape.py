@@ -30,7 +30,7 @@ def transpose(x, *, axes=None):
     Source      a permutation matrix P has the inverse Pᵀ
     Derivation  out = P x, so  dx = Pᵀ dout = P⁻¹ dout:  the axes in the order that undoes it
     """
-    axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+    axes = range(x.ndim)[::-1] if axes is None else [a % x.ndim for a in axes]
     inverse = [axes.index(i) for i in range(x.ndim)]
 
     def backward(dout):
@@ -77,7 +77,7 @@ def concat(*arrays, axis=0):
     def backward(dout):
         along = xp.moveaxis(dout, axis, 0)
         slices = [along[a:b] for a, b in itertools.pairwise(ends)]
-        return tuple(xp.moveaxis(part, 0, axis) for part in slices)
+        return [xp.moveaxis(part, 0, axis) for part in slices]
 
     return xp.concatenate(arrays, axis), backward
 
@@ -93,6 +93,6 @@ def stack(*arrays, axis=0):
     xp = array_module(arrays[0])
 
     def backward(dout):
-        return tuple(xp.moveaxis(dout, axis, 0))
+        return [*xp.moveaxis(dout, axis, 0)]
 
     return xp.stack(arrays, axis), backward

@@ -304,6 +304,7 @@ CASES: dict[str, list[Case]] = {
         Case([(B, H, N, D), (B, H, T, D), (B, H, T, D)], {"causal": False}),
         Case([(B, H, T, D), Same(0), Same(0)]),
         *several(QKV, TRAINING, TRAINING | {"training": False}, TRAINING | {"dropout": 0.0}),
+        Case(QKV, {"dropout": 0.4, "key": KEY}),  # training is off
         Case(QKV, {"dropout": 0.4, "training": True}),  # the running key
         Case(LAST, TRAINING | {"causal": False}),
         Case([(0, H, T, D)] * 3),

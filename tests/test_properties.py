@@ -1,0 +1,251 @@
+"""Shapes, broadcasting and indices that nobody thought of: Hypothesis makes them, PyTorch judges.
+
+It looks for a failing case and then for the smallest one.  `derandomize` makes it draw the same
+cases in every run, so that the suite says the same tomorrow.
+"""
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigrad.proof.cases import Case, Positive
+from minigrad.proof.judges import LAYOUTS, by_pytorch
+from minigrad.tensor import OPS, op
+
+SIDES = {"min_dims": 0, "max_dims": 4, "min_side": 0, "max_side": 4}
+SHAPES = hnp.array_shapes(**SIDES)
+many = settings(
+    max_examples=200, derandomize=True, deadline=None, database=None, report_multiple_bugs=False
+)
+
+
+def judge(data, name, inputs, options=()):
+    """PyTorch's verdict at 1e-10 in a layout that is drawn too.
+
+    A gradient may be zero here: where nothing was read, or relu let nothing pass.
+    """
+    case = Case(inputs, dict(options))
+    by_pytorch(name, case, data.draw(st.sampled_from([*LAYOUTS])), 1e-10, zero_is_fine=True)
+
+
+# ---- elementwise ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "pow"])
+@many
+@given(data=st.data())
+def test_two_operands(name, data):
+    """Shapes that broadcast, in any way, or a number on one side."""
+    kind = Positive if name in ("div", "pow") else tuple
+    shapes = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=2, **SIDES)).input_shapes
+    inputs = [kind(shape) for shape in shapes]
+    number = data.draw(st.none() | st.sampled_from([0, 1]))
+    if number is not None:
+        inputs[number] = data.draw(st.floats(0.5, 2) | st.integers(1, 3))
+    judge(data, name, inputs)
+
+
+@pytest.mark.parametrize("name", ["neg", "exp", "log", "sqrt", "tanh", "relu", "gelu"])
+@many
+@given(data=st.data())
+def test_one_operand(name, data):
+    """Any shape, of no entries too."""
+    kind = Positive if name in ("log", "sqrt") else tuple
+    judge(data, name, [kind(data.draw(SHAPES))])
+
+
+@many
+@given(data=st.data())
+def test_where(data):
+    """Three shapes that broadcast."""
+    shapes = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=3, **SIDES)).input_shapes
+    condition = data.draw(hnp.arrays(bool, shapes[0]))
+    judge(data, "where", [condition, *shapes[1:]])
+
+
+# ---- reducing ------------------------------------------------------------------------------------
+
+
+@st.composite
+def axes(draw, shape, keepdims=True):
+    """The options of a reduction over some axes, or one, or all, each counted from either end."""
+    options = {}
+    if draw(st.booleans()) and keepdims:
+        options["keepdims"] = draw(st.booleans())
+    if shape and draw(st.booleans()):
+        chosen = draw(st.lists(st.sampled_from(range(len(shape))), min_size=1, unique=True))
+        signed = [a - len(shape) * draw(st.booleans()) for a in chosen]
+        options["axis"] = signed[0] if len(signed) == 1 and draw(st.booleans()) else tuple(signed)
+    return options
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "max"])
+@many
+@given(data=st.data())
+def test_reductions(name, data):
+    """Over any axes.  There is no mean and no maximum of nothing: those need an entry."""
+    shape = data.draw(SHAPES if name == "sum" else hnp.array_shapes(min_dims=0, max_side=4))
+    judge(data, name, [shape], data.draw(axes(shape)))
+
+
+@many
+@given(data=st.data())
+def test_max_with_ties(data):
+    """Small whole numbers: every group has several largest entries, which share the gradient."""
+    shape = data.draw(hnp.array_shapes(min_dims=0, max_side=4))
+    x = data.draw(hnp.arrays(np.float64, shape, elements=st.integers(0, 2)))
+    judge(data, "max", [x], data.draw(axes(shape)))
+
+
+# ---- shaping -------------------------------------------------------------------------------------
+
+
+@many
+@given(data=st.data())
+def test_reshape(data):
+    """Into any other way to write the same number of entries, one length left open or not."""
+    lengths = data.draw(st.lists(st.sampled_from([1, 2, 3]), max_size=5))
+    shape = []
+    for n in data.draw(st.permutations(lengths)):
+        if shape and data.draw(st.booleans()):
+            shape[-1] *= n
+        else:
+            shape.append(n)
+    if shape and data.draw(st.booleans()):
+        shape[data.draw(st.sampled_from(range(len(shape))))] = -1
+    judge(data, "reshape", [tuple(lengths)], {"shape": tuple(shape)})
+
+
+@many
+@given(data=st.data())
+def test_transpose(data):
+    """Any order of the axes, each counted from either end."""
+    shape = data.draw(SHAPES)
+    order = data.draw(st.permutations(range(len(shape))))
+    order = tuple(a - len(shape) * data.draw(st.booleans()) for a in order)
+    judge(data, "transpose", [shape], {"axes": order})
+
+
+@pytest.mark.parametrize("name", ["concat", "stack"])
+@many
+@given(data=st.data())
+def test_joining(name, data):
+    """One to four arrays along any axis; for concat their lengths may differ there."""
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3))
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    lengths = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))
+    shapes = [shape] * len(lengths)
+    if name == "concat":
+        around = axis % len(shape)
+        shapes = [(*shape[:around], n, *shape[around + 1 :]) for n in lengths]
+    judge(data, name, shapes, {"axis": axis})
+
+
+@many
+@given(data=st.data())
+def test_slices_and_new_axes(data):
+    """Numbers, slices of either direction, an ellipsis, None; fewer than there are axes."""
+    shape = data.draw(SHAPES)
+    index = data.draw(hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=True, max_dims=6))
+    judge(data, "getitem", [shape], {"index": index})
+
+
+@many
+@given(data=st.data())
+def test_arrays_of_integers(data):
+    """For some axes an array of places, which may repeat; for the others a slice or a number."""
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=4, max_side=4))
+    common = data.draw(hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=4))
+    index = []
+    for n in shape[: data.draw(st.integers(1, len(shape)))]:
+        places = hnp.arrays(np.int64, common, elements=st.integers(-n, n - 1))
+        index.append(data.draw(places | st.slices(n) | st.integers(-n, n - 1)))
+    for new in data.draw(st.sampled_from([(), (None,), (...,)])):
+        index.insert(data.draw(st.integers(0, len(index))), new)
+    judge(data, "getitem", [shape], {"index": tuple(index)})
+
+
+@many
+@given(data=st.data())
+def test_masks(data):
+    """An array of booleans for the first axes, or for the last."""
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=3, max_side=4))
+    n = data.draw(st.integers(1, len(shape)))
+    if data.draw(st.booleans()):
+        index = data.draw(hnp.arrays(bool, shape[:n]))
+    else:
+        index = (..., data.draw(hnp.arrays(bool, shape[len(shape) - n :])))
+    judge(data, "getitem", [shape], {"index": index})
+
+
+# ---- matmul --------------------------------------------------------------------------------------
+
+
+@many
+@given(data=st.data())
+def test_matmul(data):
+    """Vectors, matrices and stacks of them, of length 0 too, as far as they fit."""
+    shapes = hnp.mutually_broadcastable_shapes(
+        signature=np.matmul.signature, max_dims=3, min_side=0, max_side=4
+    )
+    judge(data, "matmul", list(data.draw(shapes).input_shapes))
+
+
+# ---- the search, tested --------------------------------------------------------------------------
+
+
+def scatter(index, dout, shape):
+    dx = np.zeros(shape)
+    dx[index] = dout
+    return dx
+
+
+def largest(x, axis, keepdims):
+    """max, where every one of several largest entries gets the whole gradient."""
+    out = x.max(axis, keepdims=keepdims)
+
+    def backward(dout):
+        kept = x.max(axis, keepdims=True)
+        return (np.reshape(dout, kept.shape) * (x == kept),)
+
+    return out, backward
+
+
+def add(x, y):
+    return x + y, lambda dout: (dout, dout)  # no sum over what was stretched
+
+
+def matmul(x, y):
+    return x @ y, lambda dout: (dout @ y.swapaxes(-1, -2), x.swapaxes(-1, -2) @ dout)
+
+
+def getitem(x, *, index):
+    return x[index], lambda dout: (scatter(index, dout, x.shape),)  # a place read twice counts once
+
+
+def max(x, *, axis=None, keepdims=False):
+    return largest(x, axis, keepdims)
+
+
+def transpose(x, *, axes=None):
+    return x.transpose(axes), lambda dout: (dout.transpose(axes),)  # not the inverse
+
+
+@pytest.mark.parametrize(
+    "wrong, search",
+    [
+        (add, lambda: test_two_operands(name="add")),
+        (max, test_max_with_ties),
+        (transpose, test_transpose),
+        (getitem, test_arrays_of_integers),
+        (matmul, test_matmul),
+    ],
+)
+def test_a_mistake_of_the_usual_kind_is_found(wrong, search, monkeypatch):
+    """A sum, a share, an inverse that was forgotten: right for the simple shapes, and found."""
+    monkeypatch.setitem(OPS, wrong.__name__, None)  # puts the right one back afterwards
+    op(wrong)
+    with pytest.raises(Exception, match=wrong.__name__):
+        search()
