@@ -1,14 +1,14 @@
-"""Would the suite notice a mistake?  Make every small one there is, and see which goes unnoticed.
+"""Would the suite notice a mistake?  Make a great many small ones, and see which go unnoticed.
 
     python tests/mutants.py [--sample N] [--seed S] [--only PART_OF_A_NAME]
 
 A mutant is the source with one small mistake: a sign, a factor, a dropped term, an off-by-one, `=`
-for `+=`, operands that changed places, a call left out (an unbroadcast, an exp, a transpose), a
-condition turned round.  Every mutant of the ops, the tape, AdamW, clipping and the schedule meets
-the tests that matter to it: first the judges of minigrad/proof, which take a tenth of a second, and
-if they see nothing the whole files of tests.  What survives is printed: either a test is missing,
-or the mutant computes the same function, and then it is listed, with the reason, in
-tests/equivalent_mutants.py.
+for `+=`, operands or arguments that changed places, one name for another, a call left out (an
+unbroadcast, an exp, a transpose), a condition turned round.  All mutants of these kinds, of the
+ops, the tape, AdamW, clipping and the schedule, meet the tests that matter to them: first a judge
+of minigrad/proof, who takes a tenth of a second, and if he sees nothing the whole files of tests.
+What survives is printed: either a test is missing, or the mutant computes the same function, and
+then it is listed, with the reason, in tests/equivalent_mutants.md.
 
 Each mutant gets a process of its own, forked when NumPy and PyTorch are loaded, and a minute.
 (Linux and macOS: it needs os.fork.)
@@ -23,14 +23,18 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ[f"{library}_NUM_THREADS"] = "1"  # before NumPy loads: a mutant gets one core
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = (
+    "1"  # they take longer to load than most mutants live
+)
 
 ROOT = Path(__file__).parents[1]
-OPS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("minigrad/ops/[a-z]*.py"))]
+OPS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("minigrad/ops/[a-z]*.py"))]
 TESTS = {  # file -> the tests that matter to it
     **dict.fromkeys(OPS, ["test_ops.py", "test_tensor.py", "test_nn.py"]),
     "minigrad/tensor.py": ["test_tensor.py", "test_ops.py", "test_nn.py"],
@@ -42,13 +46,14 @@ TIMEOUT = 60  # seconds
 
 class Mutant(NamedTuple):
     file: str
+    place: str  # the function or class around it
     line: int
     before: str  # the statement, without what is nested in it
     after: str
     source: str  # of the whole file
 
     def __str__(self):
-        return f"{self.file}: {self.before}  →  {self.after}"
+        return f"{self.file} {self.place}: {self.before}  →  {self.after}"
 
 
 # ---- making mutants ------------------------------------------------------------------------------
@@ -63,6 +68,15 @@ OTHER = {
 }  # fmt: skip
 
 
+def without(listed, i):
+    return [*listed[:i], *listed[i + 1 :]]
+
+
+def swapped(listed, i):
+    """With the places i and i + 1 exchanged."""
+    return [*listed[:i], listed[i + 1], listed[i], *listed[i + 2 :]]
+
+
 def replacements(node):
     """The mistakes that one can make at a node: nodes that might stand in its place."""
     match node:
@@ -72,12 +86,14 @@ def replacements(node):
             if not isinstance(op, ast.Add | ast.Mult | ast.BitOr):
                 yield ast.BinOp(right, op, left)
         case ast.AugAssign(target, op, value):
-            yield from (ast.AugAssign(target, other(), value) for other in OTHER[type(op)])
+            yield from (ast.AugAssign(target, other(), value) for other in OTHER.get(type(op), []))
             yield from (ast.Assign([target], value), ast.Pass())
-        case ast.UnaryOp(ast.USub() | ast.Not(), operand):
+        case ast.UnaryOp(ast.USub() | ast.Not() | ast.Invert(), operand):
             yield operand
-        case ast.Compare(left, [op, *rest], right):
-            yield from (ast.Compare(left, [other(), *rest], right) for other in OTHER[type(op)])
+        case ast.Compare(left, ops, right):
+            for i, op in enumerate(ops):
+                for other in OTHER[type(op)]:
+                    yield ast.Compare(left, [*ops[:i], other(), *ops[i + 1 :]], right)
         case ast.BoolOp(op, values):
             yield from (ast.BoolOp(other(), values) for other in OTHER[type(op)])
             yield from values
@@ -86,32 +102,36 @@ def replacements(node):
         case ast.Constant(int(value)):
             yield from (ast.Constant(value + 1), ast.Constant(value - 1))
         case ast.Constant(float(value)):
-            yield ast.Constant(2 * value)
+            yield ast.Constant(2 * value or 1.0)
         case ast.IfExp(_, body, orelse):
             yield from (body, orelse)
         case ast.If(test, body, orelse) if not isinstance(body[0], ast.Raise):
             yield ast.If(ast.UnaryOp(ast.Not(), test), body, orelse)
         case ast.Call(function, arguments, keywords):
             for i in range(len(keywords)):
-                yield ast.Call(function, arguments, keywords[:i] + keywords[i + 1 :])
-            if isinstance(function, ast.Attribute) and ast.unparse(function.value) != "xp":
+                yield ast.Call(function, arguments, without(keywords, i))
+            for i in range(1, len(arguments)):
+                yield ast.Call(function, without(arguments, i), keywords)
+                yield ast.Call(function, swapped(arguments, i - 1), keywords)
+            if isinstance(function, ast.Attribute) and ast.unparse(function.value) not in MODULES:
                 yield function.value
-            elif arguments and not isinstance(arguments[0], ast.Starred):
+            elif arguments and not isinstance(arguments[0], ast.Starred | ast.Constant):
                 yield arguments[0]
         case ast.Attribute(value, "T"):
             yield value
         case ast.Subscript(value, ast.Tuple() | ast.Constant() | ast.Slice()):
             yield value
-        case ast.Return(ast.Tuple(elements)):
+        case ast.Return(ast.Tuple(elements)) if "backward" not in ast.unparse(node):
             for i in range(len(elements) - 1):
-                swapped = [*elements[:i], elements[i + 1], elements[i], *elements[i + 2 :]]
-                yield ast.Return(ast.Tuple(swapped, ast.Load()))
+                yield ast.Return(ast.Tuple(swapped(elements, i), ast.Load()))
         case ast.Expr(ast.Call()):
             yield ast.Pass()
 
 
-SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
+MODULES = ("xp", "math", "random", "heapq", "itertools", "functools", "inspect", "contextlib")
+UNMISTAKABLE = (*MODULES, "self", "OPS", "Tensor", "backward")  # nobody takes x for one of these
 DEVICE = ("array_module", "to_host", "to_device")  # with NumPy alone there is nothing to choose
+SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
 
 def children(node):
@@ -127,54 +147,85 @@ def children(node):
                 yield field, i, child
 
 
+def alone(statement):
+    """A statement without the block that is nested in it."""
+    bare = copy.copy(statement)
+    for field in ("body", "orelse", "finalbody", "handlers", "cases", "decorator_list"):
+        if isinstance(getattr(bare, field, None), list):
+            setattr(bare, field, [])
+    return bare
+
+
 def header(statement):
-    """A statement in one line, without the block that is nested in it."""
-    alone = copy.copy(statement)
-    for field in ("body", "orelse", "finalbody", "handlers"):
-        if isinstance(getattr(alone, field, None), list):
-            setattr(alone, field, [])
-    if isinstance(alone, ast.FunctionDef | ast.ClassDef):
-        alone.decorator_list = []
-    return " ".join(ast.unparse(alone).split())
+    return " ".join(ast.unparse(alone(statement)).split())
+
+
+def variables(statement):
+    """The names that a statement reads and that could be mistaken for one another."""
+    nodes = [*ast.walk(alone(statement))]
+    called = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+    read = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
+    return [name for name in dict.fromkeys(read) if name not in {*called, *UNMISTAKABLE}]
 
 
 def mutants_of(file, source):
     """All mutants of a Python source, in its order, each text once."""
-    tree, seen = ast.parse(source), {ast.unparse(ast.parse(source))}
+    tree = ast.parse(source)
+    seen = {ast.unparse(tree)}
 
-    def walk(node, statement):
+    def walk(node, statement, place):
         for field, i, child in children(node):
-            inner = child if isinstance(child, ast.stmt) else statement
-            held = getattr(node, field)
+            inner, around = statement, place
+            if isinstance(child, ast.stmt):
+                inner = child
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                around = f"{place}.{child.name}".lstrip(".")
             before = header(inner) if isinstance(inner, ast.stmt) else ""
-            for new in replacements(child):
-                if i is None:
-                    setattr(node, field, new)
-                else:
-                    held[i] = new
+            mistakes = [*replacements(child)]
+            if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Load):
+                names = variables(inner)
+                others = [name for name in names if name != child.id and child.id in names]
+                mistakes += [ast.Name(other, ast.Load()) for other in others]
+            for new in mistakes:
+                put(node, field, i, new)
                 text = ast.unparse(ast.fix_missing_locations(tree))
                 if text not in seen:
                     seen.add(text)
                     after = header(new if inner is child else inner)
-                    yield Mutant(file, inner.lineno, before, after, text)
-            if i is None:
-                setattr(node, field, child)
-            else:
-                held[i] = child
-            yield from walk(child, inner)
+                    yield Mutant(file, around, inner.lineno, before, after, text)
+            put(node, field, i, child)
+            yield from walk(child, inner, around)
 
-    yield from walk(tree, None)
+    yield from walk(tree, None, "")
+
+
+def put(node, field, i, child):
+    """Make `child` the field of a node, or entry i of the list that the field is."""
+    if i is None:
+        setattr(node, field, child)
+    else:
+        getattr(node, field)[i] = child
 
 
 def unchanged(file):
     """The mutant without a mistake, which must survive."""
-    return Mutant(file, 0, "", "", (ROOT / file).read_text(encoding="utf-8"))
+    return Mutant(file, "", 0, "", "", (ROOT / file).read_text(encoding="utf-8"))
 
 
 def all_mutants():
     for file in TESTS:
         yield from mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
 
+
+# ---- the list of those that compute the same function --------------------------------------------
+
+LIST = (ROOT / "tests/equivalent_mutants.md").read_text(encoding="utf-8")
+EQUIVALENT = {  # mutant -> the heading that it stands under, which is the reason
+    line.strip(): section.partition("\n")[0]
+    for section in LIST.split("\n## ")[1:]
+    for line in section.splitlines()
+    if line.startswith("    ")
+}
 
 # ---- killing them --------------------------------------------------------------------------------
 
@@ -191,8 +242,11 @@ def put_in_place(mutant):
     importlib.machinery.SourceFileLoader.get_code = get_code_of_mutant  # type: ignore
 
 
-def notice(mutant):
-    """Whether the tests that matter see a difference.  Changes this process for good."""
+FATES = ["survived", "wrong value", "crash", "other tests", "timed out"]  # exit statuses, in order
+
+
+def meet_the_tests(mutant):
+    """The number of its fate, which is 0 if all tests pass.  Changes this process for good."""
     import pytest
 
     put_in_place(mutant)
@@ -204,29 +258,34 @@ def notice(mutant):
         file = op.__wrapped__.__code__.co_filename
         if mutant.file == "minigrad/tensor.py" or os.path.samefile(file, ROOT / mutant.file):
             for case in CASES[name]:
-                by_pytorch(name, case)  # raises if it sees one
+                try:
+                    by_pytorch(name, case)
+                except AssertionError:
+                    return FATES.index("wrong value")
     files = [str(ROOT / "tests" / name) for name in TESTS[mutant.file]]
-    return pytest.main(["-x", "-p", "no:cacheprovider", *files]) != 0
+    quick = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-k", "not caught"]
+    passed = pytest.main([*quick, *files]) == 0
+    return FATES.index("survived" if passed else "other tests")
 
 
 def fork(mutant):
-    """Start a process, status 1 if it notices the mutant, else 0; return its number."""
+    """Start a process that ends with the mutant's fate, and return its number."""
     pid = os.fork()
     if pid:
         return pid
-    status = 1
+    status = FATES.index("crash")
     try:
         signal.alarm(TIMEOUT)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        status = int(notice(mutant))
+        status = meet_the_tests(mutant)
     finally:
         os._exit(status)  # no traceback, no clean-up: nobody is there to see it
 
 
-def survivors(mutants, n_processes):
-    """Yield (mutant, whether it survived) for each, in the order in which they end."""
+def fates(mutants, n_processes):
+    """Yield (mutant, fate) for each, in the order in which they end."""
     import numpy  # noqa: F401  so that no mutant has to wait for them
     import pytest  # noqa: F401
     import torch
@@ -239,59 +298,63 @@ def survivors(mutants, n_processes):
             mutant = waiting.pop()
             running[fork(mutant)] = mutant
         pid, status = os.wait()
-        yield running.pop(pid), status == 0
+        if os.WIFSIGNALED(status):
+            fate = "timed out" if os.WTERMSIG(status) == signal.SIGALRM else "crash"
+        else:
+            fate = FATES[os.waitstatus_to_exitcode(status)]
+        yield running.pop(pid), fate
 
 
-def chosen(options, listed):
-    """The mutants that the flags ask for, and whether these are all."""
-    mutants = [mutant for mutant in all_mutants() if options.only in str(mutant)]
-    if options.sample:
-        unlisted = [mutant for mutant in mutants if str(mutant) not in listed]
-        mutants = random.Random(options.seed).sample(unlisted, options.sample)
-    return mutants, not (options.sample or options.only)
-
-
-def report(mutants, alive, listed):
+def report(fate_of):
     """Print a line per file; return the mutants that survived and are not listed."""
-    print(f"{'file':30}{'mutants':>10}{'killed':>10}{'equivalent':>12}{'survived':>10}")
+    columns = [*FATES[1:], "equivalent", "survived"]
+    print(f"{'noticed by':>49}")
+    print(f"{'file':29}{'mutants':>8}" + "".join(f"{column:>12}" for column in columns))
+    unexplained = []
     for file in [*TESTS, ""]:
-        here = [mutant for mutant in mutants if mutant.file.startswith(file)]
-        survived = [mutant for mutant in here if mutant in alive and str(mutant) not in listed]
-        equivalent = sum(mutant in alive for mutant in here) - len(survived)
-        killed = len(here) - equivalent - len(survived)
-        print(f"{file or 'all':30}{len(here):10}{killed:10}{equivalent:12}{len(survived):10}")
-    share = killed / (killed + len(survived))
-    print(f"\n{share:.1%} of those that are not listed as equivalent are noticed.")
-    return survived
+        here = {m: fate for m, fate in fate_of.items() if m.file.startswith(file)}
+        unexplained = [
+            m for m, fate in here.items() if fate == "survived" and str(m) not in EQUIVALENT
+        ]
+        count = Counter(here.values())
+        count["equivalent"] = count["survived"] - len(unexplained)
+        count["survived"] = len(unexplained)
+        numbers = "".join(f"{count[column]:12}" for column in columns)
+        print(f"{file or 'all':29}{len(here):8}{numbers}")
+    share = 1 - len(unexplained) / max(1, len(fate_of) - count["equivalent"])
+    print(f"\nOf those that are not listed as equivalent {share:.1%} are noticed.")
+    return unexplained
 
 
 def main():
-    from equivalent_mutants import EQUIVALENT
-
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sample", type=int, metavar="N", help="N of them, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--only", default="", metavar="TEXT", help="those whose description has it")
-    mutants, complete = chosen(parser.parse_args(), EQUIVALENT)
+    options = parser.parse_args()
+    mutants = [mutant for mutant in all_mutants() if options.only in str(mutant)]
+    if options.sample:
+        mutants = [mutant for mutant in mutants if str(mutant) not in EQUIVALENT]
+    if len(mutants) < (options.sample or 1):
+        parser.error(f"there are {len(mutants)} such mutants")
+    if options.sample:
+        mutants = random.Random(options.seed).sample(mutants, options.sample)
 
     begin, n_processes = time.perf_counter(), os.cpu_count() or 1
     files = {tuple(tests): file for file, tests in TESTS.items()}  # one for each set of tests
-    for mutant, survived in survivors([unchanged(file) for file in files.values()], n_processes):
-        if not survived:
-            sys.exit(f"{mutant.file} fails its tests as it is: a kill would mean nothing")
-    alive = set()
-    for i, (mutant, survived) in enumerate(survivors(mutants, n_processes)):
-        if survived:
-            alive.add(mutant)
+    for control, fate in fates([unchanged(file) for file in files.values()], n_processes):
+        if fate != "survived":
+            sys.exit(f"{control.file} as it is: {fate}. So no mutant would tell anything.")
+    fate_of = {}
+    for mutant, fate in fates(mutants, n_processes):
+        fate_of[mutant] = fate
         if sys.stdout.isatty():
-            print(f"\r{i + 1} of {len(mutants)}", end="\r", flush=True)
+            print(f"\r{len(fate_of)} of {len(mutants)}", end="\r", flush=True)
 
-    complaints = [
-        f"survived: line {mutant.line} of {mutant}" for mutant in report(mutants, alive, EQUIVALENT)
-    ]
-    if complete:
-        gone = EQUIVALENT.keys() - {str(mutant) for mutant in alive}
-        complaints += [f"listed as equivalent, but noticed or gone: {text}" for text in gone]
+    complaints = [f"survived: line {m.line} of {m}" for m in report(fate_of)]
+    if not options.sample and not options.only:
+        alive = {str(mutant) for mutant, fate in fate_of.items() if fate == "survived"}
+        complaints += [f"listed, but noticed or gone: {text}" for text in EQUIVALENT.keys() - alive]
     minutes, seconds = divmod(round(time.perf_counter() - begin), 60)
     print(f"It took {minutes} min {seconds} s.", *complaints, sep="\n")
     return 1 if complaints else 0

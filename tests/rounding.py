@@ -1,10 +1,9 @@
 """How many roundings stand between the inputs of a case and its results?  Counted while it runs.
 
-In float32 an operation rounds its result by at most u = 2⁻²⁴ of it.  So a result that n operations
-lead to is off by about n u at most, relative to the largest number on the way, where a sum of m
-terms, and so each entry of a matrix product, counts as m operations.  And an error that enters an
-eˣ leaves it |x| times as large.  (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
-chapters 2 to 4.)
+An operation rounds its result by at most u of it: 2⁻²⁴ in float32, 2⁻¹¹ in float16.  So what n
+operations lead to is off by about n u at most, relative to the largest number on the way; where a
+sum of m terms, and so each entry of a matrix product, counts as m operations.  (Higham 2002,
+"Accuracy and Stability of Numerical Algorithms", chapters 2 to 4.)
 """
 
 import functools
@@ -13,14 +12,19 @@ import numpy as np
 
 from minigrad.tensor import OPS, op
 
-UNIT = 2.0**-24
 EXACT = {np.negative, np.maximum, np.equal, np.not_equal, np.greater}
+
+
+def unit(dtype):
+    """u: half the distance from 1 to the next number."""
+    return float(np.finfo(dtype).eps) / 2
 
 
 class Counting(np.ndarray):
     """An array that counts the operations that it and its offspring go through."""
 
     n_operations = 0
+    largest = 1.0  # of the finite numbers on the way
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         arrays = [plain(x) for x in inputs]
@@ -54,6 +58,9 @@ def counting(x):
     """`x` with arrays in it that count."""
     if isinstance(x, list | tuple):
         return type(x)(counting(part) for part in x)
+    if isinstance(x, np.ndarray | np.floating) and x.dtype.kind == "f":
+        finite = abs(x)[np.isfinite(x)]
+        Counting.largest = max(Counting.largest, float(finite.max(initial=0)))
     return x.view(Counting) if isinstance(x, np.ndarray) else x
 
 
@@ -70,7 +77,7 @@ def counted(array_op):
 
 def install(monkeypatch, F):
     """Let every op count, also where a module calls it."""
-    Counting.n_operations = 0
+    Counting.n_operations, Counting.largest = 0, 1.0
     for name in list(OPS):
         monkeypatch.setitem(OPS, name, OPS[name])
         monkeypatch.setattr(F, name, op(counted(OPS[name].__wrapped__)))

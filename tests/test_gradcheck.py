@@ -4,7 +4,6 @@ It is the tool that a reader is given for ops of their own; a tool that always s
 than none.  So most of these tests hand it an error of a kind that is made in practice.
 """
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -146,6 +145,38 @@ def test_a_result_without_a_gradient_is_an_error(fn):
         gradcheck(fn, [X])
 
 
+@pytest.mark.parametrize(
+    "backward",
+    [
+        lambda dout: np.negative(dout, out=dout),
+        lambda dout: np.multiply(dout, 2, out=dout),
+        lambda dout: np.copyto(dout, 0),
+    ],
+)
+def test_a_backward_that_writes_into_dout_is_caught(monkeypatch, backward):
+    """The loss that is held against it would be spoiled as well, and both would agree."""
+    monkeypatch.setitem(OPS, "same", None)  # takes the name out again afterwards
+
+    @op
+    def same(x):
+        return x * 1, lambda dout: (backward(dout),)
+
+    with pytest.raises(ValueError, match="read-only"):
+        gradcheck(same, [X])
+
+
+def test_the_entry_with_nan_is_named():
+    """Not the first one, which is right."""
+    with np.errstate(all="ignore"), pytest.raises(AssertionError, match=r"entry \(1,\): .* -inf,"):
+        gradcheck(F.sqrt, [np.array([4.0, 0.0])])
+
+
+def test_inputs_without_entries_are_an_error():
+    """Nothing was checked, and nothing is what passed."""
+    with pytest.raises(AssertionError, match="no entries"):
+        gradcheck(lambda x: x * 2, [np.zeros((0, 3))])
+
+
 def test_the_tolerance_counts():
     """What fails at the default passes where the caller allows for it.
 
@@ -194,12 +225,41 @@ def test_the_command_prints_every_op_and_module():
 def test_it_works_without_pytorch(monkeypatch, capsys):
     """With NumPy alone one judge remains, and the table says so."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(table, "CASES", {name: CASES[name] for name in ("neg", "Linear")})
     assert table.main() == 0
     out = capsys.readouterr().out
     assert "PyTorch, which is not installed" in out
     assert [rows(out)[name][1] for name in ("neg", "Linear")] == ["-", "-"]
+
+
+def test_it_works_beside_a_broken_pytorch(monkeypatch, capsys, tmp_path):
+    """Installed, but without a library that it needs: the head of the table says so."""
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch_cpu.so: no such file')")
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(table, "CASES", {"neg": CASES["neg"]})
+    assert table.main() == 0
+    out = capsys.readouterr().out
+    assert "PyTorch, which does not start here (libtorch_cpu.so: no such file)" in out
+    assert rows(out)["neg"][1] == "-"
+
+
+def test_it_needs_no_assert(tmp_path):
+    """`python -O` takes assert statements out: a wrong gradient is found all the same."""
+    script = tmp_path / "wrong.py"
+    script.write_text(
+        "from minigrad.proof import table\n"
+        "from minigrad.tensor import op\n"
+        "@op\n"
+        "def neg(x):\n"
+        "    return -x, lambda dout: (dout * float('nan'),)\n"
+        "table.CASES = {'neg': table.CASES['neg']}\n"
+        "raise SystemExit(table.main())\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-O", script], capture_output=True, encoding="utf-8", check=False
+    )
+    assert run.returncode == 1 and rows(run.stdout)["neg"][:2] == ["wrong", "wrong"], run
 
 
 def test_it_reports_what_is_wrong(monkeypatch, capsys):

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from equivalent_mutants import EQUIVALENT
-from mutants import TESTS, all_mutants, mutants_of
+from mutants import EQUIVALENT, TESTS, all_mutants, mutants_of
 
 ROOT = Path(__file__).parents[1]
 

@@ -51,58 +51,65 @@ MODULES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_gradient(name, judge):
     """Output and gradients are right, however the inputs and dout lie in memory."""
-    _, trials, objections = verdict(name, [judge], CASES[name])
+    _, n_trials, objections = verdict(name, [judge], CASES[name])
     assert not objections, "\n".join(objections)
-    assert trials == len(LAYOUTS) * len(CASES[name])
+    assert n_trials == len(LAYOUTS) * len(CASES[name])
 
 
-def results(name, case, dtype):
-    """[out, and every gradient] of a case, and the largest number that went in."""
-    _, leaves, run, draw = prepare(name, case, dtype=dtype)
-    out = run()
-    out.backward(draw(out.shape))
-    largest = max(abs(x.data).max(initial=1) for x in leaves)
-    return [out.data, *[x.grad for x in leaves]], largest
+ROUNDED = [np.float32, np.float16]
 
 
-def check_rounding(name, case, monkeypatch):
-    """float32 differs from float64 by no more than its operations round: see rounding.py."""
-    exact, largest = results(name, case, np.float64)
+def results(name, case, layout, dtype, held):
+    """[out, and every gradient] of a trial."""
+    trial = prepare(name, case, layout, dtype, held)
+    out = trial.run()
+    out.backward(trial.draw(out.shape))
+    return [out.data, *[x.grad for x in trial.leaves]]
+
+
+def check_rounding(name, case, layout, dtype, monkeypatch):
+    """A dtype differs from float64 by no more than its operations round: see rounding.py."""
+    exact = results(name, case, layout, np.float64, dtype)
     with monkeypatch.context() as patch:
         rounding.install(patch, F)
-        rounded, _ = results(name, case, np.float32)
+        rounded = results(name, case, layout, dtype, dtype)
     n = rounding.Counting.n_operations + len(case.inputs)  # gradients of one leaf are added up
-    for ours, reference in zip(rounded, exact, strict=True):
-        size = abs(reference).max(initial=0)
+    bound = n * rounding.unit(dtype) * rounding.Counting.largest
+    for i, (ours, reference) in enumerate(zip(rounded, exact, strict=True)):
+        what = f"d{i - 1}" if i else "out"
         error = abs(ours - reference).max(initial=0)
-        assert error <= n * rounding.UNIT * largest * size, (
-            f"{name}: float32 is off by {error:.3g} after {n} operations"
+        assert error <= bound, (
+            f"{name}: {what} is off by {error:.3g} after {n} operations in {dtype.__name__}"
         )
 
 
+@pytest.mark.parametrize("dtype", ROUNDED)
 @pytest.mark.parametrize("name", CASES)
-def test_float32_is_float64_rounded(name, monkeypatch):
+def test_fewer_digits_are_float64_rounded(name, dtype, monkeypatch):
     """Each operation may round once; what is off by more has lost digits on the way."""
     for case in CASES[name]:
-        check_rounding(name, case, monkeypatch)
+        for layout in LAYOUTS:
+            check_rounding(name, case, layout, dtype, monkeypatch)
 
 
-def dtypes(name, case, monkeypatch):
-    """The dtypes of out, and of the gradients as they reach a leaf, for a case in float32."""
-    _, _, run, draw = prepare(name, case, dtype=np.float32)
-    out = run()
+def dtypes(name, case, layout, dtype, monkeypatch):
+    """The dtypes of out, and of the gradients as they reach a leaf."""
+    trial = prepare(name, case, layout, dtype)
+    out = trial.run()
     seen = {out.dtype.name}
     with monkeypatch.context() as patch:  # a leaf converts gradients to its own dtype
         patch.setattr(Tensor, "_accumulate", lambda self, d: seen.add(d.dtype.name))
-        out.backward(draw(out.shape))
+        out.backward(trial.draw(out.shape))
     return seen
 
 
+@pytest.mark.parametrize("dtype", ROUNDED)
 @pytest.mark.parametrize("name", CASES)
-def test_float32_stays_float32(name, monkeypatch):
+def test_a_dtype_stays_what_it_is(name, dtype, monkeypatch):
     """Neither numbers nor np.float64 scalars widen an output, or a gradient on its way."""
     for case in CASES[name]:
-        assert dtypes(name, case, monkeypatch) == {"float32"}
+        for layout in LAYOUTS:
+            assert dtypes(name, case, layout, dtype, monkeypatch) == {dtype.__name__}
 
 
 def test_a_dropout_of_nothing_draws_nothing():
@@ -470,27 +477,114 @@ def test_a_wrong_module_is_caught(name, op_name, judge, monkeypatch):
         judge(name, CASES[name][0])
 
 
+def off(x):
+    """Off by a thousandth where it is float32: three of its seven digits are right."""
+    x = np.asarray(x)
+    return x * np.float32(1.001) if x.dtype == np.float32 else x
+
+
+@pytest.mark.parametrize("spoiled", ["spoil_out", "spoil"])
 @pytest.mark.parametrize("name", OPS)
-def test_lost_digits_are_caught(name, monkeypatch):
-    """An op that computes with half the digits, when given float32, is off by more than n·u."""
+def test_lost_digits_are_caught(name, spoiled, monkeypatch):
+    """An op that is right in float64 and has lost digits in float32 is off by more than n·u."""
+    plant(monkeypatch, name, **{spoiled: off if spoiled == "spoil_out" else lambda i, d: off(d)})
+    what = "out" if spoiled == "spoil_out" else r"d\d"
+    with pytest.raises(AssertionError, match=rf"{name}: {what} is off by .* in float32"):
+        check_rounding(name, CASES[name][0], "contiguous", np.float32, monkeypatch)
 
-    def halve(x):
-        return x.astype(np.float16).astype(np.float32) if x.dtype == np.float32 else x
 
-    plant(monkeypatch, name, spoil_out=lambda out: halve(np.asarray(out)))
-    with pytest.raises(AssertionError, match=f"{name}: float32 is off by"):
-        check_rounding(name, CASES[name][0], monkeypatch)
+def wide(x):
+    return np.asarray(x).astype(np.float64)
 
 
 @pytest.mark.parametrize("name", OPS)
 def test_a_wider_dtype_is_caught(name, monkeypatch):
     """In an output as in a gradient."""
-    with monkeypatch.context() as patch:
-        plant(patch, name, spoil_out=lambda out: np.asarray(out).astype(np.float64))
-        assert "float64" in dtypes(name, CASES[name][0], monkeypatch)
-    with monkeypatch.context() as patch:
-        plant(patch, name, spoil=lambda i, d: d.astype(np.float64))
-        assert dtypes(name, CASES[name][0], monkeypatch) == {"float32", "float64"}
+    seen = []
+    for spoil in ({"spoil_out": wide}, {"spoil": lambda i, d: wide(d)}):
+        with monkeypatch.context() as patch:
+            plant(patch, name, **spoil)
+            seen.append(dtypes(name, CASES[name][0], "contiguous", np.float32, monkeypatch))
+    assert "float64" in seen[0] and seen[1] == {"float32", "float64"}
+
+
+ASTRAY = {  # the layout -> whether dout lies so
+    "contiguous": lambda x: x.flags.c_contiguous,
+    "transposed": lambda x: x.flags.f_contiguous and not x.flags.c_contiguous,
+    "strided": lambda x: not x.flags.c_contiguous and not x.flags.f_contiguous,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_error_in_one_layout_is_caught(layout, monkeypatch):
+    """A backward that goes wrong only where dout lies in memory in one of the three ways."""
+    right = OPS["tanh"].__wrapped__
+
+    def tanh(x):
+        out, backward = right(x)
+        return out, lambda dout: (backward(dout)[0] * (1.01 if ASTRAY[layout](dout) else 1),)
+
+    monkeypatch.setitem(OPS, "tanh", OPS["tanh"])
+    op(tanh)
+    case = CASES["tanh"][0]
+    objections = verdict("tanh", [by_pytorch], [case])[2]
+    assert len(objections) == 1 and objections[0].startswith(f"tanh, {layout} case 0")
+
+
+def test_an_error_of_float32_alone_is_caught(monkeypatch):
+    """A backward that goes wrong only with fewer digits, and only in one layout."""
+    right = OPS["tanh"].__wrapped__
+
+    def tanh(x):
+        out, backward = right(x)
+        wrong = x.dtype == np.float32 and ASTRAY["strided"](x)
+        return out, lambda dout: (backward(dout)[0] * (1.01 if wrong else 1),)
+
+    monkeypatch.setitem(OPS, "tanh", OPS["tanh"])
+    op(tanh)
+    check_rounding("tanh", CASES["tanh"][0], "contiguous", np.float32, monkeypatch)
+    with pytest.raises(AssertionError, match="tanh: d0 is off"):
+        check_rounding("tanh", CASES["tanh"][0], "strided", np.float32, monkeypatch)
+
+
+@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
+@pytest.mark.parametrize(
+    "backward, objection",
+    [
+        (lambda dout: (dout * np.nan,), "d0: "),
+        (lambda dout: (None,), "no derivative"),
+    ],
+)
+def test_nan_and_nothing_are_caught(judge, backward, objection, monkeypatch):
+    """NaN is not small, and a gradient that does not arrive is not zero."""
+    monkeypatch.setitem(OPS, "neg", OPS["neg"])
+
+    @op
+    def neg(x):
+        return -x, backward
+
+    with pytest.raises((AssertionError, RuntimeError), match=objection):
+        judge("neg", CASES["neg"][0])
+
+
+@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
+def test_an_output_that_is_not_finite_is_caught(judge, monkeypatch):
+    """It is named as such."""
+    plant(monkeypatch, "neg", spoil_out=lambda out: out * np.inf)
+    with pytest.raises(AssertionError, match="neg: out is not finite"):
+        judge("neg", CASES["neg"][0])
+
+
+@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
+def test_a_gradient_that_does_not_arrive_is_caught(judge):
+    """A module that detaches its weight."""
+
+    class Deaf(nn.Linear):
+        def forward(self, x):
+            return F.linear(x, self.weight.detach(), self.bias)
+
+    with pytest.raises(AssertionError, match="Linear: d1: no gradient arrives"):
+        judge("Linear", Case([(T, C)], build=lambda: Deaf(C, V)))
 
 
 @pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])

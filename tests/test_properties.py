@@ -193,6 +193,99 @@ def test_matmul(data):
     judge(data, "matmul", list(data.draw(shapes).input_shapes))
 
 
+# ---- the ops of a language model -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@many
+@given(data=st.data())
+def test_softmax(name, data):
+    """Along any axis, counted from either end."""
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=4, max_side=4))
+    axis = st.integers(-len(shape), len(shape) - 1)
+    judge(data, name, [shape], data.draw(st.just({}) | st.fixed_dictionaries({"axis": axis})))
+
+
+@many
+@given(data=st.data())
+def test_linear(data):
+    """Any axes in front, with a bias or without."""
+    front = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))
+    n_in, n_out = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    bias = data.draw(st.sampled_from([(n_out,), None]))
+    judge(data, "linear", [(*front, n_in), (n_out, n_in), bias])
+
+
+@many
+@given(data=st.data())
+def test_layer_norm(data):
+    """Any axes in front, with a bias or without, any eps.
+
+    Not of one number, or of two: these become 0, or ±1 and hardly move, and no digit is left.
+    """
+    shape = (*data.draw(hnp.array_shapes(min_dims=0, max_dims=3, max_side=3)), 5)
+    bias = data.draw(st.sampled_from([(5,), None]))
+    eps = data.draw(st.sampled_from([{}, {"eps": 1e-3}, {"eps": 1.0}]))
+    judge(data, "layer_norm", [shape, (5,), bias], eps)
+
+
+@many
+@given(data=st.data())
+def test_embedding(data):
+    """Ids of any shape, in a small table or a large one."""
+    n_rows = data.draw(st.sampled_from([1, 3, 600]))
+    shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+    ids = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(0, n_rows - 1)))
+    judge(data, "embedding", [ids, (n_rows, 3)])
+
+
+@many
+@given(data=st.data())
+def test_cross_entropy(data):
+    """Targets of any shape, some of them ignored, but not all."""
+    n_tokens = data.draw(st.integers(1, 5))
+    shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, max_side=3))
+    targets = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(0, n_tokens - 1)))
+    ignored = data.draw(st.none() | st.integers(-1, n_tokens - 1))
+    if ignored is not None and (targets == ignored).all():
+        ignored = -1
+    options = {} if ignored is None else {"ignore_index": ignored}
+    judge(data, "cross_entropy", [(*shape, n_tokens), targets], options)
+
+
+@many
+@given(data=st.data())
+def test_attention(data):
+    """Any number of queries and keys; causal or not, with dropout or without, in training or not.
+
+    At least two keys for each query: of a single one softmax is 1, and only rounding moves.
+    """
+    B, H, D = data.draw(st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 4)))
+    T = data.draw(st.integers(1, 4))
+    N = T + data.draw(st.integers(1, 4))
+    options = data.draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "causal": st.booleans(),
+                "dropout": st.sampled_from([0.0, 0.3]),
+                "training": st.booleans(),
+                "key": st.just((3, 1, 4, 1)),
+            },
+        )
+    )
+    judge(data, "attention", [(B, H, T, D), (B, H, N, D), (B, H, N, D)], options)
+
+
+@many
+@given(data=st.data())
+def test_dropout(data):
+    """Any shape with rows, any share."""
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
+    p = data.draw(st.sampled_from([0, 0.1, 0.5, 0.9]))
+    judge(data, "dropout", [shape, p], {"training": data.draw(st.booleans()), "key": (1, 2, 3, 4)})
+
+
 # ---- the search, tested --------------------------------------------------------------------------
 
 

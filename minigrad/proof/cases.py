@@ -1,4 +1,4 @@
-"""The cases: every op and every module, called in every way that it can be.
+"""The cases: every op and every module, with every one of its arguments.
 
 Lengths differ from axis to axis, so that swapped axes show.  What the right answer is does not
 stand here: the judges know (judges.py).  tests/test_ops.py fails if an op, a module or an argument
@@ -15,6 +15,7 @@ import numpy as np
 from minigrad import nn
 
 B, T, C, V, H, N, D = 2, 3, 5, 7, 4, 6, 8
+LONG = 400  # more than the 128 numbers that NumPy adds up in one go
 KEY = (1337, 3, 2, 5)  # of dropout: (seed, step, layer, row)
 SEED, STEP, ROW = 7, 11, 2  # the place at which every case begins to draw
 
@@ -245,6 +246,7 @@ CASES: dict[str, list[Case]] = {
         Case([(1, T, 1), (B, 1, V)]),
         Case([(C, C), Same(0)]),
         Case([(C,), Same(0)]),
+        Case([(T, LONG), (LONG, V)]),
         Case([(0, C), (C, V)]),
         Case([(T, 0), (0, V)]),  # a sum of nothing
     ],
@@ -256,6 +258,8 @@ CASES: dict[str, list[Case]] = {
         Case([(T, C), (V, C), (V,)]),
         Case([(C,), (V, C), (V,)]),
         Case([(C, C), Same(0)]),
+        Case([(B, LONG), (V, LONG), (V,)]),
+        Case([(LONG, C), (V, C), (V,)]),
         Case([(B, 0, C), (V, C), (V,)]),
     ],
     "embedding": [
@@ -263,12 +267,13 @@ CASES: dict[str, list[Case]] = {
         Case([IDS[0], (V, C)]),
         Case([IDS.astype(np.int32), (V, C)]),
         Case([100 * IDS, (700, C)]),  # too many tokens for the one-hot product
+        Case([100 * IDS[0], (700, C)]),
         Case([IDS[:, 1:2], (V, C)]),  # one id and nothing else
         Case([np.array(3), (V, C)]),
         Case([IDS[:, :0], (V, C)]),
     ],
-    "softmax": [*several([(B, T, C)], *AXES), Case([(0, C)])],
-    "log_softmax": [*several([(B, T, C)], *AXES), Case([(0, C)])],
+    "softmax": [*several([(B, T, C)], *AXES), Case([(B, LONG)]), Case([(C,)]), Case([(0, C)])],
+    "log_softmax": [*several([(B, T, C)], *AXES), Case([(B, LONG)]), Case([(C,)]), Case([(0, C)])],
     "cross_entropy": [
         Case([(B * T, V), IDS.ravel()]),
         Case([(T, V), IDS[1].astype(np.uint8)]),
@@ -277,6 +282,8 @@ CASES: dict[str, list[Case]] = {
         Case([(B * T, V), IDS.ravel()], {"ignore_index": 4}),
         Case([(4, V), np.array([-100, 2, -100, 6])], {"ignore_index": -100}),
         Case([(T, V), IDS[0]], {"ignore_index": -1}),  # nothing is ignored
+        Case([(B, T, V), IDS], {"ignore_index": 4}),
+        Case([(T, LONG), IDS[0]]),
         Case([(1, V), np.array([6])]),
     ],
     "layer_norm": [
@@ -286,6 +293,8 @@ CASES: dict[str, list[Case]] = {
         Case([(C,), (C,), (C,)]),
         Case([(0, C), (C,), (C,)]),
         *several([(T, C), (C,), (C,)], {"eps": 0.1}, {"eps": 1e-12}),
+        Case([(B, H, T, C), (C,)], {"eps": 0.1}),
+        Case([(B, LONG), (LONG,), (LONG,)]),
     ],
     "dropout": [
         Case([(B, T, C), 0.4], {"training": True, "key": KEY}),
@@ -293,6 +302,7 @@ CASES: dict[str, list[Case]] = {
         Case([(B, T, C), 0.4], {"training": True}),  # the running key
         Case([(B, T, C), 0.4], {"training": False}),
         Case([(B, T, C), 0], {"training": True}),
+        Case([(B, LONG), 0.2], {"training": True, "key": KEY}),
         Case([(0, C), 0.4], {"training": True, "key": KEY}),
     ],
     "attention": [
@@ -306,7 +316,8 @@ CASES: dict[str, list[Case]] = {
         *several(QKV, TRAINING, TRAINING | {"training": False}, TRAINING | {"dropout": 0.0}),
         Case(QKV, {"dropout": 0.4, "key": KEY}),  # training is off
         Case(QKV, {"dropout": 0.4, "training": True}),  # the running key
-        Case(LAST, TRAINING | {"causal": False}),
+        *several(LAST, TRAINING, TRAINING | {"causal": False}),
+        Case([(1, 2, 100, D), (1, 2, LONG, D), (1, 2, LONG, D)]),
         Case([(0, H, T, D)] * 3),
     ],
     "Linear": several([(B, T, C)], {}, {"bias": False}, build=partial(nn.Linear, C, V)),
