@@ -16,12 +16,14 @@ Each mutant gets a process of its own, forked when NumPy and PyTorch are loaded,
 
 import argparse
 import ast
+import builtins
 import copy
 import importlib.machinery
 import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -29,9 +31,7 @@ from typing import NamedTuple
 
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ[f"{library}_NUM_THREADS"] = "1"  # before NumPy loads: a mutant gets one core
-os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = (
-    "1"  # they take longer to load than most mutants live
-)
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading them takes longer than most mutants
 
 ROOT = Path(__file__).parents[1]
 OPS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("minigrad/ops/[a-z]*.py"))]
@@ -112,7 +112,8 @@ def replacements(node):
                 yield ast.Call(function, arguments, without(keywords, i))
             for i in range(1, len(arguments)):
                 yield ast.Call(function, without(arguments, i), keywords)
-                yield ast.Call(function, swapped(arguments, i - 1), keywords)
+                if not ast.unparse(function).endswith(SYMMETRIC):
+                    yield ast.Call(function, swapped(arguments, i - 1), keywords)
             if isinstance(function, ast.Attribute) and ast.unparse(function.value) not in MODULES:
                 yield function.value
             elif arguments and not isinstance(arguments[0], ast.Starred | ast.Constant):
@@ -129,7 +130,8 @@ def replacements(node):
 
 
 MODULES = ("xp", "math", "random", "heapq", "itertools", "functools", "inspect", "contextlib")
-UNMISTAKABLE = (*MODULES, "self", "OPS", "Tensor", "backward")  # nobody takes x for one of these
+SYMMETRIC = ("swapaxes", "multiply", "maximum", "equal", "result_type")
+UNMISTAKABLE = (*MODULES, *dir(builtins), "self", "OPS", "Tensor", "backward")
 DEVICE = ("array_module", "to_host", "to_device")  # with NumPy alone there is nothing to choose
 SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
@@ -161,7 +163,7 @@ def header(statement):
 
 
 def variables(statement):
-    """The names that a statement reads and that could be mistaken for one another."""
+    """The names of values that a statement reads: one may be mistaken for another."""
     nodes = [*ast.walk(alone(statement))]
     called = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
     read = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
@@ -268,23 +270,23 @@ def meet_the_tests(mutant):
     return FATES.index("survived" if passed else "other tests")
 
 
-def fork(mutant):
-    """Start a process that ends with the mutant's fate, and return its number."""
+def fork(mutant, log):
+    """Start a process that ends with the mutant's fate and writes to the file `log`; its number."""
     pid = os.fork()
     if pid:
         return pid
     status = FATES.index("crash")
     try:
         signal.alarm(TIMEOUT)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         status = meet_the_tests(mutant)
     finally:
         os._exit(status)  # no traceback, no clean-up: nobody is there to see it
 
 
-def fates(mutants, n_processes):
+def fates(mutants, n_processes, log=os.devnull):
     """Yield (mutant, fate) for each, in the order in which they end."""
     import numpy  # noqa: F401  so that no mutant has to wait for them
     import pytest  # noqa: F401
@@ -296,7 +298,7 @@ def fates(mutants, n_processes):
     while waiting or running:
         while waiting and len(running) < n_processes:
             mutant = waiting.pop()
-            running[fork(mutant)] = mutant
+            running[fork(mutant, log)] = mutant
         pid, status = os.wait()
         if os.WIFSIGNALED(status):
             fate = "timed out" if os.WTERMSIG(status) == signal.SIGALRM else "crash"
@@ -342,9 +344,12 @@ def main():
 
     begin, n_processes = time.perf_counter(), os.cpu_count() or 1
     files = {tuple(tests): file for file, tests in TESTS.items()}  # one for each set of tests
-    for control, fate in fates([unchanged(file) for file in files.values()], n_processes):
-        if fate != "survived":
-            sys.exit(f"{control.file} as it is: {fate}. So no mutant would tell anything.")
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        for control, fate in fates([unchanged(file) for file in files.values()], 1, log):
+            if fate != "survived":
+                print(log.read_text(encoding="utf-8"))
+                sys.exit(f"{control.file} as it is: {fate}. So no mutant would tell anything.")
     fate_of = {}
     for mutant, fate in fates(mutants, n_processes):
         fate_of[mutant] = fate

@@ -112,6 +112,19 @@ def test_a_dtype_stays_what_it_is(name, dtype, monkeypatch):
             assert dtypes(name, case, layout, dtype, monkeypatch) == {dtype.__name__}
 
 
+@pytest.mark.parametrize("exact", range(3))
+def test_one_exact_input_makes_attention_exact(exact):
+    """float64 for one of q, k and v: out is float64, and each gradient reaches its input."""
+    qkv = [zeros(*shape) for shape in QKV]
+    for i, x in enumerate(qkv):
+        x.data = np.ones(x.shape, np.float64 if i == exact else np.float32)
+        x.requires_grad = True
+    out = F.attention(*qkv)
+    assert out.dtype == np.float64
+    out.backward(np.ones(out.shape))
+    assert [x.grad.dtype == np.float64 for x in qkv] == [i == exact for i in range(3)]
+
+
 def test_a_dropout_of_nothing_draws_nothing():
     """With p = 0 the running key stays where it is, and so do all masks that come after."""
     with random.at(seed=1, step=2):
@@ -247,11 +260,16 @@ ERRORS = [  # the op, its inputs, the error, what it must name besides the op
     ("embedding", [np.array([1.0]), zeros(V, C)], TypeError, ["integers", "float64"]),
     ("embedding", [[0, 1], zeros(V, C)], TypeError, ["integers", "float32"]),
     ("attention", [zeros(B, H, T, D), zeros(B, H, T, D + 1), zeros(B, H, T, D + 1)], ValueError,
-     [str((B, H, T, D)), str((B, H, T, D + 1))]),
+     [str((B, H, T, D)), str((B, H, T, D + 1)), "must agree"]),
     ("attention", [zeros(B, H, T, D), zeros(B, H, T, D), zeros(B, H, N, D)], ValueError,
      [str((B, H, T, D)), str((B, H, N, D)), "must agree"]),
-    ("attention", [zeros(B, H, T, D), *[zeros(B, 1, T, D)] * 2], ValueError, [str((B, 1, T, D))]),
-    ("attention", [zeros(B, T, D)] * 3, ValueError, [str((B, T, D))]),
+    ("attention", [zeros(B, H, T, D), *[zeros(B, 1, T, D)] * 2], ValueError,
+     [str((B, 1, T, D)), "must agree"]),
+    ("attention", [zeros(B, T, D)] * 3, ValueError, [str((B, T, D)), "must agree"]),
+    ("attention", [zeros(B, H, T), *[zeros(B, H, T, D)] * 2], ValueError, ["must agree"]),
+    ("attention", [zeros(B, H, T, D), *[zeros(B, H, T)] * 2], ValueError, ["must agree"]),
+    ("attention", [zeros(B, H, T, D), *[zeros(B, H, T, D, 1)] * 2], ValueError, ["must agree"]),
+    ("attention", [zeros(B, H, T, D, 1), *[zeros(B, H, T, D)] * 2], ValueError, ["must agree"]),
     ("attention", [zeros(B, H, N, D), *[zeros(B, H, T, D)] * 2], ValueError, ["6", "3", "causal"]),
 ]  # fmt: skip
 
@@ -265,7 +283,8 @@ def test_errors_teach(name, inputs, error, parts):
     with pytest.raises(error) as caught:
         OPS[name](*inputs)
     message = str(caught.value)
-    assert "\n" not in message and message.startswith(name)
+    assert "\n" not in message and message.startswith(f"{name}: ")
+    assert message.count(f"{name}: ") == 1
     assert all(part in message for part in parts), message
 
 

@@ -37,7 +37,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     Numerics    The largest score of each row is subtracted first, as in softmax.  In place, where a
                 fresh (B, H, T, N) array would cost more than the arithmetic.
     """
-    fits = q.ndim == k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
+    fits = k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
     if not (fits and k.shape == v.shape):
         raise ValueError(
             "attention: q (B, H, T, D) and k, v (B, H, N, D) must agree in B, H and D, got "

@@ -173,7 +173,7 @@ CASES: dict[str, list[Case]] = {
         Case([()]),
         Case([(0, C)]),
         Case([np.array([-9.0, -0.8, 0.0, 9.0])]),
-        Case([(3, 30_001)]),  # more than one block
+        Case([(3, 50_001)]),  # more than two blocks
     ],
     "where": [
         Case([LOWER, (T, C), (T, C)]),
@@ -183,6 +183,7 @@ CASES: dict[str, list[Case]] = {
         Case([LOWER, 2, (T, C)]),
         Case([LOWER, np.float64(0.5), (T, C)]),
         Case([LOWER, (T, C), Same(1)]),
+        Case([LOWER * 2, (T, C), (T, C)]),  # numbers: true where they are not 0
         Case([LOWER[:, 2:3], (T, C), (C,)]),
         Case([np.zeros((0, C), bool), (0, C), (C,)]),
     ],
@@ -220,6 +221,7 @@ CASES: dict[str, list[Case]] = {
         Case([(B, C), (T, C)]),
         Case([(B, T), (B, 1), (B, C)], {"axis": -1}),
         Case([(B, T, C), (B, 1, C)], {"axis": 1}),
+        Case([(B, T, C, 1), (B, T, C, D)], {"axis": 3}),
         Case([(T, C), Same(0), Same(0)]),
         Case([(T, C)]),
         Case([(0, C), (T, C)]),
@@ -314,7 +316,7 @@ CASES: dict[str, list[Case]] = {
         Case([(B, H, N, D), (B, H, T, D), (B, H, T, D)], {"causal": False}),
         Case([(B, H, T, D), Same(0), Same(0)]),
         *several(QKV, TRAINING, TRAINING | {"training": False}, TRAINING | {"dropout": 0.0}),
-        Case(QKV, {"dropout": 0.4, "key": KEY}),  # training is off
+        *several(QKV, {"dropout": 0.4, "key": KEY}, {"training": True}),  # neither alone drops
         Case(QKV, {"dropout": 0.4, "training": True}),  # the running key
         *several(LAST, TRAINING, TRAINING | {"causal": False}),
         Case([(1, 2, 100, D), (1, 2, LONG, D), (1, 2, LONG, D)]),

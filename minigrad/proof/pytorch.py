@@ -64,7 +64,7 @@ REFERENCES: dict[str, Callable] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
-    "where": torch.where,
+    "where": lambda condition, x, y: torch.where(condition != 0, x, y),
     "sum": lambda x, axis=None, keepdims=False: torch.sum(x, axis, keepdim=keepdims),
     "mean": lambda x, axis=None, keepdims=False: torch.mean(x, axis, keepdim=keepdims),
     "max": lambda x, axis=(), keepdims=False: torch.amax(x, axis, keepdim=keepdims),
