@@ -49,6 +49,7 @@ def find_pytorch():
         return [by_finite_differences], "PyTorch, which is not installed here"
     except Exception as error:  # installed, but a library or a driver that it needs is not
         return [by_finite_differences], f"PyTorch, which does not start here ({error})"
+    torch.set_num_threads(1)  # for arrays as small as these, more of them only wait
     return [by_finite_differences, by_pytorch], f"PyTorch {torch.__version__}"
 
 
