@@ -1,6 +1,6 @@
 """Is a derivative right?  Move each input a little: does the output move as foretold?
 
-`gradcheck` tells of an op of your own; `python -m minigrad.gradcheck` of every op in minigrad.
+`gradcheck` checks an op of your own; `python -m minigrad.gradcheck` every op in minigrad.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ def slope(loss, x, direction, step=1e-6):
 
         (loss(x + h d) − loss(x − h d)) / 2h  =  loss' + h² loss''' / 6 + ...
 
-    In float64 rounding costs about 10⁻¹⁶/h, a little more than 10⁻¹⁰.  The formula is off by
-    h² loss''' / 6, which is far less for a tame function, and leaves room for a wild one.
+    The formula itself is off by h² loss''' / 6, about 10⁻¹³ loss'''.  Rounding costs 10⁻¹⁶ / h,
+    about 10⁻¹⁰ times the size of loss, and is what limits the check.
     """
     start = x.data
     x.data = start + step * direction
@@ -35,10 +35,11 @@ def gradcheck(fn, inputs, step=1e-6, tolerance=1e-6):
                 What fn brings along, such as a module's weights, is not moved: pass it here.
 
     With a random dout, loss = Σ dout ⊙ fn(x) is one number.  Each entry of each input is moved by
-    itself, and the slope that is seen held against the entry of the gradient that backward()
-    computes, relative to the largest entry of that input's gradient (or to 10⁻⁶, if that is
-    smaller): beside an entry of 10⁶ nothing is learnt about one of 1.  Raises AssertionError that
-    shows the first entry that disagrees, the two values and its index.
+    itself, and the slope seen is compared with the entry of the gradient that backward() computes,
+    relative to the largest entry of that input's gradient, or to 10⁻⁶ where even that is smaller.
+    So an error far below the largest entry goes unseen: beside an entry of 10⁶, one of 1 is not
+    checked.  Raises an AssertionError that shows the first entry that disagrees, the two values and
+    its index.
     """
     arrays = [x.numpy() if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
     arrays = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]

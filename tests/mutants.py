@@ -5,8 +5,10 @@
 A mutant is the source with one small mistake: a sign, a factor, a dropped term, an off-by-one, `=`
 for `+=`, operands or arguments that changed places, one name for another, a call left out (an
 unbroadcast, an exp, a transpose), a condition turned round.  All mutants of these kinds, of the
-ops, the tape, AdamW, clipping and the schedule, meet the tests that matter to them: first a judge
-of minigrad/proof, who takes a tenth of a second, and if he sees nothing the whole files of tests.
+ops, the tape, AdamW, clipping and the schedule, meet the tests that matter to them.  Those of the
+ops and the tape first meet PyTorch's judgement on the cases, in one memory layout, which takes a
+tenth of a second.  What it lets pass meets the files in TESTS, without the tests called "caught",
+which plant errors of their own.
 What survives is printed: either a test is missing, or the mutant computes the same function, and
 then it is listed, with the reason, in tests/equivalent_mutants.md.
 
@@ -312,15 +314,14 @@ def report(fate_of):
     columns = [*FATES[1:], "equivalent", "survived"]
     print(f"{'noticed by':>49}")
     print(f"{'file':29}{'mutants':>8}" + "".join(f"{column:>12}" for column in columns))
-    unexplained = []
-    for file in [*TESTS, ""]:
+    unexplained = [
+        m for m, fate in fate_of.items() if fate == "survived" and str(m) not in EQUIVALENT
+    ]
+    for file in [*TESTS, ""]:  # every name starts with "": the last line is of all
         here = {m: fate for m, fate in fate_of.items() if m.file.startswith(file)}
-        unexplained = [
-            m for m, fate in here.items() if fate == "survived" and str(m) not in EQUIVALENT
-        ]
         count = Counter(here.values())
-        count["equivalent"] = count["survived"] - len(unexplained)
-        count["survived"] = len(unexplained)
+        survived = sum(m in here for m in unexplained)
+        count["equivalent"], count["survived"] = count["survived"] - survived, survived
         numbers = "".join(f"{count[column]:12}" for column in columns)
         print(f"{file or 'all':29}{len(here):8}{numbers}")
     share = 1 - len(unexplained) / max(1, len(fate_of) - count["equivalent"])

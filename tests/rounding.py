@@ -1,9 +1,11 @@
 """How many roundings stand between the inputs of a case and its results?  Counted while it runs.
 
-An operation rounds its result by at most u of it: 2⁻²⁴ in float32, 2⁻¹¹ in float16.  So what n
-operations lead to is off by about n u at most, relative to the largest number on the way; where a
-sum of m terms, and so each entry of a matrix product, counts as m operations.  (Higham 2002,
-"Accuracy and Stability of Numerical Algorithms", chapters 2 to 4.)
+An operation rounds its result by at most u of it: 2⁻²⁴ in float32, 2⁻¹¹ in float16.  Where no later
+step magnifies such an error (no division by something small, nothing steep), a result that n
+operations lead to is off by n u at most, relative to the largest number on the way; a sum of m
+terms, and so each entry of a matrix product, counts as m operations.  The cases are tame in this
+sense, and the tests hold them to it.  (The theory: Higham 2002, "Accuracy and Stability of
+Numerical Algorithms", chapters 2 to 4.)
 """
 
 import functools
@@ -24,7 +26,7 @@ class Counting(np.ndarray):
     """An array that counts the operations that it and its offspring go through."""
 
     n_operations = 0
-    largest = 1.0  # of the finite numbers on the way
+    largest = 1.0  # of the finite numbers on the way, or 1
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         arrays = [plain(x) for x in inputs]

@@ -527,7 +527,7 @@ def test_a_wider_dtype_is_caught(name, monkeypatch):
     assert "float64" in seen[0] and seen[1] == {"float32", "float64"}
 
 
-ASTRAY = {  # the layout -> whether dout lies so
+LIES = {  # the layout -> whether an array lies so
     "contiguous": lambda x: x.flags.c_contiguous,
     "transposed": lambda x: x.flags.f_contiguous and not x.flags.c_contiguous,
     "strided": lambda x: not x.flags.c_contiguous and not x.flags.f_contiguous,
@@ -541,7 +541,7 @@ def test_an_error_in_one_layout_is_caught(layout, monkeypatch):
 
     def tanh(x):
         out, backward = right(x)
-        return out, lambda dout: (backward(dout)[0] * (1.01 if ASTRAY[layout](dout) else 1),)
+        return out, lambda dout: (backward(dout)[0] * (1.01 if LIES[layout](dout) else 1),)
 
     monkeypatch.setitem(OPS, "tanh", OPS["tanh"])
     op(tanh)
@@ -556,7 +556,7 @@ def test_an_error_of_float32_alone_is_caught(monkeypatch):
 
     def tanh(x):
         out, backward = right(x)
-        wrong = x.dtype == np.float32 and ASTRAY["strided"](x)
+        wrong = x.dtype == np.float32 and LIES["strided"](x)
         return out, lambda dout: (backward(dout)[0] * (1.01 if wrong else 1),)
 
     monkeypatch.setitem(OPS, "tanh", OPS["tanh"])

@@ -49,8 +49,8 @@ def several(inputs, *options, **rest):
     return [Case(inputs, o, **rest) for o in options]
 
 
-def broadcasting(second=tuple):
-    """Two operands in every relation that two shapes can have, and beside numbers."""
+def broadcasting(kind=tuple):
+    """Two operands in the ways in which two shapes can broadcast, and beside numbers."""
     shapes = [
         ((B, T, C), (B, T, C)),
         ((B, T, C), (C,)),
@@ -66,11 +66,11 @@ def broadcasting(second=tuple):
         ((0, C), (C,)),  # y is used by nobody
         ((B, 1), (B, 0)),
     ]
-    cases = [Case([second(x), second(y)]) for x, y in shapes]
+    cases = [Case([kind(x), kind(y)]) for x, y in shapes]
     for number in (3, -1.5, np.float64(2.5), np.float32(0.5)):
-        cases.append(Case([second((T, C)), number]))
-        if number > 0 or second is tuple:
-            cases.append(Case([number, second((T, C))]))
+        cases.append(Case([kind((T, C)), number]))
+        if number > 0 or kind is tuple:
+            cases.append(Case([number, kind((T, C))]))
     return cases
 
 
@@ -268,7 +268,7 @@ CASES: dict[str, list[Case]] = {
         Case([IDS, (V, C)]),
         Case([IDS[0], (V, C)]),
         Case([IDS.astype(np.int32), (V, C)]),
-        Case([100 * IDS, (700, C)]),  # too many tokens for the one-hot product
+        Case([100 * IDS, (700, C)]),  # a table too long for the one-hot product
         Case([100 * IDS[0], (700, C)]),
         Case([IDS[:, 1:2], (V, C)]),  # one id and nothing else
         Case([np.array(3), (V, C)]),

@@ -5,7 +5,8 @@ softmax(x).sum() is exactly zero, and a broken backward would pass.  For the sam
 whose gradient should be zero is refused: it proves nothing.
 
 A judge returns the worst relative error that it saw, and raises AssertionError above its tolerance.
-What both take on trust is the inputs, and which entries dropout keeps: test_random.py's subject.
+What both take on trust is dropout's mask, with its factor 1/(1 − p), which is test_random.py's
+subject; and PyTorch's verdict on getitem leaves it to NumPy which entry goes where.
 """
 
 from collections.abc import Callable
@@ -46,11 +47,11 @@ class Trial(NamedTuple):
 
 
 def prepare(name: str, case: Case, layout="contiguous", dtype=np.float64, held=np.float32) -> Trial:
-    """Draw what a case leaves open: numbers in `dtype` that the dtype `held` holds exactly."""
+    """Draw what a case leaves open: numbers in `dtype`, rounded to what `held` can hold."""
     rng = np.random.default_rng([*LAYOUTS].index(layout))
 
     def lay(array):
-        array = LAYOUTS[layout](array).reshape(array.shape)
+        array = LAYOUTS[layout](array).reshape(array.shape)  # which had made (1,) of ()
         array.flags.writeable = False  # an op that writes into its input, or into dout, fails
         return array
 

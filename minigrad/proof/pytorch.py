@@ -1,6 +1,6 @@
 """Every op and module in PyTorch's words: the same inputs, the same options, the same result.
 
-The one file of the package that imports PyTorch, and only who has PyTorch imports it.
+Imported only where PyTorch is installed: no other file of the package needs it to load.
 """
 
 import math
@@ -15,7 +15,7 @@ from minigrad.random import dropout_mask
 
 
 def mask(shape, p, key=None):
-    """What dropout multiplies by.  Which entries it keeps is test_random.py's subject."""
+    """What dropout multiplies by.  The mask itself is test_random.py's subject."""
     return torch.tensor(dropout_mask(np.empty(shape), p, key or (SEED, STEP, 0, ROW)))
 
 
