@@ -1,9 +1,13 @@
 """AdamW: a step of its own size for every weight; and clipping, which limits its gradient."""
 
 import math
+from typing import NamedTuple
 
 from minigrad.device import array_module
+from minigrad.flat import Flat
 from minigrad.tensor import Tensor
+
+BLOCK = 1 << 16  # entries
 
 
 class AdamW:
@@ -24,6 +28,9 @@ class AdamW:
 
     params  Tensors, or groups as dicts {"params": Tensors, and any option that differs}
     lr      learning rate;  assignable at any time: optimizer.param_groups[i]["lr"] = ...
+
+    From here on the parameters are views of one vector (flat.py), and so are m and v: a step is a
+    few passes over long arrays.
     """
 
     def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
@@ -40,83 +47,136 @@ class AdamW:
         for group in self.param_groups:
             if unknown := group.keys() - defaults.keys() - {"params"}:
                 raise ValueError(f"AdamW: a group has unknown options {sorted(unknown)}")
-        if len(set(self._parameters())) < len(self._parameters()):
+        parameters = [w for group in self.param_groups for w in group["params"]]
+        if len(set(parameters)) < len(parameters):
             raise ValueError("AdamW: a parameter stands in the groups twice")
-        self.state = {}  # parameter -> {"step": t, "exp_avg": m, "exp_avg_sq": v}
+        self.flat = Flat(parameters)
+        zeros = array_module(self.flat.data).zeros_like
+        self.exp_avg, self.exp_avg_sq = zeros(self.flat.data), zeros(self.flat.data)  # m and v
+        self.numbers = {w: i for i, w in enumerate(parameters)}
+        self.steps = [0] * len(parameters)  # t of each
 
     def step(self):
         """Move every parameter that has a gradient."""
+        move(self.vectors(), self.plan())
+
+    def vectors(self):
+        """(w, g, m, v): each the vector of all parameters, one after another."""
+        return self.flat.data, self.flat.grad, self.exp_avg, self.exp_avg_sq
+
+    def plan(self):
+        """What a step has to do, as a list of Stretches; whoever asks must move() them.
+
+        Neighbours that move alike make one stretch: as a rule there are as many as groups.
+        """
+        self.flat.gather()
+        plan: list[Stretch] = []
         for group in self.param_groups:
             for w in group["params"]:
-                if w.grad is not None:
-                    self._move(w, group)
-
-    def _move(self, w, group):
-        lr, eps, decay = group["lr"], group["eps"], group["weight_decay"]
-        beta1, beta2 = group["betas"]
-        xp, g = array_module(w.data), w.grad
-        if w not in self.state:
-            zeros = xp.zeros_like(w.data)
-            self.state[w] = {"step": 0, "exp_avg": zeros, "exp_avg_sq": zeros.copy()}
-        state = self.state[w]
-        state["step"] += 1
-        t, m, v = state["step"], state["exp_avg"], state["exp_avg_sq"]
-
-        # m̂ / (√v̂ + ε) = m / (√v + ε c) · c / (1 − β₁ᵗ)  with  c = √(1 − β₂ᵗ):  two numbers are
-        # corrected, not two arrays.  In place, for every pass over memory counts.
-        c = math.sqrt(1 - beta2**t)
-        m *= beta1
-        m += (1 - beta1) * g
-        v *= beta2
-        square = g * g
-        square *= 1 - beta2
-        v += square
-        move = xp.sqrt(v)
-        move += eps * c
-        move = m / move
-        move *= lr * c / (1 - beta1**t)
-        w.data *= 1 - lr * decay
-        w.data -= move
+                if w.grad is None:
+                    continue
+                i = self.numbers[w]
+                self.steps[i] += 1
+                place, options = self.flat.places[i], (group[name] for name in OPTIONS)
+                stretch = Stretch(place.start, place.stop, self.steps[i], *options)
+                if plan and plan[-1].stop == stretch.start and plan[-1][2:] == stretch[2:]:
+                    stretch = stretch._replace(start=plan.pop().start)
+                plan.append(stretch)
+        return plan
 
     def zero_grad(self):
         """Forget all gradients, so that the next backward() starts from none."""
-        for group in self.param_groups:
-            for w in group["params"]:
-                w.grad = None
+        for w in self.flat.parameters:
+            w.grad = None
+
+    def _states(self):
+        """(number of the parameter, its m, its v) of all."""
+        m, v = self.flat.split(self.exp_avg), self.flat.split(self.exp_avg_sq)
+        return zip(range(len(m)), m, v, strict=True)
 
     def state_dict(self):
         """{"state": {number of the parameter: its state}, "param_groups": the options}."""
-        numbers = {w: i for i, w in enumerate(self._parameters())}
         return {
-            "state": {numbers[w]: _copied(state) for w, state in self.state.items()},
+            "state": {
+                i: {"step": self.steps[i], "exp_avg": m.copy(), "exp_avg_sq": v.copy()}
+                for i, m, v in self._states()
+                if self.steps[i]
+            },
             "param_groups": [
-                group | {"params": [numbers[w] for w in group["params"]]}
+                group | {"params": [self.numbers[w] for w in group["params"]]}
                 for group in self.param_groups
             ],
         }
 
     def load_state_dict(self, saved):
         """Take over what state_dict() of an optimizer of the same parameters returned."""
-        parameters = self._parameters()
         sizes = [len(group["params"]) for group in self.param_groups]
         if sizes != [len(group["params"]) for group in saved["param_groups"]]:
             raise ValueError("AdamW: the saved groups have other numbers of parameters")
         for i, state in saved["state"].items():
-            if state["exp_avg"].shape != parameters[i].shape:
+            if state["exp_avg"].shape != self.flat.shapes[i]:
                 raise ValueError(
-                    f"AdamW: parameter {i} has shape {parameters[i].shape}, its saved moments "
+                    f"AdamW: parameter {i} has shape {self.flat.shapes[i]}, its saved moments "
                     f"{state['exp_avg'].shape}"
                 )
         for group, options in zip(self.param_groups, saved["param_groups"], strict=True):
             group.update({k: v for k, v in options.items() if k != "params"})
-        self.state = {parameters[i]: _copied(state) for i, state in saved["state"].items()}
+        never = {"step": 0, "exp_avg": 0, "exp_avg_sq": 0}
+        for i, m, v in self._states():
+            state = saved["state"].get(i, never)
+            self.steps[i], m[...], v[...] = state["step"], state["exp_avg"], state["exp_avg_sq"]
 
-    def _parameters(self):
-        return [w for group in self.param_groups for w in group["params"]]
+
+class Stretch(NamedTuple):
+    """Entries of the vectors that move alike: from `start` up to but without `stop`."""
+
+    start: int
+    stop: int
+    t: int  # how many steps these have made, with this one
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
 
 
-def _copied(state):
-    return {k: v.copy() if hasattr(v, "copy") else v for k, v in state.items()}
+OPTIONS = Stretch._fields[3:]
+
+
+def move(vectors, plan, part=0, n_parts=1):
+    """Move the weights as `plan` says; or, of every stretch, only one of n_parts equal parts.
+
+    vectors     w, g, m, v of shape (N,), as AdamW.vectors() returns them
+    """
+    for stretch in plan:
+        length = stretch.stop - stretch.start
+        start = stretch.start + length * part // n_parts
+        stop = stretch.start + length * (part + 1) // n_parts
+        # A block at a time: the formulas pass over it a dozen times, in the processor's cache.
+        for i in range(start, stop, BLOCK):
+            block = slice(i, min(i + BLOCK, stop))
+            _move(*(vector[block] for vector in vectors), stretch)
+
+
+def _move(w, g, m, v, stretch):
+    """The formulas of AdamW, in place."""
+    t, lr, eps, decay = stretch.t, stretch.lr, stretch.eps, stretch.weight_decay
+    beta1, beta2 = stretch.betas
+    xp = array_module(w)
+    # m̂ / (√v̂ + ε) = m / (√v + ε c) · c / (1 − β₁ᵗ)  with  c = √(1 − β₂ᵗ):  two numbers are
+    # corrected, not two arrays.
+    c = math.sqrt(1 - beta2**t)
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    square = g * g
+    square *= 1 - beta2
+    v += square
+    step = xp.sqrt(v)
+    step += eps * c
+    step = m / step
+    step *= lr * c / (1 - beta1**t)
+    w *= 1 - lr * decay
+    w -= step
 
 
 def clip_grad_norm(params, max_norm):

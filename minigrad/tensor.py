@@ -52,6 +52,7 @@ class Tensor:
     """
 
     __array_ufunc__ = None  # `array + tensor` is ours to compute, not NumPy's entry by entry
+    slot = None  # where the gradient goes, if it has a place in a long vector: see flat.py
 
     def __init__(self, data, requires_grad=False):
         self.data = as_array(data)
@@ -123,10 +124,13 @@ class Tensor:
 
     def _accumulate(self, d):
         """The first gradient is copied in, since others may hold `d` too; later ones add up."""
-        if self.grad is None:
-            self.grad = array_module(self.data).array(d, dtype=self.dtype)
-        else:
+        if self.grad is not None:
             self.grad += d
+        elif self.slot is not None:
+            self.slot[...] = d
+            self.grad = self.slot
+        else:
+            self.grad = array_module(self.data).array(d, dtype=self.dtype)
 
     # ---- what it is -------------------------------------------------------------------------
 

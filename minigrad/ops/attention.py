@@ -6,6 +6,8 @@ from minigrad import random
 from minigrad.device import array_module
 from minigrad.tensor import op
 
+BLOCK = 32  # queries
+
 
 @op
 def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
@@ -34,8 +36,11 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     In words    q asks, k offers, v answers.  Dividing by √D keeps the scores' spread near 1: a
                 sum of D independent products of spread 1 has spread √D.
 
-    Numerics    The largest score of each row is subtracted first, as in softmax.  In place, where a
-                fresh (B, H, T, N) array would cost more than the arithmetic.
+    Numerics    A block of queries at a time: what lies ahead of its last one need not be computed
+                and masked, almost half of the work where T is long.
+                As in softmax, no exponent is above 0.  P does not change with what is subtracted
+                from a row of S; the largest score of the block will do for every row, unless it
+                lies so far above another that this one's e^ would vanish.
     """
     fits = k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
     if not (fits and k.shape == v.shape):
@@ -43,34 +48,51 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
             "attention: q (B, H, T, D) and k, v (B, H, N, D) must agree in B, H and D, got "
             f"q {q.shape}, k {k.shape}, v {v.shape}"
         )
-    T, N, D = q.shape[2], k.shape[2], q.shape[3]
+    (B, H, T, D), N = q.shape, k.shape[2]
     if causal and N < T:
         raise ValueError(f"attention: {T} causal queries need at least as many keys, got {N}")
     xp = array_module(q)
     scale = 1 / math.sqrt(D)
-
-    scaled_q = q * scale  # T × D numbers to scale, fewer than T × N scores
-    p = scaled_q @ transposed(k)  # (B, H, T, N), at first the scores
-    if causal:
-        p += xp.triu(xp.full((T, N), -xp.inf, p.dtype), N - T + 1)  # what lies ahead
-    p -= p.max(-1, keepdims=True)
-    xp.exp(p, out=p)
-    row_sums = p @ xp.ones(N, p.dtype)  # quicker than p.sum(-1)
-    p /= row_sums[..., None]
-    mask = random.dropout_mask(p, dropout, key) if training and dropout != 0 else None
-    dropped = p if mask is None else p * mask
-    out = product(dropped, v)  # (B, H, T, D)
+    scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
+    ahead = xp.triu(xp.full((BLOCK, BLOCK), -xp.inf, q.dtype), 1)  # of each query of a block
+    mask = None
+    if training and dropout != 0:
+        mask = random.dropout_mask(xp.empty((B, H, T, N), q.dtype), dropout, key)
+    # In memory as q is: where its heads lie side by side, so do those of out.
+    out = xp.empty_like(q, xp.result_type(q, k, v))
+    blocks = []  # (the queries of a block, the keys that they see, p, p ⊙ mask)
+    for start in range(0, T if out.size else 0, BLOCK):
+        queries = slice(start, min(start + BLOCK, T))
+        seen = slice(N - T + queries.stop if causal else N)
+        p = scaled_q[:, :, queries] @ k_T[..., seen]  # at first the scores
+        largest, smallest = p.max(), p.min()
+        if causal:
+            n = queries.stop - start
+            p[..., -n:] += ahead[:n, :n]
+        # One number for all rows, unless e^(smallest − largest) could not be told from 0.
+        p -= largest if largest - smallest < exponents(p) else p.max(-1, keepdims=True)
+        xp.exp(p, out=p)
+        row_sums = p @ xp.ones(p.shape[-1], p.dtype)  # quicker than p.sum(-1)
+        p /= row_sums[..., None]
+        dropped = p if mask is None else p * mask[:, :, queries, seen]
+        xp.matmul(dropped, v[:, :, seen], out=out[:, :, queries])
+        blocks.append((queries, seen, p, dropped))
 
     def backward(dout):
-        dv = product(dropped.swapaxes(2, 3), dout)
-        ds = dout @ transposed(v)  # at first dP̃
-        if mask is not None:
-            ds *= mask  # dP
-        ds -= xp.einsum("bhtd,bhtd->bht", dout, out)[..., None]
-        ds *= p
-        dq = product(ds, k)
+        dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
+        v_T = transposed(v)
+        row_dots = xp.einsum("bhtd,bhtd->bht", dout, out)[..., None]  # Σ dP ⊙ P
+        for queries, seen, p, dropped in blocks:
+            douts = dout[:, :, queries]
+            dv[:, :, seen] += dropped.swapaxes(2, 3) @ douts
+            ds = douts @ v_T[..., seen]  # at first dP̃
+            if mask is not None:
+                ds *= mask[:, :, queries, seen]  # dP
+            ds -= row_dots[:, :, queries]
+            ds *= p
+            dq[:, :, queries] = ds @ k[:, :, seen]
+            dk[:, :, seen] += ds.swapaxes(2, 3) @ scaled_q[:, :, queries]
         dq *= scale
-        dk = product(ds.swapaxes(2, 3), scaled_q)
         return dq, dk, dv
 
     return out, backward
@@ -81,9 +103,6 @@ def transposed(x):
     return array_module(x).ascontiguousarray(x.swapaxes(2, 3))
 
 
-def product(x, y):
-    """x y (B, H, T, D), in memory (B, T, H, D): the heads can be joined where they lie."""
-    B, H, T, _ = x.shape
-    xp = array_module(x)
-    out = xp.empty((B, T, H, y.shape[3]), xp.result_type(x, y)).transpose(0, 2, 1, 3)
-    return xp.matmul(x, y, out=out)
+def exponents(x):
+    """How far below 0 an exponent may lie, in the precision of x, so that eˣ keeps its digits."""
+    return -math.log(array_module(x).finfo(x.dtype).tiny)

@@ -125,7 +125,7 @@ QKV = [(B, H, T, D)] * 3
 RANDOM_QKV = np.random.default_rng(1).standard_normal((3, B, H, T, D))
 SCALE = np.array([1.0, 0.5, 1.5, 1.0]).reshape(H, 1, 1)  # by head
 MIDDLING = [RANDOM_QKV[0] * SCALE**5 * 2, *RANDOM_QKV[1:]]  # scores some tens apart
-WIDE = [RANDOM_QKV[0] * SCALE**12, *RANDOM_QKV[1:]]  # in one head hundreds apart
+WIDE = [RANDOM_QKV[0] * SCALE**15, *RANDOM_QKV[1:]]  # in one head a thousand apart
 LAST = [(B, H, T, D), (B, H, N, D), (B, H, N, D)]  # the last T of N positions ask
 TRAINING = {"dropout": 0.4, "training": True, "key": KEY}
 
@@ -320,6 +320,7 @@ CASES: dict[str, list[Case]] = {
         Case(QKV, {"dropout": 0.4, "training": True}),  # the running key
         *several(LAST, TRAINING, TRAINING | {"causal": False}),
         Case([(1, 2, 100, D), (1, 2, LONG, D), (1, 2, LONG, D)]),
+        *several([(B, 1, 70, D)] * 3, {"causal": False}, TRAINING, TRAINING | {"causal": False}),
         Case([(0, H, T, D)] * 3),
     ],
     "Linear": several([(B, T, C)], {}, {"bias": False}, build=partial(nn.Linear, C, V)),

@@ -1,0 +1,58 @@
+"""Parameters laid end to end: what happens to all of them alike happens in a few long passes.
+
+    weight (4, 2)   bias (4,)   ...
+    ├────────────┬───────────┬─────┤      data   the numbers themselves
+    ├────────────┼───────────┼─────┤      grad   their gradients
+
+A parameter keeps its shape, but its `data` is now a view of the one vector, and backward() puts its
+gradient into the same place of the other.  To add up gradients, to send them or to move the weights
+is then an affair of vectors, whatever the model looks like; and it can be shared out at any entry.
+"""
+
+import itertools
+import math
+
+from minigrad.device import array_module, device_of
+
+
+class Flat:
+    """`data` and `grad`, vectors (N,), of which the parameters become views."""
+
+    def __init__(self, parameters):
+        self.parameters = list(parameters)
+        kinds = sorted({f"{p.dtype} on {p.device}" for p in self.parameters})
+        if len(kinds) != 1:
+            raise ValueError(f"parameters in one vector must be alike, these are {kinds}")
+        self.shapes = [p.shape for p in self.parameters]
+        ends = list(itertools.accumulate(map(math.prod, self.shapes), initial=0))
+        self.places = [slice(*pair) for pair in itertools.pairwise(ends)]
+        xp = array_module(self.parameters[0].data)
+        data = xp.concatenate([p.data.ravel() for p in self.parameters])
+        self.use(data, xp.zeros_like(data))
+
+    def use(self, data, grad):
+        """Let the parameters be views of these two vectors (N,), and take their numbers."""
+        self.data, self.grad = data, grad
+        self.views, self.slots = self.split(data), self.split(grad)
+        for p, view, slot in zip(self.parameters, self.views, self.slots, strict=True):
+            p.data, p.slot = view, slot
+
+    def split(self, vector):
+        """A vector (N,) as views in the shapes of the parameters."""
+        places = zip(self.places, self.shapes, strict=True)
+        return [vector[place].reshape(shape) for place, shape in places]
+
+    def gather(self):
+        """Copy in what was assigned to a parameter since: `p.data = ...` or `p.grad = ...`."""
+        for p, view, slot in zip(self.parameters, self.views, self.slots, strict=True):
+            if p.data is not view:
+                if (p.dtype, p.device, p.shape) != (view.dtype, device_of(view), view.shape):
+                    raise RuntimeError(
+                        f"a parameter {view.shape} of {view.dtype} on {device_of(view)} has become "
+                        f"{p.shape} of {p.dtype} on {p.device}: convert or move a model first, "
+                        "then make its optimizer"
+                    )
+                view[...] = p.data
+                p.data = view
+            if p.grad is not None and p.grad is not slot:
+                slot[...] = p.grad
