@@ -9,6 +9,7 @@ samples and its loss curve in a folder.
 """
 
 import argparse
+import contextlib
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,14 +19,16 @@ import tyro
 
 import minigrad as mg
 from gpt_numpy import GPT, TrainConfig, report, verse
-from gpt_numpy.config import PRESETS
+from gpt_numpy.config import PRESETS, physical_cores
 from gpt_numpy.corpus import load_corpus
 from gpt_numpy.data import split
+from gpt_numpy.ranks import Ranks
 from gpt_numpy.run import Clock, Display, RunFolder
 from gpt_numpy.tokenizer import CharTokenizer
 from gpt_numpy.train import evaluate, loss_by_position, train
 
 SAMPLE_TOKENS = 240
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,41 +46,71 @@ class Command(TrainConfig):
         """Left to main, which says in one line what is wrong."""
 
 
-def parse(arguments):
+def parse(arguments, workers):
     """The Command: the flags over the preset that they name."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
     preset = first.parse_known_args(arguments)[0].preset
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
-    default = Command(preset=preset, **PRESETS[preset])
+    default = Command(preset=preset, workers=workers, **PRESETS[preset])
     return tyro.cli(Command, args=arguments, default=default, description=__doc__)
 
 
 def main(arguments=None):
     try:
-        command = parse(arguments)
-        command.check()
-        corpus = load_corpus(command.data)
-        tokenizer = CharTokenizer.from_text(corpus.text)
-        train_ids, val_ids = split(tokenizer.encode(corpus.text), command.block_size)
-        mg.manual_seed(command.seed)
-        model = GPT(command.model(tokenizer.vocab_size))
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(command).items()}
-        folder = RunFolder(command.out, settings | {"text": corpus.name}, tokenizer)
+        with Ranks() as ranks:
+            status = train_and_report(arguments, ranks)
+            if status == INTERRUPTED:
+                ranks.end_all(status)
+            return status
+    except ModuleNotFoundError as error:
+        return refuse(error)
+
+
+def refuse(error, status=2):
+    """Say in one line what is wrong."""
+    print(f"train_shakespeare: {error}", file=sys.stderr)
+    return status
+
+
+def prepare(arguments, ranks):
+    """Read the flags and the text, make the folder: (Command, corpus, tokenizer, ids, folder)."""
+    command = parse(arguments, workers=physical_cores() if ranks.size == 1 else 1)
+    command.check()
+    ranks.rows(command.rows_per_step)  # there must be some for each
+    corpus = load_corpus(command.data)
+    tokenizer = CharTokenizer.from_text(corpus.text)
+    ids = split(tokenizer.encode(corpus.text), command.block_size)
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(command).items()}
+    folder = RunFolder(command.out, settings | {"text": corpus.name}, tokenizer)
+    return command, corpus, tokenizer, ids, folder
+
+
+def train_and_report(arguments, ranks):
+    """What every rank does: all of them train, and the first also prints and writes."""
+    try:
+        prepared = ranks.from_first(lambda: prepare(arguments, ranks))
     except (ValueError, OSError) as error:
-        print(f"train_shakespeare: {error}", file=sys.stderr)
-        return 2
+        return refuse(error) if ranks.rank == 0 else 2
+    command, corpus, tokenizer, (train_ids, val_ids), folder = prepared
+    mg.manual_seed(command.seed)
+    model = GPT(command.model(tokenizer.vocab_size))
+    steps = train(model, train_ids, command, ranks)
+    if ranks.rank > 0:
+        with contextlib.suppress(FloatingPointError):  # the first rank has it too, and says so
+            for _ in steps:
+                pass
+        return 0
     with Display(command.steps, command.quiet) as display:
-        introduce(display, command, corpus, model, folder)
+        introduce(display, command, corpus, model, folder, ranks)
         try:
-            val_loss = run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids)
+            val_loss = run(display, command, corpus, tokenizer, model, folder, steps, val_ids)
         except KeyboardInterrupt:
             display.say(f"stopped; the best model so far is in {folder.path}")
-            return 130
+            return INTERRUPTED
         except FloatingPointError as error:
-            print(f"train_shakespeare: {error}", file=sys.stderr)
-            return 1
+            return refuse(error, status=1)
     print(
         f"final val_loss {val_loss:.4f} (perplexity {report.perplexity(val_loss):.2f}) "
         f"after {command.steps} steps"
@@ -85,7 +118,7 @@ def main(arguments=None):
     return 0
 
 
-def introduce(display, command, corpus, model, folder):
+def introduce(display, command, corpus, model, folder, ranks):
     """Say what is about to happen."""
     display.say(f"text: {corpus.name}, {len(corpus.text):,} characters")
     if corpus.reason:
@@ -102,11 +135,15 @@ def introduce(display, command, corpus, model, folder):
     display.say(
         f"training: {command.steps} steps of {command.tokens_per_step:,} tokens, into {folder.path}"
     )
+    processes = f"{command.workers} processes" if command.workers > 1 else "one process"
+    display.say(
+        f"          in {processes}" + (f" on each of {ranks.size} ranks" * (ranks.size > 1))
+    )
     if folder.moved:
         display.say(f"the run that was there is now {folder.moved}")
 
 
-def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
+def run(display, command, corpus, tokenizer, model, folder, steps, val_ids):
     """Train, measuring and writing on the way; return the last validation loss."""
     text_entropy = None
     if corpus.entropy is not None:
@@ -134,7 +171,7 @@ def run(display, command, corpus, tokenizer, model, folder, train_ids, val_ids):
     with clock.paused():
         val_loss = measure(0)
     folder.log(step=0, val_loss=val_loss, seconds=clock.seconds())
-    for result in train(model, train_ids, command):
+    for result in steps:
         step = result.step
         clock.tokens += command.tokens_per_step
         due = step % command.eval_every == 0 or step == command.steps

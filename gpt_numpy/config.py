@@ -1,8 +1,17 @@
 """Every setting, with its reason."""
 
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Any
+
+
+def physical_cores() -> int:
+    """How many processor cores this process may use; two threads of one core count once."""
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(usable or 1, psutil.cpu_count(logical=False) or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +36,8 @@ class Architecture:
 
     def check(self):
         """Raise ValueError that names the first field whose value makes no sense."""
-        for name, field in self.__dataclass_fields__.items():
-            if field.type is int:
+        for name, declared in self.__dataclass_fields__.items():
+            if declared.type is int:
                 value = getattr(self, name)
                 _require(isinstance(value, int), name, value, "a whole number")
         for name in ("block_size", "n_layer", "n_head", "n_embd"):
@@ -86,12 +95,14 @@ class TrainConfig(Architecture):
     """Write a row of metrics.csv every so many steps."""
     seed: int = 1
     """Where all randomness comes from: the same seed, the same run."""
+    workers: int = field(default_factory=physical_cores)
+    """How many processes share a step's rows; another number rounds the last digits otherwise."""
 
     def check(self):
         super().check()
         for name in ("lr", "min_lr", "weight_decay"):
             _require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a number")
-        for name in ("steps", "batch_size", "accumulate", "eval_every", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "eval_every", "log_every", "workers"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("min_lr", "warmup_steps", "weight_decay", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
@@ -105,7 +116,12 @@ class TrainConfig(Architecture):
     @property
     def tokens_per_step(self) -> int:
         """How many tokens are foretold before the weights are moved."""
-        return self.accumulate * self.batch_size * self.block_size
+        return self.rows_per_step * self.block_size
+
+    @property
+    def rows_per_step(self) -> int:
+        """How many windows of the text a step reads."""
+        return self.accumulate * self.batch_size
 
     def model(self, vocab_size: int) -> GPTConfig:
         """The GPTConfig of this run for a vocabulary."""

@@ -2,11 +2,6 @@
 
 import math
 
-import matplotlib
-
-matplotlib.use("Agg")  # files, no windows
-from matplotlib import pyplot as plt
-
 BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
 
 LADDER = (  # the landmarks of a model whose tokens are pieces of words, some 50,000 of them
@@ -43,18 +38,20 @@ def ladder() -> str:
 
 
 def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
-    """Draw the losses of a run against its steps to the file `path` (10 × 5 inches).
+    """Draw the losses of a run against its steps to the file `path` (10 × 5 inches); the Figure.
 
     rows            dicts with step, train_loss and val_loss in nats per token; None where missing
     entropy         the least mean loss that is possible, if it is known, in nats per token
     text_entropy    the same as measured on the very validation text, which is finite
     """
+    from matplotlib.figure import Figure  # here, for `--help` need not wait for it
 
     def points(name):
         found = [(row["step"], row[name]) for row in rows if row[name] is not None]
         return [list(column) for column in zip(*found, strict=True)] if found else [[], []]
 
-    figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.add_subplot()
     steps, losses = points("train_loss")
     axes.plot(steps, losses, color=BLUE, alpha=0.55, lw=1, label="training (a batch each)")
     val_steps, val_losses = points("val_loss")
@@ -103,4 +100,4 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     right.set_ylabel("perplexity = e^loss")
     right.spines["right"].set_visible(False)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure

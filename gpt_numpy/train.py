@@ -21,13 +21,12 @@ import minigrad.ops as F
 from gpt_numpy.config import TrainConfig
 from gpt_numpy.data import Batch, random_batch, windows
 from gpt_numpy.model import GPT
+from gpt_numpy.ranks import Ranks
 from gpt_numpy.workers import Workers
 from minigrad import Tensor, random
 from minigrad.device import keep_freed_memory
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
-
-WORKERS = 2  # processes: fixed, for how a batch is cut decides the last bits of its sum
 
 
 class StepResult(NamedTuple):
@@ -37,14 +36,18 @@ class StepResult(NamedTuple):
     grad_norm: float  # before clipping
 
 
-def train(model: GPT, ids: np.ndarray, config: TrainConfig) -> Iterator[StepResult]:
+def train(
+    model: GPT, ids: np.ndarray, config: TrainConfig, ranks: Ranks | None = None
+) -> Iterator[StepResult]:
     """Move the weights of `model` config.steps times; yield a StepResult after each.
 
-    ids (N,), the training text;  config, a TrainConfig.  Until it ends, change the weights in place
-    only: processes share them.  (Where Python starts these afresh, as on macOS and Windows, a
-    script that calls this needs the line `if __name__ == "__main__":`.)
+    ids (N,), the training text;  config, a TrainConfig;  ranks, if mpirun started several: each
+    calls this with a model, a text and a config that are the same.  Until it ends, change the
+    weights in place only: processes share them.  (Where Python starts these afresh, as on macOS and
+    Windows, a script that calls this needs the line `if __name__ == "__main__":`.)
     Raises FloatingPointError, before the weights are touched, where a gradient is not finite.
     """
+    ranks = ranks or Ranks()
     model.train()
     keep_freed_memory()  # a step allocates what the last one freed
     optimizer = AdamW(
@@ -52,20 +55,23 @@ def train(model: GPT, ids: np.ndarray, config: TrainConfig) -> Iterator[StepResu
         lr=config.lr,
         betas=(config.beta1, config.beta2),
     )
-    work = partial(gradients_of_rows, ids=ids, config=config)
-    with Workers(model, work, config.accumulate * config.batch_size, WORKERS) as workers:
+    rows = ranks.rows(config.rows_per_step)
+    work = partial(gradients_of_rows, ids=ids, config=config, n_parts=ranks.size * config.workers)
+    team = Workers(model, optimizer, work, rows, config.workers, ranks.on_this_machine)
+    with team as workers:
         for step in range(1, config.steps + 1):
             lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             loss = workers.gradients(step)
+            loss = ranks.add_up(optimizer.flat.grad, loss)
             grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
             if not math.isfinite(grad_norm):
                 raise FloatingPointError(
                     f"step {step}: the gradient is no longer finite (loss {loss.item():.3g}); "
                     "try a lower --lr"
                 )
-            optimizer.step()
+            workers.move(optimizer.plan())
             optimizer.zero_grad()
             yield StepResult(step, loss, lr, grad_norm)
 
@@ -94,13 +100,13 @@ def accumulate_gradients(
 
 
 def gradients_of_rows(
-    model: GPT, step: int, first: int, stop: int, ids: np.ndarray, config: TrainConfig
+    model: GPT, step: int, first: int, stop: int, ids: np.ndarray, config: TrainConfig, n_parts: int
 ) -> Tensor:
-    """A worker's part of a step: the rows from `first` up to but without `stop` of its whole batch.
+    """One of n_parts of a step: the rows from `first` up to but without `stop` of its whole batch.
 
-    They are read a micro-batch at a time: of batch_size rows, divided among the workers.
+    They are read a micro-batch at a time: of batch_size rows, shared out over the parts.
     """
-    size = math.ceil(config.batch_size / WORKERS)
+    size = math.ceil(config.batch_size / n_parts)
     batches = (
         random_batch(ids, min(size, stop - row), config.block_size, config.seed, step, row)
         for row in range(first, stop, size)

@@ -1,22 +1,28 @@
 """Gradient accumulation in space: the rows of a step shared out over processes.
 
 Accumulation in time reads one part of a batch after another and adds up the gradients.  Here each
-process reads a part of its own at the same time; the weights lie in memory that all of them see,
-every process has gradients of its own, and these are added up in a fixed order: the same sum.
-(Threads do it too, but wait for each other between NumPy's calls: measured a quarter slower.)
+process reads a part of its own at the same time, into gradients of its own, and these are added up
+in a fixed order: the same sum.  All vectors (weights, gradients, Adam's moments; see flat.py) lie
+in memory that every process sees, so adding up and moving the weights are shared out as well: each
+process takes an equal stretch.
+
+    gradients   its rows  →  its gradient vector
+    add_up      its stretch of all gradient vectors  →  the same stretch of the first
+    move        AdamW on its stretch
+
+(Threads do it too, but wait for each other between NumPy's calls: benchmarks/workers.py.)
 """
 
 import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable
-from itertools import pairwise
 from multiprocessing.connection import wait
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from minigrad import Tensor, nn
+from minigrad import Tensor, nn, optim
 from minigrad.device import keep_freed_memory
 
 Work = Callable[[nn.Module, int, int, int], Tensor]  # (model, step, first row, row to stop before)
@@ -26,99 +32,161 @@ DEAD = (
 )
 
 
+def share(whole: tuple[int, int], i: int, n: int) -> slice:
+    """The i-th of n nearly equal parts of whole = (start, stop)."""
+    start, length = whole[0], whole[1] - whole[0]
+    return slice(start + length * i // n, start + length * (i + 1) // n)
+
+
+class Worker:
+    """What process number `i` of `n` does: one method for each task, for its own part."""
+
+    def __init__(self, i, n, model, flat, shared, work, rows):
+        self.i, self.n, self.model, self.work = i, n, model, work
+        self.parameters = model.parameters()
+        self.rows = share(rows, i, n)
+        self.weights, self.exp_avg, self.exp_avg_sq, *self.all_gradients = map(vector, shared)
+        self.part = share((0, len(self.weights)), i, n)
+        flat.use(self.weights, self.all_gradients[i])
+
+    def gradients(self, step):
+        """The gradient of this process' rows, in its vector; return what `work` returned."""
+        for p in self.parameters:
+            p.grad = None
+        loss = self.work(self.model, step, self.rows.start, self.rows.stop)
+        for p in self.parameters:
+            if p.grad is None:  # it had no part in the loss
+                p.slot[...] = 0
+                p.grad = p.slot
+        return loss.detach()
+
+    def add_up(self):
+        """Add all gradient vectors to the first, in their order."""
+        total, *others = [gradient[self.part] for gradient in self.all_gradients]
+        for i in range(0, len(total), optim.BLOCK):
+            block = slice(i, i + optim.BLOCK)
+            for other in others:
+                total[block] += other[block]
+
+    def move(self, plan):
+        """AdamW, as its plan says."""
+        vectors = self.weights, self.all_gradients[0], self.exp_avg, self.exp_avg_sq
+        optim.move(vectors, plan, self.i, self.n)
+
+
 class Workers:
-    """`n` processes that run work(model, step, first, stop), each for its share of `n_rows` rows.
+    """`n` processes; work(model, step, first, stop) is done by each for its share of the rows.
+
+    rows        (first, stop) of the step's whole batch;  n  is cut down to their number
+    n_teams     how many such sets of processes share the cores of this machine
 
     This process is the first of them.  Use as `with Workers(...) as workers:`; until its end change
     the weights in place only, for the others look at the same memory.
     """
 
-    def __init__(self, model: nn.Module, work: Work, n_rows: int, n: int):
-        self.model, self.work = model, work
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: optim.AdamW,
+        work: Work,
+        rows: tuple[int, int],
+        n: int,
+        n_teams: int = 1,
+    ):
+        n = min(n, rows[1] - rows[0])
         self.blas = ThreadpoolController()
         available = [library["num_threads"] for library in self.blas.info()]
-        self.blas_threads = max(1, max(available, default=1) // n)  # for each one's products
-        self.first, *others = pairwise(n_rows * i // n for i in range(n + 1))
-        weights = shared_memory(model)
-        for p, view in zip(model.parameters(), views(weights, model), strict=True):
-            view[...] = p.data
-            p.data, p.grad = view, None
-        self.others = [self._start(weights, share) for share in others if share[0] < share[1]]
-
-    def _start(self, weights, share):
-        ours, theirs = multiprocessing.Pipe()
-        gradients = shared_memory(self.model)
-        arguments = (theirs, self.model, weights, gradients, self.work, share, self.blas_threads)
-        process = multiprocessing.Process(target=serve, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        return ours, process, views(gradients, self.model)
+        self.blas_threads = max(
+            1, max(available, default=1) // (n * n_teams)
+        )  # for each one's products
+        flat = optimizer.flat
+        flat.gather()
+        weights, gradient, *moments = optimizer.vectors()
+        shared = [to_shared_memory(v) for v in (weights, *moments, *[gradient] * n)]
+        optimizer.exp_avg, optimizer.exp_avg_sq = map(vector, shared[1:3])
+        flat.release()  # a process that is started afresh is sent the model, not its numbers
+        self.others = []
+        try:
+            for i in range(1, n):
+                task = (i, n, model, flat, shared, work, rows)
+                self.others.append(start(task, self.blas_threads))
+        finally:
+            self.first = Worker(0, n, model, flat, shared, work, rows)
 
     def gradients(self, step: int) -> Tensor:
         """Leave the step's gradients in the model and return the sum of what `work` returned."""
+        losses = self._run("gradients", step)
+        if self.others:
+            self._run("add_up")
+        return sum(losses[1:], start=losses[0])
+
+    def move(self, plan: list[optim.Stretch]) -> None:
+        """Move the weights, as AdamW.plan() says."""
+        self._run("move", plan)
+
+    def _run(self, task, *arguments):
+        """Every process does the task, each its part; their results, in order."""
         try:
-            for pipe, _, _ in self.others:
-                pipe.send(step)
+            for pipe, _ in self.others:
+                pipe.send((task, arguments))
             with self.blas.limit(limits=self.blas_threads):
-                total = self.work(self.model, step, *self.first)
-            results = [pipe.recv() for pipe, _, _ in self.others]
+                results = [getattr(self.first, task)(*arguments)]
+            results += [pipe.recv() for pipe, _ in self.others]
         except (EOFError, ConnectionError):
             raise RuntimeError(DEAD) from None
-        for result, (_, _, gradients) in zip(results, self.others, strict=True):
+        for result in results:
             if isinstance(result, str):
                 raise RuntimeError(f"a worker process failed:\n{result}")
-            total = total + result
-            for p, gradient in zip(self.model.parameters(), gradients, strict=True):
-                p.grad = gradient.copy() if p.grad is None else np.add(p.grad, gradient, p.grad)
-        return total
+        return results
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for pipe, process, _ in self.others:
+        for pipe, process in self.others:
             process.terminate()
             process.join()
             pipe.close()
 
 
-def shared_memory(model):
-    """Room for an array like every parameter of the model, which child processes share."""
-    return multiprocessing.RawArray("b", sum(p.data.nbytes for p in model.parameters()))
+def to_shared_memory(array):
+    """A copy (N,) that child processes share, as (memory, dtype): vector() makes an array of it."""
+    memory = multiprocessing.RawArray("b", array.nbytes), array.dtype
+    vector(memory)[...] = array
+    return memory
 
 
-def views(memory, model):
-    """The arrays like the model's parameters, one after another in the shared memory."""
-    arrays, offset = [], 0
-    for p in model.parameters():
-        flat = np.frombuffer(memory, p.dtype, p.data.size, offset)
-        arrays.append(flat.reshape(p.shape))
-        offset += flat.nbytes
-    return arrays
+def vector(shared):
+    """The array (N,) in the shared memory."""
+    return np.frombuffer(*shared)
 
 
-def serve(pipe, model, weights, gradients, work, share, blas_threads):
-    """What a worker process does: a step for every number that comes, until its parent is gone."""
+def start(task, blas_threads):
+    """Start a process for a Worker; return the pipe to it and the process."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=serve, args=(theirs, task, blas_threads), daemon=True)
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def serve(pipe, task, blas_threads):
+    """What a worker process does: a task for every message that comes, until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and this its way to end the process
     keep_freed_memory()
-    parameters, gradients = model.parameters(), views(gradients, model)
-    for p, view in zip(parameters, views(weights, model), strict=True):
-        p.data = view
+    worker = Worker(*task)
     parent = multiprocessing.parent_process()
     assert parent is not None, "serve runs in a child process"
     with ThreadpoolController().limit(limits=blas_threads):
         while pipe in wait([pipe, parent.sentinel]):
             try:
-                step = pipe.recv()
+                name, arguments = pipe.recv()
             except EOFError:
                 return
             try:
-                loss = work(model, step, *share).detach()
+                result = getattr(worker, name)(*arguments)
             except Exception:
                 pipe.send(traceback.format_exc())
                 return
-            for p, gradient in zip(parameters, gradients, strict=True):
-                gradient[...] = 0 if p.grad is None else p.grad
-                p.grad = None
-            pipe.send(loss)
+            pipe.send(result)

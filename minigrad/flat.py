@@ -37,6 +37,13 @@ class Flat:
         for p, view, slot in zip(self.parameters, self.views, self.slots, strict=True):
             p.data, p.slot = view, slot
 
+    def release(self):
+        """Let go of all numbers, until use() gives others: the parameters are empty meanwhile."""
+        for p in self.parameters:
+            p.data, p.grad, p.slot = p.data.ravel()[:0].copy(), None, None
+        self.data = self.grad = None
+        self.views = self.slots = []
+
     def split(self, vector):
         """A vector (N,) as views in the shapes of the parameters."""
         places = zip(self.places, self.shapes, strict=True)

@@ -154,11 +154,12 @@ def move(vectors, plan, part=0, n_parts=1):
         # A block at a time: the formulas pass over it a dozen times, in the processor's cache.
         for i in range(start, stop, BLOCK):
             block = slice(i, min(i + BLOCK, stop))
-            _move(*(vector[block] for vector in vectors), stretch)
+            _move([vector[block] for vector in vectors], stretch)
 
 
-def _move(w, g, m, v, stretch):
+def _move(vectors, stretch):
     """The formulas of AdamW, in place."""
+    w, g, m, v = vectors
     t, lr, eps, decay = stretch.t, stretch.lr, stretch.eps, stretch.weight_decay
     beta1, beta2 = stretch.betas
     xp = array_module(w)

@@ -134,7 +134,7 @@ def test_a_dropout_of_nothing_draws_nothing():
 
 
 def test_heads_can_be_joined_where_they_lie():
-    """In memory out lies as q does, and the gradients as q, k and v: what follows copies nothing."""
+    """In memory out lies as q, the gradients as q, k and v: what follows copies nothing."""
     qkv = [Tensor(np.zeros((B, T, H, D)), requires_grad=True) for _ in range(3)]
     heads = [x.transpose(0, 2, 1, 3) for x in qkv]
     out, backward = OPS["attention"].__wrapped__(*[x.data for x in heads])

@@ -14,13 +14,22 @@ import pytest
 import minigrad as mg
 from gpt_numpy import GPT, TrainConfig, train
 from gpt_numpy.workers import Workers
+from minigrad.optim import AdamW
 
 V = 11
 IDS = np.random.default_rng(0).integers(V, size=500)
 CONFIG = TrainConfig(
-    batch_size=3, accumulate=2, block_size=8, n_layer=1, n_head=2, n_embd=12, dropout=0.2, steps=3
+    batch_size=3,
+    accumulate=2,
+    block_size=8,
+    n_layer=1,
+    n_head=2,
+    n_embd=12,
+    dropout=0.2,
+    steps=3,
+    workers=2,
 )
-WORK = partial(train.gradients_of_rows, ids=IDS, config=CONFIG)
+WORK = partial(train.gradients_of_rows, ids=IDS, config=CONFIG, n_parts=2)
 
 
 def make():
@@ -28,19 +37,53 @@ def make():
     return GPT(CONFIG.model(V)).to(dtype=np.float64)
 
 
+def workers_of(model, work=WORK, n=2):
+    """The Workers of a model and of an AdamW of its own."""
+    return Workers(model, AdamW(model.parameter_groups(0.1), lr=0.1), work, (0, 6), n)
+
+
 @pytest.mark.parametrize("n", [2, 3, 6, 8])
-def test_any_number_of_workers_gives_the_same_gradients(n):
-    """Loss and gradients of 1 and of n processes agree at 1e-12, dropout on, step after step."""
+def test_any_number_of_workers_takes_the_same_steps(n):
+    """Loss, gradients and moved weights of 1 and of n processes agree at 1e-12, dropout on."""
     alone, shared = make(), make()
-    with Workers(alone, WORK, 6, 1) as one, Workers(shared, WORK, 6, n) as many:
-        assert len(many.others) < n
-        for step in (1, 2):
+    optimizers = [AdamW(model.parameter_groups(0.1), lr=0.1) for model in (alone, shared)]
+    teams = [
+        Workers(model, optimizer, WORK, (0, 6), k)
+        for model, optimizer, k in zip((alone, shared), optimizers, (1, n), strict=True)
+    ]
+    with teams[0] as one, teams[1] as many:
+        assert len(one.others) == 0 and len(many.others) == min(n, 6) - 1
+        for step in (1, 2, 3):
             assert abs(one.gradients(step).item() - many.gradients(step).item()) < 1e-12
             for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
                 assert abs(p.grad - q.grad).max() <= 1e-12 * abs(p.grad).max() + 1e-15
-                p.data -= 0.1 * p.grad  # in place, as AdamW does: the workers must see it
-                q.data -= 0.1 * q.grad
-                p.grad = q.grad = None
+                q.grad[...] = p.grad  # AdamW makes a large step of a small difference
+            for team, optimizer in zip((one, many), optimizers, strict=True):
+                team.move(optimizer.plan())
+                optimizer.zero_grad()
+            for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
+                np.testing.assert_array_equal(p.data, q.data)
+    ours, theirs = (optimizer.state_dict()["state"] for optimizer in optimizers)
+    for i, state in ours.items():  # whoever saves the run finds the moments in the optimizer
+        assert state["step"] == theirs[i]["step"] == 3
+        np.testing.assert_array_equal(state["exp_avg_sq"], theirs[i]["exp_avg_sq"])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_shared_out_or_not_adamw_is_the_same(n):
+    """To the last bit: stretches are cut, sums are not."""
+    alone, shared = make(), make()
+    optimizer = AdamW(alone.parameter_groups(0.1), lr=0.1)
+    shared_optimizer = AdamW(shared.parameter_groups(0.1), lr=0.1)
+    with Workers(shared, shared_optimizer, WORK, (0, 6), n) as workers:
+        for step in (1, 2):
+            workers.gradients(step)
+            for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
+                p.grad = q.grad.copy()
+            optimizer.step()
+            workers.move(shared_optimizer.plan())
+    for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
 
 
 def fail(model, step, first, last):
@@ -61,14 +104,14 @@ def die(model, step, first, last):
 )
 def test_a_worker_that_fails_ends_the_run(work, error, part, capfd):
     """With its error, or with one that says that it died; not with a hang."""
-    with pytest.raises(error, match=part), Workers(make(), work, 6, 2) as workers:
+    with pytest.raises(error, match=part), workers_of(make(), work) as workers:
         workers.gradients(1)
     assert multiprocessing.active_children() == []
 
 
 def test_a_worker_that_died_between_steps_is_named():
     """Not a broken pipe."""
-    with Workers(make(), WORK, 6, 2) as workers:
+    with workers_of(make()) as workers:
         workers.gradients(1)
         workers.others[0][1].kill()
         workers.others[0][1].join()
@@ -81,7 +124,7 @@ def test_gradients_from_before_do_not_count():
     fresh, used = make(), make()
     for p in used.parameters():
         p.grad = np.ones(p.shape)
-    with Workers(fresh, WORK, 6, 2) as a, Workers(used, WORK, 6, 2) as b:
+    with workers_of(fresh) as a, workers_of(used) as b:
         a.gradients(1), b.gradients(1)
     for p, q in zip(fresh.parameters(), used.parameters(), strict=True):
         np.testing.assert_array_equal(p.grad, q.grad)
@@ -91,7 +134,7 @@ def test_a_run_that_is_left_leaves_no_process():
     """Neither when it ends nor when its consumer stops in the middle."""
     config = CONFIG
     for _ in train.train(make(), IDS, config):
-        assert len(multiprocessing.active_children()) == train.WORKERS - 1
+        assert len(multiprocessing.active_children()) == 1
     assert multiprocessing.active_children() == []
     run = train.train(make(), IDS, config)
     next(run)

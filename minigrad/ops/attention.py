@@ -90,7 +90,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
                 ds *= mask[:, :, queries, seen]  # dP
             ds -= row_dots[:, :, queries]
             ds *= p
-            dq[:, :, queries] = ds @ k[:, :, seen]
+            xp.matmul(ds, k[:, :, seen], out=dq[:, :, queries])
             dk[:, :, seen] += ds.swapaxes(2, 3) @ scaled_q[:, :, queries]
         dq *= scale
         return dq, dk, dv

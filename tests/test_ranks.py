@@ -1,0 +1,203 @@
+"""Ranks that mpirun starts: the same steps as one process alone, and no hang when one of them dies.
+
+Two cores are enough for four ranks, if they are patient.
+"""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from gpt_numpy import GPT, TrainConfig
+from gpt_numpy.ranks import STARTED_BY_MPI, Ranks
+from gpt_numpy.train import train
+
+ROOT = Path(__file__).parents[1]
+V = 11
+IDS = np.random.default_rng(0).integers(V, size=500)
+MPIRUN = shutil.which("mpirun", path=sysconfig.get_path("scripts")) or shutil.which("mpirun")
+needs_mpi = pytest.mark.skipif(MPIRUN is None, reason="needs mpirun, as of the extra `mpi`")
+
+
+def config(**options):
+    return TrainConfig(
+        **{"steps": 5, "batch_size": 4, "accumulate": 2, "block_size": 8, "n_layer": 2} | options,
+        n_head=2, n_embd=12, dropout=0.2, warmup_steps=2,
+    )  # fmt: skip
+
+
+def make():
+    mg.manual_seed(0)
+    return GPT(config().model(V)).to(dtype=np.float64)
+
+
+def mpirun(n, *command):
+    """Run Python on n ranks; the finished process, which has ended within a minute."""
+    return subprocess.run(
+        [MPIRUN, "-n", str(n), sys.executable, *map(str, command)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+    )
+
+
+# ---- the same steps ------------------------------------------------------------------------------
+
+
+def write_run(folder, workers):
+    """Train, and write what this rank saw to a file of its own."""
+    with Ranks() as ranks:
+        model = make()
+        steps = [
+            [r.loss.item(), r.grad_norm] for r in train(model, IDS, config(workers=workers), ranks)
+        ]
+        weights = np.concatenate([p.data.ravel() for p in model.parameters()])
+        content = {"size": ranks.size, "steps": steps, "weights": weights.tolist()}
+        Path(folder, f"{ranks.rank}.json").write_text(json.dumps(content))
+
+
+@needs_mpi
+@pytest.mark.parametrize("n, workers", [(1, 1), (2, 1), (4, 1), (2, 2), (3, 1)])
+def test_ranks_compute_what_one_computes(n, workers, tmp_path):
+    """Losses, norms and weights in float64, dropout and accumulation on, at 1e-12."""
+    code = f"import test_ranks; test_ranks.write_run({str(tmp_path)!r}, {workers})"
+    result = mpirun(n, "-c", code)
+    assert result.returncode == 0, result.stderr
+    ranks = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(n)]
+    assert [rank["size"] for rank in ranks] == [n] * n
+    assert all(rank == ranks[0] for rank in ranks), "all ranks end with the very same weights"
+
+    model = make()
+    alone = [[r.loss.item(), r.grad_norm] for r in train(model, IDS, config(workers=1))]
+    np.testing.assert_allclose(ranks[0]["steps"], alone, rtol=0, atol=1e-12)
+    weights = np.concatenate([p.data.ravel() for p in model.parameters()])
+    moved = abs(weights - np.concatenate([p.data.ravel() for p in make().parameters()])).max()
+    assert moved > 1e-3
+    np.testing.assert_allclose(ranks[0]["weights"], weights, rtol=0, atol=1e-12)
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def command(tmp_path, out, *flags):
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a cat that sat on a mat.\n" * 40)
+    return [
+        ROOT / "examples/train_shakespeare.py", "--data", text, "--out", tmp_path / out,
+        *"--steps 6 --n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --eval-every 3".split(),
+        *"--log-every 2 --warmup-steps 2".split(), *flags,
+    ]  # fmt: skip
+
+
+@needs_mpi
+def test_the_command_leaves_the_same_files(tmp_path):
+    """Names, columns and rows do not tell how many ranks there were; one of them prints."""
+    one = subprocess.run(
+        [sys.executable, *map(str, command(tmp_path, "one", "--workers", "1"))],
+        capture_output=True, encoding="utf-8", check=True,
+    )  # fmt: skip
+    two = mpirun(2, *command(tmp_path, "two"))
+    assert two.returncode == 0, two.stderr
+    assert "in one process on each of 2 ranks" in two.stdout
+    assert one.stdout.splitlines()[-1] == two.stdout.splitlines()[-1]
+    assert two.stdout.count("final val_loss") == 1 and len(one.stdout) < len(two.stdout) + 100
+    names = [sorted(p.name for p in (tmp_path / out).iterdir()) for out in ("one", "two")]
+    assert names[0] == names[1]
+    assert not [p for p in tmp_path.iterdir() if p.name not in ("one", "two", "text.txt")]
+    configs = [json.loads((tmp_path / o / "train_config.json").read_text()) for o in ("one", "two")]
+    assert configs[0] | {"out": ""} == configs[1] | {"out": ""}
+    rows = []
+    for out in ("one", "two"):
+        with open(tmp_path / out / "metrics.csv", encoding="utf-8") as file:
+            rows.append(list(csv.DictReader(file)))
+    assert len(rows[0]) == len(rows[1])
+    for a, b in zip(*rows, strict=True):
+        assert a.keys() == b.keys() and a["step"] == b["step"]
+        for column in ("train_loss", "val_loss", "grad_norm"):  # written with six digits
+            assert a[column] == b[column] or abs(float(a[column]) - float(b[column])) < 1e-4
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    "flags, part",
+    [
+        (["--batch-size", "1"], "a step of 1 rows cannot be shared out over 2 ranks"),
+        (["--data", "nowhere.txt"], "cannot read nowhere.txt"),
+        (["--lr", "-1"], "lr must be above 0"),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_bad_input_is_refused_once(flags, part, tmp_path):
+    """By the first rank, with exit status 2, and the others end too."""
+    result = mpirun(2, *command(tmp_path, "run", *flags))
+    assert result.returncode == 2 and result.stderr.count(part) == 1
+    assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()
+
+
+@needs_mpi
+def test_a_run_that_diverges_ends_on_every_rank(tmp_path):
+    """With one line of the first rank and its exit status, not with a hang."""
+    result = mpirun(2, *command(tmp_path, "run", "--lr", "1e30", "--min-lr", "0", "--quiet"))
+    assert result.returncode == 1
+    assert result.stderr.count("the gradient is no longer finite") == 1
+
+
+# ---- a rank that fails ---------------------------------------------------------------------------
+
+
+def break_down(how):
+    """Train; in the second step rank 1 raises an error, or is gone."""
+    with Ranks() as ranks:
+        for result in train(make(), IDS, config(workers=1, steps=1000), ranks):
+            if ranks.rank == 1 and result.step == 2:
+                if how == "error":
+                    raise MemoryError("no room")
+                os.kill(os.getpid(), 9)
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    "how, parts", [("error", ["MemoryError: no room", "rank 1 of 3 failed"]), ("kill", [""])]
+)
+def test_a_rank_that_dies_ends_the_run(how, parts):
+    """With its error, or with what mpirun says of a process that was killed; not with a hang."""
+    result = mpirun(3, "-c", f"import test_ranks; test_ranks.break_down({how!r})")
+    assert result.returncode != 0
+    assert all(part in result.stderr for part in parts) and result.stdout + result.stderr != ""
+
+
+# ---- without MPI ---------------------------------------------------------------------------------
+
+
+def test_without_mpirun_there_is_one_rank(monkeypatch):
+    """Nothing is imported and nothing sent; all rows are its own."""
+    for name in STARTED_BY_MPI:
+        monkeypatch.delenv(name, raising=False)
+    with Ranks() as ranks:
+        assert (ranks.rank, ranks.size, ranks.rows(12)) == (0, 1, (0, 12))
+        assert ranks.from_first(lambda: "made") == "made"
+        loss, gradient = mg.Tensor(2.0), np.ones(3)
+        assert ranks.add_up(gradient, loss) is loss and (gradient == 1).all()
+        ranks.end_all(1)  # there is nobody else
+
+
+def test_mpirun_without_mpi4py(tmp_path):
+    """One line that says what to install, and exit status 2: not n runs into one folder."""
+    (tmp_path / "mpi4py.py").write_text("raise ImportError")
+    result = subprocess.run(
+        [sys.executable, *map(str, command(tmp_path, "run"))],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PMI_SIZE": "2", "PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert 'pip install "gpt-numpy[mpi]"' in result.stderr
