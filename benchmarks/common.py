@@ -1,0 +1,110 @@
+"""What the benchmarks share: processes that take turns, and the two files of a result.
+
+A machine's speed drifts, and other work on it comes and goes.  So sides that are to be compared run
+in the same minutes, A B A B, each time in a fresh process, and what counts is their ratio: its
+median over the rounds, with the smallest and the largest.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CLEAN = {  # limits that a session may have set for older libraries, and that slow new ones
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+}
+
+
+def python(*arguments, **environment):
+    """What a Python program prints as JSON, run in a process of its own."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=CLEAN | environment, cwd=HERE)
+    if done.returncode:
+        sys.exit(f"failed: {' '.join(command)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def milliseconds(side, options, steps, **environment):
+    """The median time of a training step of one side (side.py)."""
+    task = {"side": side, "options": options, "steps": steps}
+    return python("side.py", json.dumps(task), **environment)
+
+
+def take_turns(sides, rounds):
+    """{name: its results} of functions without arguments, called in turn, `rounds` times each."""
+    results: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, measure in sides.items():
+            results[name].append(measure())
+        print(
+            "   ".join(f"{name} {values[-1]:.4g}" for name, values in results.items()), flush=True
+        )
+    return results
+
+
+def ratio(ours, theirs):
+    """(median, smallest, largest) of the quotients of two sides, round by round."""
+    quotients = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return statistics.median(quotients), min(quotients), max(quotients)
+
+
+def shown(quotient):
+    return "**{:.2f}** ({:.2f} to {:.2f})".format(*quotient)
+
+
+def number(value):
+    """With three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def machine():
+    """What the numbers depend on: processor, system, versions, BLAS and thread counts."""
+    code = (
+        "import json, numpy, threadpoolctl;"
+        "[blas] = threadpoolctl.threadpool_info();"
+        "import torch;"
+        "name = blas['internal_api'] + ' for ' + blas.get('architecture', '?');"
+        "print(json.dumps([torch.get_num_threads(), name]))"
+    )
+    n_threads, blas = python("-c", code)
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = dict(line.split(":", 1) for line in lines if ":" in line)
+        facts = {key.strip(): value.strip() for key, value in facts.items()}
+        family = f"family {facts.get('cpu family')}, model {facts.get('model')}"
+        name = f"{facts.get('model name', name)} ({family})"
+    return {
+        "processor": name,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "Python": platform.python_version(),
+        **{library: version(library) for library in ("numpy", "torch")},
+        "BLAS of NumPy": blas,
+        "threads of PyTorch": n_threads,
+    }
+
+
+def report(title, columns, rows, raw, notes=()):
+    """Print the table, and write it to results/<the program>.md beside the raw numbers as JSON."""
+    facts = machine()
+    table = [columns, ["---"] * len(columns), *rows]
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in table]
+    command = "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    text = "\n".join(
+        [f"# {title}", "", *lines, "", *(f"{note}\n" for note in notes), f"`{command}`", ""]
+        + ["; ".join(f"{key} {value}" for key, value in facts.items()) + "."]
+    )
+    print("\n" + text)
+    file = HERE / "results" / Path(sys.argv[0]).stem
+    file.parent.mkdir(exist_ok=True)
+    file.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+    content = {"command": command, "machine": facts, "raw": raw}
+    file.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,66 @@
+"""How much memory does training take, all its processes together, beside PyTorch's?  (Linux)
+
+    python benchmarks/memory.py [--rounds 3] [--steps 20]
+
+The memory of a page that several processes share counts once (PSS, the proportional set size of
+/proc/PID/smaps_rollup); it is read every few hundredths of a second, and the peak is kept.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+
+import psutil
+from common import CLEAN, HERE, number, ratio, report, shown, take_turns
+from step_time import BABY
+
+SETTINGS = {"laptop": {}, "baby, batch 8": BABY}
+INTERVAL = 0.02  # seconds
+
+
+def peak(side, options, steps):
+    """The most MB that a training process and its children held at once."""
+    task = json.dumps({"side": side, "options": options, "steps": steps})
+    command = [sys.executable, "side.py", task]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, env=CLEAN, cwd=HERE)
+    most = 0
+    while process.poll() is None:
+        held = 0
+        try:
+            for each in (process, *process.children(recursive=True)):
+                held += each.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+        most = max(most, held)
+        time.sleep(INTERVAL)
+    if process.returncode:
+        sys.exit(f"failed: {command}")
+    return most / 1e6
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
+    parser.add_argument("--steps", type=int, default=20, help="steps of a process")
+    args = parser.parse_args()
+    rows, raw = [], {}
+    for name, options in SETTINGS.items():
+        steps = args.steps if name == "laptop" else max(4, args.steps // 4)
+        sides = {side: partial(peak, side, options, steps) for side in ("ours", "eager")}
+        raw[name] = results = take_turns(sides, args.rounds)
+        middle = [number(statistics.median(r)) for r in results.values()]
+        rows.append([name, *middle, shown(ratio(*results.values()))])
+    report(
+        "Peak memory of a training run",
+        ["setting", "gpt_numpy, MB", "PyTorch eager, MB", "ratio"],
+        rows,
+        raw,
+    )
+
+
+if __name__ == "__main__":
+    main()

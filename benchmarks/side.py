@@ -1,0 +1,138 @@
+"""One side of a comparison, in a process of its own: train for a while and print what it took.
+
+    python benchmarks/side.py '{"side": "ours", "options": {"n_layer": 4}, "steps": 40}'
+
+side      ours      gpt_numpy, in as many processes as the machine has cores
+          threads   gpt_numpy, in threads of one process
+          eager     PyTorch with all its threads
+          compile   the same under torch.compile
+options   of TrainConfig; the defaults are the preset laptop
+steps     how many to time, after WARM_UP others
+
+PyTorch runs at its best: fused attention, tanh GELU as ours, fused AdamW.  The step is whole on all
+sides: batch, forward, loss, backward, clipping, AdamW.
+"""
+
+import json
+import statistics
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # twin.py
+
+WARM_UP = 8
+VOCAB_SIZE = 65
+
+
+def ours(config, ids):
+    """Yield after every training step of gpt_numpy."""
+    import minigrad as mg
+    from gpt_numpy import GPT
+    from gpt_numpy.train import train
+
+    mg.manual_seed(config.seed)
+    model = GPT(config.model(VOCAB_SIZE))
+    for _ in train(model, ids, config):
+        yield model
+
+
+def threads(config, ids):
+    """The same in threads: each has a model of its own, whose weights are those of the first."""
+    from threadpoolctl import threadpool_limits
+
+    from gpt_numpy import GPT
+    from gpt_numpy.train import gradients_of_rows
+    from gpt_numpy.workers import share
+    from minigrad.device import keep_freed_memory
+    from minigrad.optim import AdamW, clip_grad_norm, move
+
+    keep_freed_memory()
+    n = min(config.workers, config.rows_per_step)
+    models = [GPT(config.model(VOCAB_SIZE)).train() for _ in range(n)]
+    optimizers = [AdamW(model.parameter_groups(config.weight_decay), config.lr) for model in models]
+    first = optimizers[0]
+    for other in optimizers[1:]:
+        other.flat.use(first.flat.data, other.flat.grad)
+    shares = [share((0, config.rows_per_step), i, n) for i in range(n)]
+    meeting = threading.Barrier(n)
+
+    def gradients(i, step):
+        rows = shares[i]
+        gradients_of_rows(models[i], step, rows.start, rows.stop, ids, config, n)
+        meeting.wait()
+        part = share((0, len(first.flat.grad)), i, n)
+        for other in optimizers[1:]:
+            first.flat.grad[part] += other.flat.grad[part]
+
+    with ThreadPoolExecutor(n) as pool, threadpool_limits(1):
+        for step in range(1, config.steps + 1):
+            list(pool.map(gradients, range(n), [step] * n))
+            clip_grad_norm(models[0].parameters(), config.grad_clip)
+            plan, vectors = first.plan(), first.vectors()
+            list(pool.map(move, [vectors] * n, [plan] * n, range(n), [n] * n))
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            yield models[0]
+
+
+def eager(config, ids, compiled=False):
+    """Yield after every training step of the PyTorch twin."""
+    import torch
+    import torch.nn.functional as F
+    from twin import Twin
+
+    from minigrad.schedule import warmup_cosine
+
+    torch.manual_seed(config.seed)
+    model = Twin(config.model(VOCAB_SIZE))
+    run = torch.compile(model) if compiled else model
+    groups = model.parameter_groups(config.weight_decay)
+    betas = (config.beta1, config.beta2)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
+    ids, T = torch.from_numpy(ids), config.block_size
+    for step in range(1, config.steps + 1):
+        rates = (config.warmup_steps, config.steps, config.lr, config.min_lr)
+        for group in optimizer.param_groups:
+            group["lr"] = warmup_cosine(step, *rates)
+        starts = torch.randint(len(ids) - T, (config.batch_size,)).tolist()
+        x = torch.stack([ids[i : i + T] for i in starts])
+        y = torch.stack([ids[i + 1 : i + 1 + T] for i in starts])
+        loss = F.cross_entropy(run(x).view(-1, VOCAB_SIZE), y.view(-1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield model
+
+
+def compile(config, ids):
+    return eager(config, ids, compiled=True)
+
+
+SIDES = {side.__name__: side for side in (ours, threads, eager, compile)}
+
+
+def main():
+    from gpt_numpy.config import TrainConfig
+
+    task = json.loads(sys.argv[1])
+    ids = np.random.default_rng(0).integers(VOCAB_SIZE, size=100_000)
+    config = TrainConfig(**{"steps": 10**6} | task["options"])
+    steps = SIDES[task["side"]](config, ids)
+    for _ in range(WARM_UP):
+        next(steps)
+    times = []
+    for _ in range(task["steps"]):
+        start = time.perf_counter()
+        next(steps)
+        times.append(time.perf_counter() - start)
+    print(json.dumps(1000 * statistics.median(times)))  # milliseconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What do two workers bring, and why are they processes and not threads?
+
+python benchmarks/workers.py [--rounds 5] [--steps 40]
+"""
+
+import argparse
+from functools import partial
+
+from common import milliseconds, number, ratio, report, shown, take_turns
+from step_time import BABY
+
+SETTINGS = {"laptop": {}, "baby, batch 8": BABY}
+SIDES = {
+    "two processes": ("ours", {"workers": 2}),
+    "one, two BLAS threads": ("ours", {"workers": 1}),
+    "two threads": ("threads", {"workers": 2}),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="processes of each side")
+    parser.add_argument("--steps", type=int, default=40, help="timed steps of a process, laptop")
+    args = parser.parse_args()
+    rows, raw = [], {}
+    for name, options in SETTINGS.items():
+        steps = args.steps if name == "laptop" else max(5, args.steps // 4)
+        sides = {
+            label: partial(milliseconds, side, options | more, steps)
+            for label, (side, more) in SIDES.items()
+        }
+        raw[name] = results = take_turns(sides, args.rounds)
+        middle = [number(sorted(r)[len(r) // 2]) for r in results.values()]
+        two, *others = results.values()
+        rows.append([name, *middle, *(shown(ratio(two, other)) for other in others)])
+    columns = ["setting", *(f"{label}, ms" for label in SIDES)]
+    report(
+        "A step in two processes, in one, and in two threads",
+        [*columns, "two processes / one", "two processes / two threads"],
+        rows,
+        raw,
+    )
+
+
+if __name__ == "__main__":
+    main()
