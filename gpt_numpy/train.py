@@ -65,7 +65,7 @@ def train(
                 group["lr"] = lr
             loss = workers.gradients(step)
             loss = ranks.add_up(optimizer.flat.grad, loss)
-            grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
+            grad_norm = clip_grad_norm(optimizer.flat.parameters, config.grad_clip)
             if not math.isfinite(grad_norm):
                 raise FloatingPointError(
                     f"step {step}: the gradient is no longer finite (loss {loss.item():.3g}); "

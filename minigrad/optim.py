@@ -89,17 +89,17 @@ class AdamW:
         for w in self.flat.parameters:
             w.grad = None
 
-    def _states(self):
-        """(number of the parameter, its m, its v) of all."""
+    def _moments(self):
+        """The m and v of every parameter, in its shape."""
         m, v = self.flat.split(self.exp_avg), self.flat.split(self.exp_avg_sq)
-        return zip(range(len(m)), m, v, strict=True)
+        return zip(m, v, strict=True)
 
     def state_dict(self):
         """{"state": {number of the parameter: its state}, "param_groups": the options}."""
         return {
             "state": {
                 i: {"step": self.steps[i], "exp_avg": m.copy(), "exp_avg_sq": v.copy()}
-                for i, m, v in self._states()
+                for i, (m, v) in enumerate(self._moments())
                 if self.steps[i]
             },
             "param_groups": [
@@ -122,7 +122,7 @@ class AdamW:
         for group, options in zip(self.param_groups, saved["param_groups"], strict=True):
             group.update({k: v for k, v in options.items() if k != "params"})
         never = {"step": 0, "exp_avg": 0, "exp_avg_sq": 0}
-        for i, m, v in self._states():
+        for i, (m, v) in enumerate(self._moments()):
             state = saved["state"].get(i, never)
             self.steps[i], m[...], v[...] = state["step"], state["exp_avg"], state["exp_avg_sq"]
 

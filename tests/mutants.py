@@ -39,8 +39,9 @@ ROOT = Path(__file__).parents[1]
 OPS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("minigrad/ops/[a-z]*.py"))]
 TESTS = {  # file -> the tests that matter to it
     **dict.fromkeys(OPS, ["test_ops.py", "test_tensor.py", "test_nn.py"]),
-    "minigrad/tensor.py": ["test_tensor.py", "test_ops.py", "test_nn.py"],
-    "minigrad/optim.py": ["test_optim.py"],
+    "minigrad/tensor.py": ["test_tensor.py", "test_flat.py", "test_ops.py", "test_nn.py"],
+    "minigrad/flat.py": ["test_flat.py", "test_optim.py"],
+    "minigrad/optim.py": ["test_optim.py", "test_flat.py"],
     "minigrad/schedule.py": ["test_schedule.py"],
 }
 TIMEOUT = 60  # seconds

@@ -2,9 +2,11 @@
 
 import ast
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpt_numpy import GPTConfig, TrainConfig, config
@@ -72,6 +74,7 @@ BAD = [
     *[(name, 0) for name in ("block_size", "n_layer", "n_head", "n_embd")],
     *[(name, -3) for name in ("block_size", "n_layer", "n_head", "n_embd")],
     *[(name, 0) for name in ("steps", "batch_size", "accumulate", "eval_every", "log_every")],
+    ("workers", 0),
     *[(name, -1) for name in ("min_lr", "warmup_steps", "weight_decay", "seed", "steps")],
     *[("dropout", value) for value in (-0.1, 1, 1.5, math.nan)],
     *[("lr", value) for value in (0, -1, math.nan, math.inf)],
@@ -157,6 +160,19 @@ def test_model_carries_the_architecture_over():
 def test_a_model_has_biases_unless_it_is_told_not_to():
     """As in GPT-2; the training recipes go without."""
     assert GPTConfig(vocab_size=65).bias and not TrainConfig().bias
+
+
+def test_as_many_workers_as_cores(monkeypatch):
+    """Two threads of a core count once, and cores that the process may not use do not count."""
+    assert TrainConfig().workers == config.physical_cores() >= 1
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8 if logical else 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)), raising=False)
+    assert config.physical_cores() == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert config.physical_cores() == 4
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert config.physical_cores() == 1
 
 
 def test_configs_are_frozen_and_have_no_positions():

@@ -4,6 +4,8 @@ One step proves little: bias correction, decay and the schedule go wrong slowly.
 random and the same on both sides, so that no model stands between the optimizer and the comparison.
 """
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -190,15 +192,37 @@ def test_a_saved_state_is_a_copy():
     optimizer = two_groups(parameters)
     run(optimizer, parameters, range(1, 4))
     saved = optimizer.state_dict()
-    before = {i: s["exp_avg"].copy() for i, s in saved["state"].items()}
+    before = copy.deepcopy(saved["state"])
+
+    def assert_unchanged():
+        for i, state in before.items():
+            for key, value in state.items():
+                np.testing.assert_array_equal(saved["state"][i][key], value)
+
     run(optimizer, parameters, range(4, 6))
-    for i, moment in before.items():
-        np.testing.assert_array_equal(saved["state"][i]["exp_avg"], moment)
+    assert_unchanged()
     optimizer.load_state_dict(saved)
     run(optimizer, parameters, range(4, 8))
-    for i, moment in before.items():
-        np.testing.assert_array_equal(saved["state"][i]["exp_avg"], moment)
+    assert_unchanged()
     assert saved["param_groups"][0]["lr"] == 0.1 / 4
+
+
+def test_a_parameter_that_has_no_saved_state_starts_anew():
+    """It had never moved when the state was saved: as if this optimizer had never moved it."""
+    parameters = make_parameters()
+    set_gradients(np.random.default_rng(0), parameters, skip=2)
+    optimizer = AdamW(parameters, lr=0.1)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    assert saved["state"].keys() == {0, 1, 3}
+    run(optimizer, parameters, range(3, 9))
+    optimizer.load_state_dict(saved)
+    assert optimizer.state_dict()["state"].keys() == {0, 1, 3}
+    fresh = Tensor(parameters[2].data.copy(), requires_grad=True)
+    fresh.grad = parameters[2].grad = np.full(fresh.shape, 0.3)
+    optimizer.step()
+    AdamW([fresh], lr=optimizer.param_groups[0]["lr"]).step()
+    np.testing.assert_array_equal(parameters[2].data, fresh.data)
 
 
 def test_the_state_is_laid_out_as_pytorchs():

@@ -78,25 +78,28 @@ def compare(config, their_config, dtype, step_tolerance, weight_tolerance):
         assert abs(p.data - theirs[name].detach().numpy()).max() <= weight_tolerance, name
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("workers, dropout", [(1, 0.0), (2, 0.2)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("steps", [30, pytest.param(300, marks=pytest.mark.slow)])
-def test_a_run_follows_pytorchs(steps, dtype, dropout):
-    """The preset `laptop`, two batches a step.
+def test_a_run_follows_pytorchs(steps, dtype, workers, dropout):
+    """The preset `laptop`, two batches a step, in one process and in two.
 
     float64: the loss at 1e-10 at every step, every parameter at 1e-9 after the last one.
     float32: the loss within 1e-3 at every step, every weight in the end within one step of Adam.
     """
-    config = TrainConfig(steps=steps, warmup_steps=steps // 5, accumulate=2, dropout=dropout)
+    config = TrainConfig(
+        steps=steps, warmup_steps=steps // 5, accumulate=2, dropout=dropout, workers=workers
+    )
     tolerances = (1e-10, 1e-9) if dtype == np.float64 else (1e-3, config.lr)
     compare(config, config, dtype, *tolerances)
 
 
-def test_a_run_with_biases_follows_pytorchs():
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_a_run_with_biases_follows_pytorchs(workers):
     """A small model with all the biases of GPT-2, in float64."""
     config = TrainConfig(
         steps=60, warmup_steps=10, n_layer=2, n_head=2, n_embd=16, block_size=8, batch_size=3,
-        accumulate=2, lr=1e-2, bias=True,
+        accumulate=2, lr=1e-2, bias=True, dropout=0.1, workers=workers,
     )  # fmt: skip
     compare(config, config, np.float64, 1e-10, 1e-9)
 

@@ -1,0 +1,169 @@
+"""Parameters as views of one vector: the numbers, the gradients, and what is assigned later."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import Tensor
+from minigrad.flat import Flat
+from minigrad.optim import AdamW, Stretch
+
+SHAPES = [(2, 3), (), (0, 4), (4,)]
+
+
+def make(dtype=np.float64):
+    rng = np.random.default_rng(0)
+    return [Tensor(np.asarray(rng.standard_normal(s), dtype), requires_grad=True) for s in SHAPES]
+
+
+def test_one_after_another():
+    """In order, each in its shape, and in the same memory."""
+    parameters = make(np.float32)
+    before = [p.data.copy() for p in parameters]
+    flat = Flat(iter(parameters))
+    assert flat.data.shape == flat.grad.shape == (11,) and flat.data.dtype == np.float32
+    np.testing.assert_array_equal(flat.data, np.concatenate([b.ravel() for b in before]))
+    flat.data += 1
+    for p, b in zip(parameters, before, strict=True):
+        assert p.shape == b.shape
+        np.testing.assert_array_equal(p.data, b + 1)
+
+
+def test_gradients_meet_in_the_vector():
+    """The first of a step replaces what is there, later ones add up; None until then."""
+    parameters = make()
+    flat = Flat(parameters)
+    x, y = parameters[0], parameters[3]
+    assert x.grad is None
+    for _ in range(2):
+        for p in parameters:
+            p.grad = None
+        (3 * x).backward(np.ones((2, 3)))
+        (2 * x).backward(np.ones((2, 3)))
+        (y * y).backward(np.ones(4))
+        assert parameters[1].grad is None
+        np.testing.assert_array_equal(flat.grad[:6], np.full(6, 5.0))
+        np.testing.assert_array_equal(flat.grad[7:], 2 * y.data)
+        assert np.shares_memory(x.grad, flat.grad) and x.grad.shape == (2, 3)
+
+
+def test_the_vector_is_a_copy():
+    """A gradient that someone else holds is not written to."""
+    x, y = Tensor(np.ones(2), True), Tensor(np.ones(2), True)
+    flat = Flat([x, y])
+    dout = np.array([1.0, 2.0])
+    (x + y).backward(dout)
+    x.grad *= 10
+    np.testing.assert_array_equal(dout, [1, 2])
+    np.testing.assert_array_equal(flat.grad, [10, 20, 1, 2])
+
+
+def test_what_was_assigned_is_gathered():
+    """p.data = ... and p.grad = ... bring their numbers in; p.data is a view again."""
+    parameters = make()
+    flat = Flat(parameters)
+    view = parameters[0].data
+    parameters[0].data = np.arange(6.0).reshape(2, 3)
+    parameters[3].grad = np.arange(4.0)
+    flat.gather()
+    assert parameters[0].data is view
+    np.testing.assert_array_equal(flat.data[:6], np.arange(6.0))
+    np.testing.assert_array_equal(flat.grad[7:], np.arange(4.0))
+
+
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        (lambda p: p.data.astype(np.float32), r"\(2, 3\) of float64 on cpu has become \(2, 3\) of"),
+        (lambda p: p.data.T.copy(), r"has become \(3, 2\) of float64"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, part):
+    """An optimizer cannot follow a model into another precision: it says what to do."""
+    parameters = make()
+    optimizer = AdamW(parameters, lr=0.1)
+    parameters[0].data = change(parameters[0])
+    with pytest.raises(RuntimeError, match=part + ".* then make its optimizer"):
+        optimizer.step()
+
+
+def test_parameters_of_two_kinds_are_refused():
+    """One vector has one dtype."""
+    parameters = [*make(np.float32), *make(np.float64)]
+    with pytest.raises(ValueError, match="float32 on cpu.*float64 on cpu"):
+        AdamW(parameters, lr=0.1)
+
+
+def test_release_and_use():
+    """Empty in between; then the numbers are those of the new vectors."""
+    parameters = make()
+    flat = Flat(parameters)
+    flat.release()
+    assert all(p.data.size == 0 and p.slot is None for p in parameters) and flat.data is None
+    flat.use(np.arange(11.0), np.zeros(11))
+    assert [p.shape for p in parameters] == SHAPES
+    assert parameters[1].item() == 6
+    parameters[0].sum().backward()
+    np.testing.assert_array_equal(flat.grad, [1] * 6 + [0] * 5)
+
+
+def test_two_optimizers_of_one_model():
+    """The one made last holds the numbers; a step of the other brings them back to it."""
+    x, twin = Tensor(np.ones(2), True), Tensor(np.ones(2), True)
+    first, second = AdamW([x], lr=0.1), AdamW([x], lr=0.2)
+    [alone] = [AdamW([twin], lr=0.1)]
+    for optimizer, lr in ((first, 0.1), (second, 0.2), (first, 0.1)):
+        x.grad = None
+        x.sum().backward()
+        optimizer.step()
+        alone.param_groups[0]["lr"] = lr
+        twin.grad = np.ones(2)
+        alone.step()
+    # under a gradient that never changes, m̂/√v̂ is 1 from the first step on
+    np.testing.assert_allclose(x.data, twin.data, rtol=1e-7)
+
+
+# ---- what a step of AdamW makes of it ------------------------------------------------------------
+
+
+def test_neighbours_move_as_one():
+    """As many stretches as groups; a parameter without a gradient, or newly come, cuts one."""
+    parameters = make()
+    groups = [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:]}]
+    optimizer = AdamW(groups, lr=0.5, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.0)
+
+    def plan(*with_gradient):
+        for i, p in enumerate(parameters):
+            p.grad = np.ones(p.shape) if i in with_gradient else None
+        return optimizer.plan()
+
+    assert plan(0, 1, 2, 3) == [
+        Stretch(0, 7, 1, 0.5, (0.8, 0.9), 1e-3, 0.1),
+        Stretch(7, 11, 1, 0.5, (0.8, 0.9), 1e-3, 0.0),
+    ]
+    assert [s[:3] for s in plan(0, 3)] == [(0, 6, 2), (7, 11, 2)]
+    assert [s[:3] for s in plan(0, 1, 3)] == [(0, 6, 3), (6, 7, 2), (7, 11, 3)]
+    optimizer.param_groups[1]["weight_decay"] = 0.1
+    assert [s[:3] for s in plan(0, 3)] == [(0, 6, 4), (7, 11, 4)]
+    assert plan() == []
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 16])
+@pytest.mark.parametrize("n_parts", [1, 2, 3, 20])
+def test_parts_and_blocks_cover_every_entry_once(n_parts, block, monkeypatch):
+    """However the vectors are cut, a step of all parts is the step of the whole."""
+    results = []
+    for cut in (False, True):
+        parameters = make()
+        optimizer = AdamW(parameters, lr=0.1)
+        for p in parameters:
+            p.grad = 2 * p.data
+        plan = optimizer.plan()
+        if cut:
+            monkeypatch.setattr(mg.optim, "BLOCK", block)
+            for part in range(n_parts):
+                mg.optim.move(optimizer.vectors(), plan, part, n_parts)
+        else:
+            mg.optim.move(optimizer.vectors(), plan)
+        results.append(optimizer.flat.data)
+    np.testing.assert_array_equal(*results)
