@@ -14,8 +14,10 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from gpt_numpy.config import physical_cores
+
 HERE = Path(__file__).parent
-CLEAN = {  # limits that a session may have set for older libraries, and that slow new ones
+CLEAN = {  # without the settings that choose slower kernels for NumPy's BLAS
     name: value
     for name, value in os.environ.items()
     if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -60,7 +62,7 @@ def shown(quotient):
 
 
 def number(value):
-    """With three digits."""
+    """With three digits, or as a whole number."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -68,10 +70,10 @@ def machine():
     """What the numbers depend on: processor, system, versions, BLAS and thread counts."""
     code = (
         "import json, numpy, threadpoolctl;"
-        "[blas] = threadpoolctl.threadpool_info();"
+        "found = threadpoolctl.threadpool_info();"
         "import torch;"
-        "name = blas['internal_api'] + ' for ' + blas.get('architecture', '?');"
-        "print(json.dumps([torch.get_num_threads(), name]))"
+        "names = [b['internal_api'] + ' for ' + b.get('architecture', '?') for b in found];"
+        "print(json.dumps([torch.get_num_threads(), ' and '.join(names)]))"
     )
     n_threads, blas = python("-c", code)
     name = platform.processor() or platform.machine()
@@ -83,7 +85,7 @@ def machine():
         name = f"{facts.get('model name', name)} ({family})"
     return {
         "processor": name,
-        "cores": os.cpu_count(),
+        "cores": physical_cores(),
         "system": platform.system(),
         "Python": platform.python_version(),
         **{library: version(library) for library in ("numpy", "torch")},
@@ -92,8 +94,8 @@ def machine():
     }
 
 
-def report(title, columns, rows, raw, notes=()):
-    """Print the table, and write it to results/<the program>.md beside the raw numbers as JSON."""
+def report(title, columns, rows, raw, notes=(), complete=True):
+    """Print the table; if it is complete, write it to results/<the program>.md, and a JSON file."""
     facts = machine()
     table = [columns, ["---"] * len(columns), *rows]
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in table]
@@ -103,6 +105,8 @@ def report(title, columns, rows, raw, notes=()):
         + ["; ".join(f"{key} {value}" for key, value in facts.items()) + "."]
     )
     print("\n" + text)
+    if not complete:
+        return
     file = HERE / "results" / Path(sys.argv[0]).stem
     file.parent.mkdir(exist_ok=True)
     file.with_suffix(".md").write_text(text + "\n", encoding="utf-8")

@@ -41,6 +41,8 @@ def main():
     parser.add_argument("--steps", type=int, default=40, help="timed steps of a process, laptop")
     parser.add_argument("--unlock-mkl", action="store_true", help="see above")
     args = parser.parse_args()
+    if not any(args.only in name for name in SETTINGS):
+        parser.error(f"there are {', '.join(SETTINGS)}")
     rows, raw = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for name, options in SETTINGS.items():
@@ -66,6 +68,7 @@ def main():
         rows,
         raw,
         [f"Medians over {args.rounds} rounds of fresh processes, in brackets the extremes."],
+        complete=not args.only,
     )
 
 

@@ -59,13 +59,14 @@ def parse(arguments, workers):
 
 def main(arguments=None):
     try:
-        with Ranks() as ranks:
-            status = train_and_report(arguments, ranks)
-            if status == INTERRUPTED:
-                ranks.end_all(status)
-            return status
+        ranks = Ranks.of_mpirun()
     except ModuleNotFoundError as error:
         return refuse(error)
+    with ranks:
+        status = train_and_report(arguments, ranks)
+        if status == INTERRUPTED:
+            ranks.end_all(status)
+        return status
 
 
 def refuse(error, status=2):
@@ -135,7 +136,9 @@ def introduce(display, command, corpus, model, folder, ranks):
     display.say(
         f"training: {command.steps} steps of {command.tokens_per_step:,} tokens, into {folder.path}"
     )
-    processes = f"{command.workers} processes" if command.workers > 1 else "one process"
+    first, stop = ranks.rows(command.rows_per_step)
+    n = min(command.workers, stop - first)
+    processes = f"{n} processes" if n > 1 else "one process"
     display.say(
         f"          in {processes}" + (f" on each of {ranks.size} ranks" * (ranks.size > 1))
     )

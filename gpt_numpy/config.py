@@ -1,17 +1,15 @@
 """Every setting, with its reason."""
 
 import math
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 
 def physical_cores() -> int:
-    """How many processor cores this process may use; two threads of one core count once."""
-    import psutil
+    """How many processor cores this process may use (two threads of a core count once)."""
+    import loky  # which also knows of containers; here, for its import takes a while
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(usable or 1, psutil.cpu_count(logical=False) or 1)
+    return loky.cpu_count(only_physical_cores=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,11 @@
 MPI (the Message Passing Interface) is the engine of clusters: it starts the program n times and
 numbers the copies, its ranks.  Every rank holds the whole model and reads its rows of the step's
 batch; one Allreduce adds up the gradient vectors of all and hands the sum to each.  So all of them
-move their weights alike, and stay equal without ever sending a weight.
+move their weights alike and, on processors that round alike, stay equal without sending a weight.
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,43 +17,54 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from gpt_numpy.workers import share
+from gpt_numpy.workers import Range, share
 from minigrad import Tensor
 
 T = TypeVar("T")
-STARTED_BY_MPI = ("PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")  # set by mpirun and srun
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # how many ranks MPICH or Open MPI have started
 
 
 class Ranks:
-    """Rank number `rank` of `size`; without mpirun, rank 0 of 1, and nothing is ever sent.
+    """Rank number `rank` of `size`.  Ranks() is alone, and sends nothing; see of_mpirun().
 
-    Use as `with Ranks() as ranks:`; an error that one rank does not get over then ends them all.
-    ModuleNotFoundError where mpirun started this and mpi4py is not installed.
+    Use as `with Ranks.of_mpirun() as ranks:`; an error that one rank does not get over then ends
+    them all, and Ctrl-C is the business of the first.
     """
 
     def __init__(self):
         self.comm: Any = None
+        self.in_place: Any = None
         self.rank, self.size, self.on_this_machine = 0, 1, 1
-        if any(name in os.environ for name in STARTED_BY_MPI):
+        self.shared_error: BaseException | None = None  # one that every rank has
+
+    @classmethod
+    def of_mpirun(cls) -> "Ranks":
+        """This process among those that mpirun started; alone, if it did not.
+
+        ModuleNotFoundError where it did, and mpi4py cannot be imported.
+        """
+        ranks = cls()
+        if "PMIX_RANK" in os.environ or any(os.environ.get(size, "1") != "1" for size in SIZES):
             try:
                 from mpi4py import MPI
-            except ImportError as error:
+            except (ImportError, RuntimeError) as error:
                 raise ModuleNotFoundError(
-                    'mpirun started this, but mpi4py is missing: pip install "gpt-numpy[mpi]"'
+                    'mpirun started this, but mpi4py is missing: pip install "gpt-numpy[mpi]" '
+                    f"({error})"
                 ) from error
-            self.comm, self.in_place = MPI.COMM_WORLD, MPI.IN_PLACE
-            self.rank, self.size = self.comm.rank, self.comm.size
-            self.on_this_machine = self.comm.Split_type(MPI.COMM_TYPE_SHARED).size
+            ranks.comm, ranks.in_place = MPI.COMM_WORLD, MPI.IN_PLACE
+            ranks.rank, ranks.size = ranks.comm.rank, ranks.comm.size
+            ranks.on_this_machine = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED).size
+        return ranks
 
-    def rows(self, n_rows: int) -> tuple[int, int]:
+    def rows(self, n_rows: int) -> Range:
         """(first, stop): this rank's rows of a step's whole batch; ValueError if there are none."""
         if n_rows < self.size:
             raise ValueError(
                 f"a step of {n_rows} rows cannot be shared out over {self.size} ranks: "
                 "raise --batch-size or start fewer"
             )
-        mine = share((0, n_rows), self.rank, self.size)
-        return mine.start, mine.stop
+        return share((0, n_rows), self.rank, self.size)
 
     def add_up(self, gradient: np.ndarray, loss: Tensor) -> Tensor:
         """Replace the vector `gradient` (N,) by its sum over all ranks; return that of `loss`."""
@@ -72,20 +84,26 @@ class Ranks:
         if self.comm is not None:
             result = self.comm.bcast(result)
         if isinstance(result, BaseException):
+            self.shared_error = result
             raise result
         return cast(T, result)
 
     def end_all(self, status: int) -> None:
         """End every rank at once, where one will not go on and the others would wait for it."""
         if self.size > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
             self.comm.Abort(status)
 
     def __enter__(self):
+        if self.rank > 0:
+            self.handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         return self
 
     def __exit__(self, kind, error, trace):
-        if self.size > 1 and isinstance(error, Exception):
+        if self.rank > 0:
+            signal.signal(signal.SIGINT, self.handler)
+        if self.size > 1 and error is not None and error is not self.shared_error:
             traceback.print_exception(error)
             print(f"rank {self.rank} of {self.size} failed, and all end with it", file=sys.stderr)
-            sys.stderr.flush()
             self.end_all(1)

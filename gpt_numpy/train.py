@@ -41,10 +41,11 @@ def train(
 ) -> Iterator[StepResult]:
     """Move the weights of `model` config.steps times; yield a StepResult after each.
 
-    ids (N,), the training text;  config, a TrainConfig;  ranks, if mpirun started several: each
-    calls this with a model, a text and a config that are the same.  Until it ends, change the
-    weights in place only: processes share them.  (Where Python starts these afresh, as on macOS and
-    Windows, a script that calls this needs the line `if __name__ == "__main__":`.)
+    ids (N,), the training text;  config, a TrainConfig;  ranks, Ranks.of_mpirun() if several share
+    the work: each calls this with a model, a text and a config that are the same, and all of them
+    stop at the same step.  Until it ends, change the weights in place only: processes share them.
+    (Where Python starts these afresh, on macOS, Windows and from 3.14 on everywhere, a script that
+    calls this needs the line `if __name__ == "__main__":`.)
     Raises FloatingPointError, before the weights are touched, where a gradient is not finite.
     """
     ranks = ranks or Ranks()
@@ -71,7 +72,7 @@ def train(
                     f"step {step}: the gradient is no longer finite (loss {loss.item():.3g}); "
                     "try a lower --lr"
                 )
-            workers.move(optimizer.plan())
+            workers.move(optimizer.next_step())
             optimizer.zero_grad()
             yield StepResult(step, loss, lr, grad_norm)
 

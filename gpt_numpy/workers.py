@@ -25,17 +25,19 @@ from threadpoolctl import ThreadpoolController
 from minigrad import Tensor, nn, optim
 from minigrad.device import keep_freed_memory
 
+Range = tuple[int, int]  # from the first up to but without the second
 Work = Callable[[nn.Module, int, int, int], Tensor]  # (model, step, first row, row to stop before)
 DEAD = (
-    "a worker process died: is there enough memory? (Where processes are started afresh, as on "
-    'macOS and Windows, a script needs the line `if __name__ == "__main__":`.)'
+    "a worker process died: is there enough memory? (Where Python starts processes afresh, on "
+    "macOS, Windows and from 3.14 on everywhere, a script needs the line "
+    '`if __name__ == "__main__":`.)'
 )
 
 
-def share(whole: tuple[int, int], i: int, n: int) -> slice:
+def share(whole: Range, i: int, n: int) -> Range:
     """The i-th of n nearly equal parts of whole = (start, stop)."""
     start, length = whole[0], whole[1] - whole[0]
-    return slice(start + length * i // n, start + length * (i + 1) // n)
+    return start + length * i // n, start + length * (i + 1) // n
 
 
 class Worker:
@@ -43,17 +45,17 @@ class Worker:
 
     def __init__(self, i, n, model, flat, shared, work, rows):
         self.i, self.n, self.model, self.work = i, n, model, work
-        self.parameters = model.parameters()
+        self.parameters = flat.parameters
         self.rows = share(rows, i, n)
         self.weights, self.exp_avg, self.exp_avg_sq, *self.all_gradients = map(vector, shared)
-        self.part = share((0, len(self.weights)), i, n)
+        self.part = slice(*share((0, len(self.weights)), i, n))
         flat.use(self.weights, self.all_gradients[i])
 
     def gradients(self, step):
         """The gradient of this process' rows, in its vector; return what `work` returned."""
         for p in self.parameters:
             p.grad = None
-        loss = self.work(self.model, step, self.rows.start, self.rows.stop)
+        loss = self.work(self.model, step, *self.rows)
         for p in self.parameters:
             if p.grad is None:  # it had no part in the loss
                 p.slot[...] = 0
@@ -89,11 +91,11 @@ class Workers:
         model: nn.Module,
         optimizer: optim.AdamW,
         work: Work,
-        rows: tuple[int, int],
+        rows: Range,
         n: int,
         n_teams: int = 1,
     ):
-        n = min(n, rows[1] - rows[0])
+        n = max(1, min(n, rows[1] - rows[0]))
         self.blas = ThreadpoolController()
         available = [library["num_threads"] for library in self.blas.info()]
         self.blas_threads = max(
@@ -121,7 +123,7 @@ class Workers:
         return sum(losses[1:], start=losses[0])
 
     def move(self, plan: list[optim.Stretch]) -> None:
-        """Move the weights, as AdamW.plan() says."""
+        """Move the weights, as AdamW.next_step() says."""
         self._run("move", plan)
 
     def _run(self, task, *arguments):
@@ -131,18 +133,25 @@ class Workers:
                 pipe.send((task, arguments))
             with self.blas.limit(limits=self.blas_threads):
                 results = [getattr(self.first, task)(*arguments)]
-            results += [pipe.recv() for pipe, _ in self.others]
-        except (EOFError, ConnectionError):
-            raise RuntimeError(DEAD) from None
-        for result in results:
-            if isinstance(result, str):
-                raise RuntimeError(f"a worker process failed:\n{result}")
+            for pipe, _ in self.others:
+                results.append(pipe.recv())
+                if isinstance(results[-1], str):
+                    raise RuntimeError(f"a worker process failed:\n{results[-1]}")
+        except BaseException as error:
+            self.stop()  # the others may still be at work, and their answers would come too late
+            if isinstance(error, EOFError | ConnectionError):
+                raise RuntimeError(DEAD) from None
+            raise
         return results
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """End the other processes."""
         for pipe, process in self.others:
             process.terminate()
             process.join()
@@ -186,7 +195,7 @@ def serve(pipe, task, blas_threads):
                 return
             try:
                 result = getattr(worker, name)(*arguments)
-            except Exception:
+            except BaseException:
                 pipe.send(traceback.format_exc())
                 return
             pipe.send(result)

@@ -13,6 +13,7 @@ import itertools
 import math
 
 from minigrad.device import array_module, device_of
+from minigrad.tensor import like
 
 
 class Flat:
@@ -49,11 +50,17 @@ class Flat:
         places = zip(self.places, self.shapes, strict=True)
         return [vector[place].reshape(shape) for place, shape in places]
 
+    def __setstate__(self, state):
+        """Of a copy: views were copied as arrays of their own, and are made views again."""
+        self.__dict__.update(state)
+        if self.data is not None:
+            self.use(self.data, self.grad)
+
     def gather(self):
         """Copy in what was assigned to a parameter since: `p.data = ...` or `p.grad = ...`."""
         for p, view, slot in zip(self.parameters, self.views, self.slots, strict=True):
             if p.data is not view:
-                if (p.dtype, p.device, p.shape) != (view.dtype, device_of(view), view.shape):
+                if not like(p.data, view):
                     raise RuntimeError(
                         f"a parameter {view.shape} of {view.dtype} on {device_of(view)} has become "
                         f"{p.shape} of {p.dtype} on {p.device}: convert or move a model first, "

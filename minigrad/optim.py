@@ -29,8 +29,11 @@ class AdamW:
     params  Tensors, or groups as dicts {"params": Tensors, and any option that differs}
     lr      learning rate;  assignable at any time: optimizer.param_groups[i]["lr"] = ...
 
-    From here on the parameters are views of one vector (flat.py), and so are m and v: a step is a
-    few passes over long arrays.
+    From here on the parameters, their gradients, m and v are views of a vector each (flat.py), so
+    that a step is a few passes over long arrays.  So convert or move a model first; what was taken
+    from a parameter before (`p.data`, `p.numpy()`) is no longer the weight; and zero_grad() makes
+    room for other gradients in the same place: copy what you want to keep.  The groups' options
+    may change, the parameters in them may not.
     """
 
     def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
@@ -58,14 +61,14 @@ class AdamW:
 
     def step(self):
         """Move every parameter that has a gradient."""
-        move(self.vectors(), self.plan())
+        move(self.vectors(), self.next_step())
 
     def vectors(self):
         """(w, g, m, v): each the vector of all parameters, one after another."""
         return self.flat.data, self.flat.grad, self.exp_avg, self.exp_avg_sq
 
-    def plan(self):
-        """What a step has to do, as a list of Stretches; whoever asks must move() them.
+    def next_step(self):
+        """Count a step, and say what it has to do: a list of Stretches, which are to be moved.
 
         Neighbours that move alike make one stretch: as a rule there are as many as groups.
         """
@@ -114,11 +117,12 @@ class AdamW:
         if sizes != [len(group["params"]) for group in saved["param_groups"]]:
             raise ValueError("AdamW: the saved groups have other numbers of parameters")
         for i, state in saved["state"].items():
-            if state["exp_avg"].shape != self.flat.shapes[i]:
-                raise ValueError(
-                    f"AdamW: parameter {i} has shape {self.flat.shapes[i]}, its saved moments "
-                    f"{state['exp_avg'].shape}"
-                )
+            for moment in (state["exp_avg"], state["exp_avg_sq"]):
+                if moment.shape != self.flat.shapes[i]:
+                    raise ValueError(
+                        f"AdamW: parameter {i} has shape {self.flat.shapes[i]}, a saved moment of "
+                        f"it {moment.shape}"
+                    )
         for group, options in zip(self.param_groups, saved["param_groups"], strict=True):
             group.update({k: v for k, v in options.items() if k != "params"})
         never = {"step": 0, "exp_avg": 0, "exp_avg_sq": 0}
@@ -146,6 +150,7 @@ def move(vectors, plan, part=0, n_parts=1):
     """Move the weights as `plan` says; or, of every stretch, only one of n_parts equal parts.
 
     vectors     w, g, m, v of shape (N,), as AdamW.vectors() returns them
+    plan        what AdamW.next_step() returns
     """
     for stretch in plan:
         length = stretch.stop - stretch.start

@@ -126,7 +126,7 @@ class Tensor:
         """The first gradient is copied in, since others may hold `d` too; later ones add up."""
         if self.grad is not None:
             self.grad += d
-        elif self.slot is not None:
+        elif self.slot is not None and like(self.slot, self.data):
             self.slot[...] = d
             self.grad = self.slot
         else:
@@ -244,6 +244,11 @@ class Tensor:
     @property
     def T(self):
         return self.transpose()
+
+
+def like(x, y):
+    """Whether two arrays agree in shape, dtype and device."""
+    return (x.shape, x.dtype, device_of(x)) == (y.shape, y.dtype, device_of(y))
 
 
 def _unpack(numbers):

@@ -1,5 +1,8 @@
 """Parameters as views of one vector: the numbers, the gradients, and what is assigned later."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -107,11 +110,41 @@ def test_release_and_use():
     np.testing.assert_array_equal(flat.grad, [1] * 6 + [0] * 5)
 
 
+@pytest.mark.parametrize(
+    "copy", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
+)
+def test_a_copy_trains_on_by_itself(copy):
+    """Model and optimizer, copied together, go on where they are, and do not touch the first."""
+    x = Tensor(np.ones(2), True)
+    optimizer = AdamW([x], lr=0.1)
+    y, other = copy((x, optimizer))
+    for tensor, its in ((x, optimizer), (y, other)):
+        tensor.sum().backward()
+        its.step()
+        np.testing.assert_allclose(tensor.data, np.full(2, 0.9 - 1e-3))
+    assert not np.shares_memory(x.data, y.data)
+    flat = copy(optimizer.flat)
+    flat.release()
+    assert copy(flat).data is None
+
+
+def test_a_slot_that_no_longer_fits_is_not_used():
+    """The model was converted, and the optimizer forgotten: gradients are the model's again."""
+    x = Tensor(np.ones((2, 3), np.float32), True)
+    AdamW([x], lr=0.1)
+    x.data = x.data.astype(np.float64)
+    (x * (1 / 3)).sum().backward()
+    assert x.grad.dtype == np.float64 and (x.grad == 1 / 3).all()
+    x.data, x.grad = np.ones(3, np.float32), None
+    x.sum().backward()
+    assert x.grad.shape == (3,)
+
+
 def test_two_optimizers_of_one_model():
     """The one made last holds the numbers; a step of the other brings them back to it."""
     x, twin = Tensor(np.ones(2), True), Tensor(np.ones(2), True)
     first, second = AdamW([x], lr=0.1), AdamW([x], lr=0.2)
-    [alone] = [AdamW([twin], lr=0.1)]
+    alone = AdamW([twin], lr=0.1)
     for optimizer, lr in ((first, 0.1), (second, 0.2), (first, 0.1)):
         x.grad = None
         x.sum().backward()
@@ -135,7 +168,7 @@ def test_neighbours_move_as_one():
     def plan(*with_gradient):
         for i, p in enumerate(parameters):
             p.grad = np.ones(p.shape) if i in with_gradient else None
-        return optimizer.plan()
+        return optimizer.next_step()
 
     assert plan(0, 1, 2, 3) == [
         Stretch(0, 7, 1, 0.5, (0.8, 0.9), 1e-3, 0.1),
@@ -148,6 +181,17 @@ def test_neighbours_move_as_one():
     assert plan() == []
 
 
+def test_a_stretch_grows_at_its_end():
+    """The last one, not the first."""
+    parameters = make()
+    optimizer = AdamW(parameters, lr=0.1)
+    parameters[0].grad = np.ones((2, 3))
+    optimizer.next_step()
+    for p in parameters:
+        p.grad = np.ones(p.shape)
+    assert [s[:3] for s in optimizer.next_step()] == [(0, 6, 2), (6, 11, 1)]
+
+
 @pytest.mark.parametrize("block", [1, 3, 1 << 16])
 @pytest.mark.parametrize("n_parts", [1, 2, 3, 20])
 def test_parts_and_blocks_cover_every_entry_once(n_parts, block, monkeypatch):
@@ -158,7 +202,7 @@ def test_parts_and_blocks_cover_every_entry_once(n_parts, block, monkeypatch):
         optimizer = AdamW(parameters, lr=0.1)
         for p in parameters:
             p.grad = 2 * p.data
-        plan = optimizer.plan()
+        plan = optimizer.next_step()
         if cut:
             monkeypatch.setattr(mg.optim, "BLOCK", block)
             for part in range(n_parts):

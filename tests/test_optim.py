@@ -256,6 +256,9 @@ def test_a_state_of_other_parameters_is_refused():
     other = AdamW(parameters[::-1], lr=0.5)
     with pytest.raises(ValueError, match=r"parameter 0 has shape \(\), .*\(3, 5\)"):
         other.load_state_dict(saved)
+    saved["state"][0]["exp_avg_sq"] = np.ones(1)
+    with pytest.raises(ValueError, match=r"parameter 0 has shape \(3, 5\), .*\(1,\)"):
+        optimizer.load_state_dict(saved)
     assert other.param_groups[0]["lr"] == 0.5 and other.state_dict()["state"] == {}
 
 

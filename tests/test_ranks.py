@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +18,7 @@ import pytest
 
 import minigrad as mg
 from gpt_numpy import GPT, TrainConfig
-from gpt_numpy.ranks import STARTED_BY_MPI, Ranks
+from gpt_numpy.ranks import SIZES, Ranks
 from gpt_numpy.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,16 @@ def make():
     return GPT(config().model(V)).to(dtype=np.float64)
 
 
+@pytest.fixture(autouse=True)
+def clean_shared_memory():
+    """Ranks that are ended by force leave files of MPICH there, which would fill it in time."""
+    folder = Path("/dev/shm")
+    before = set(folder.glob("mpich*"))
+    yield
+    for path in set(folder.glob("mpich*")) - before:
+        path.unlink(missing_ok=True)
+
+
 def mpirun(n, *command):
     """Run Python on n ranks; the finished process, which has ended within a minute."""
     return subprocess.run(
@@ -55,7 +66,7 @@ def mpirun(n, *command):
 
 def write_run(folder, workers):
     """Train, and write what this rank saw to a file of its own."""
-    with Ranks() as ranks:
+    with Ranks.of_mpirun() as ranks:
         model = make()
         steps = [
             [r.loss.item(), r.grad_norm] for r in train(model, IDS, config(workers=workers), ranks)
@@ -109,7 +120,7 @@ def test_the_command_leaves_the_same_files(tmp_path):
     assert two.returncode == 0, two.stderr
     assert "in one process on each of 2 ranks" in two.stdout
     assert one.stdout.splitlines()[-1] == two.stdout.splitlines()[-1]
-    assert two.stdout.count("final val_loss") == 1 and len(one.stdout) < len(two.stdout) + 100
+    assert two.stdout.count("final val_loss") == 1 and len(two.stdout) < len(one.stdout) + 100
     names = [sorted(p.name for p in (tmp_path / out).iterdir()) for out in ("one", "two")]
     assert names[0] == names[1]
     assert not [p for p in tmp_path.iterdir() if p.name not in ("one", "two", "text.txt")]
@@ -156,17 +167,24 @@ def test_a_run_that_diverges_ends_on_every_rank(tmp_path):
 
 def break_down(how):
     """Train; in the second step rank 1 raises an error, or is gone."""
-    with Ranks() as ranks:
+    with Ranks.of_mpirun() as ranks:
         for result in train(make(), IDS, config(workers=1, steps=1000), ranks):
             if ranks.rank == 1 and result.step == 2:
                 if how == "error":
                     raise MemoryError("no room")
+                if how == "exit":
+                    sys.exit("enough")
                 os.kill(os.getpid(), 9)
 
 
 @needs_mpi
 @pytest.mark.parametrize(
-    "how, parts", [("error", ["MemoryError: no room", "rank 1 of 3 failed"]), ("kill", [""])]
+    "how, parts",
+    [
+        ("error", ["MemoryError: no room", "rank 1 of 3 failed"]),
+        ("exit", ["SystemExit: enough", "rank 1 of 3 failed"]),
+        ("kill", [""]),
+    ],
 )
 def test_a_rank_that_dies_ends_the_run(how, parts):
     """With its error, or with what mpirun says of a process that was killed; not with a hang."""
@@ -175,14 +193,33 @@ def test_a_rank_that_dies_ends_the_run(how, parts):
     assert all(part in result.stderr for part in parts) and result.stdout + result.stderr != ""
 
 
+@needs_mpi
+def test_ctrl_c_ends_every_rank(tmp_path):
+    """mpirun hands it to all of them; the first one says what is left, and no other matters."""
+    program = map(str, command(tmp_path, "run", "--steps", "10000"))
+    run = subprocess.Popen(
+        [MPIRUN, "-n", "2", sys.executable, *program],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True,
+    )  # fmt: skip
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("step 30:"):
+            break
+    os.killpg(run.pid, signal.SIGINT)
+    out, _ = run.communicate(timeout=60)
+    assert "stopped; the best model so far is in" in out and "Traceback" not in out
+    assert run.returncode != 0
+
+
 # ---- without MPI ---------------------------------------------------------------------------------
 
 
 def test_without_mpirun_there_is_one_rank(monkeypatch):
     """Nothing is imported and nothing sent; all rows are its own."""
-    for name in STARTED_BY_MPI:
-        monkeypatch.delenv(name, raising=False)
-    with Ranks() as ranks:
+    for name in SIZES:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # importing it would raise an error
+    with Ranks.of_mpirun() as ranks:
         assert (ranks.rank, ranks.size, ranks.rows(12)) == (0, 1, (0, 12))
         assert ranks.from_first(lambda: "made") == "made"
         loss, gradient = mg.Tensor(2.0), np.ones(3)

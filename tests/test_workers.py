@@ -59,7 +59,7 @@ def test_any_number_of_workers_takes_the_same_steps(n):
                 assert abs(p.grad - q.grad).max() <= 1e-12 * abs(p.grad).max() + 1e-15
                 q.grad[...] = p.grad  # AdamW makes a large step of a small difference
             for team, optimizer in zip((one, many), optimizers, strict=True):
-                team.move(optimizer.plan())
+                team.move(optimizer.next_step())
                 optimizer.zero_grad()
             for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
                 np.testing.assert_array_equal(p.data, q.data)
@@ -81,7 +81,7 @@ def test_shared_out_or_not_adamw_is_the_same(n):
             for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
                 p.grad = q.grad.copy()
             optimizer.step()
-            workers.move(shared_optimizer.plan())
+            workers.move(shared_optimizer.next_step())
     for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
         np.testing.assert_array_equal(p.data, q.data)
 
@@ -116,6 +116,22 @@ def test_a_worker_that_died_between_steps_is_named():
         workers.others[0][1].kill()
         workers.others[0][1].join()
         with pytest.raises(RuntimeError, match="a worker process died"):
+            workers.gradients(2)
+
+
+def interrupt(model, step, first, stop):
+    if first == 0 and step == 1:
+        raise KeyboardInterrupt
+    return mg.Tensor(float(step))
+
+
+def test_an_interrupted_step_leaves_no_answers_behind():
+    """What the other process found out in that step cannot be taken for the next step's."""
+    with workers_of(make(), interrupt) as workers:
+        with pytest.raises(KeyboardInterrupt):
+            workers.gradients(1)
+        assert multiprocessing.active_children() == []
+        with pytest.raises(OSError, match="closed"):
             workers.gradients(2)
 
 

@@ -36,11 +36,9 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     In words    q asks, k offers, v answers.  Dividing by √D keeps the scores' spread near 1: a
                 sum of D independent products of spread 1 has spread √D.
 
-    Numerics    A block of queries at a time: what lies ahead of its last one need not be computed
-                and masked, almost half of the work where T is long.
-                As in softmax, no exponent is above 0.  P does not change with what is subtracted
-                from a row of S; the largest score of the block will do for every row, unless it
-                lies so far above another that this one's e^ would vanish.
+    Numerics    The largest score of each row is subtracted first, as in softmax.
+                A block of queries at a time: what lies ahead of its last one need not be computed
+                and masked, almost half of the work where T is long.  dk and dv add up over blocks.
     """
     fits = k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
     if not (fits and k.shape == v.shape):
@@ -54,23 +52,22 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     xp = array_module(q)
     scale = 1 / math.sqrt(D)
     scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
-    ahead = xp.triu(xp.full((BLOCK, BLOCK), -xp.inf, q.dtype), 1)  # of each query of a block
+    dtype = xp.result_type(scaled_q, k, v)
+    ahead = xp.triu(xp.full((BLOCK, BLOCK), -xp.inf, dtype), 1)  # of each query of a block
     mask = None
     if training and dropout != 0:
-        mask = random.dropout_mask(xp.empty((B, H, T, N), q.dtype), dropout, key)
+        mask = random.dropout_mask(xp.empty((B, H, T, N), dtype), dropout, key)
     # In memory as q is: where its heads lie side by side, so do those of out.
-    out = xp.empty_like(q, xp.result_type(q, k, v))
+    out = xp.empty_like(q, dtype)
     blocks = []  # (the queries of a block, the keys that they see, p, p ⊙ mask)
-    for start in range(0, T if out.size else 0, BLOCK):
+    for start in range(0, T, BLOCK):
         queries = slice(start, min(start + BLOCK, T))
         seen = slice(N - T + queries.stop if causal else N)
         p = scaled_q[:, :, queries] @ k_T[..., seen]  # at first the scores
-        largest, smallest = p.max(), p.min()
         if causal:
             n = queries.stop - start
             p[..., -n:] += ahead[:n, :n]
-        # One number for all rows, unless e^(smallest − largest) could not be told from 0.
-        p -= largest if largest - smallest < exponents(p) else p.max(-1, keepdims=True)
+        p -= p.max(-1, keepdims=True)
         xp.exp(p, out=p)
         row_sums = p @ xp.ones(p.shape[-1], p.dtype)  # quicker than p.sum(-1)
         p /= row_sums[..., None]
@@ -79,7 +76,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
         blocks.append((queries, seen, p, dropped))
 
     def backward(dout):
-        dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
+        dq, dk, dv = xp.empty_like(q, dtype), xp.zeros_like(k, dtype), xp.zeros_like(v, dtype)
         v_T = transposed(v)
         row_dots = xp.einsum("bhtd,bhtd->bht", dout, out)[..., None]  # Σ dP ⊙ P
         for queries, seen, p, dropped in blocks:
@@ -99,10 +96,5 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
 
 
 def transposed(x):
-    """xᵀ of every matrix as a copy: as a view it would halve the speed of a product."""
+    """xᵀ of every matrix as a copy: a view, as the right factor, halves the speed of a product."""
     return array_module(x).ascontiguousarray(x.swapaxes(2, 3))
-
-
-def exponents(x):
-    """How far below 0 an exponent may lie, in the precision of x, so that eˣ keeps its digits."""
-    return -math.log(array_module(x).finfo(x.dtype).tiny)
