@@ -2,8 +2,9 @@
 
     python benchmarks/time_to_loss.py [--loss 1.95] [--rounds 3]
 
-Preset laptop, whole validation split, looked at every 50 steps from step 500 on; looking does not
-count, nor does the first step with all that is made before it.  The text as the training command finds it: GPT_NUMPY_DATA may name its folder.
+Preset laptop, whole validation split, looked at every 50 steps from step 500 on.  Looking does not
+count, nor does the first step with all that is made and imported for it.  The text as the training
+command finds it: GPT_NUMPY_DATA may name its folder.
 """
 
 import argparse
