@@ -63,10 +63,9 @@ def threads(config, ids):
     meeting = threading.Barrier(n)
 
     def gradients(i, step):
-        rows = shares[i]
-        gradients_of_rows(models[i], step, rows.start, rows.stop, ids, config, n)
+        gradients_of_rows(models[i], step, *shares[i], ids, config, n)
         meeting.wait()
-        part = share((0, len(first.flat.grad)), i, n)
+        part = slice(*share((0, len(first.flat.grad)), i, n))
         for other in optimizers[1:]:
             first.flat.grad[part] += other.flat.grad[part]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
@@ -34,3 +35,23 @@ def test_the_files_it_names_exist():
     named = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`((?:\w+/)+\w+\.py)`", README)
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+RESULTS = sorted((ROOT / "benchmarks/results").glob("*.md"))
+
+
+def test_every_benchmark_has_its_result():
+    """A Markdown and a JSON file for each, of one and the same command."""
+    programs = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"common", "side"}
+    assert programs == {path.stem for path in RESULTS}
+    for path in RESULTS:
+        command = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["command"]
+        assert f"`{command}`" in path.read_text(encoding="utf-8")
+        assert command in README and command.split()[1] == f"benchmarks/{path.stem}.py"
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_tables_are_quoted_as_they_were_measured(path):
+    """Whole and to the letter; only that of scaling is too long for the README."""
+    table = re.search(r"(^\|.*\n)+", path.read_text(encoding="utf-8"), re.MULTILINE)[0]
+    assert (table in README) == (path.stem != "scaling")

@@ -1,0 +1,90 @@
+"""The benchmarks still run: every side trains a tiny model, and the arithmetic of the tables."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import common  # noqa: E402
+import matmul_share  # noqa: E402
+from side import VOCAB_SIZE  # noqa: E402
+from twin import Twin  # noqa: E402
+
+from gpt_numpy import TrainConfig  # noqa: E402
+
+
+@pytest.mark.parametrize("side", ["ours", "threads", "eager"])  # compiling takes too long
+def test_every_side_trains(side):
+    """It prints the milliseconds of a step."""
+    options = {"n_layer": 1, "n_embd": 16, "block_size": 8, "batch_size": 3, "workers": 2}
+    milliseconds = common.milliseconds(side, options, 2)
+    assert 0 < milliseconds < 1000
+
+
+def test_operations_are_counted_as_pytorch_counts_them():
+    """PyTorch counts attention's products in full; the causal half is all that is needed."""
+    config = TrainConfig(n_layer=2, n_embd=32, block_size=16, batch_size=3)
+    model = Twin(config.model(VOCAB_SIZE))
+    ids = torch.randint(VOCAB_SIZE, (3, 16))
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        model(ids).sum().backward()
+    attention = 3 * 2 * config.tokens_per_step * config.n_layer * 2 * config.n_embd
+    unneeded = attention * (16 - (16 + 1) / 2)
+    assert counter.get_total_flops() == 1e9 * matmul_share.work(config) + unneeded
+
+
+def test_ratios_are_of_pairs():
+    """Their median is not the ratio of the medians: a slow minute slows both of a pair."""
+    assert common.ratio([1, 20, 3], [2, 20, 12]) == (0.5, 0.25, 1)
+    assert common.take_turns({"a": iter([1, 2]).__next__, "b": iter([3, 4]).__next__}, 2) == {
+        "a": [1, 2],
+        "b": [3, 4],
+    }
+
+
+def test_a_failing_side_ends_the_benchmark():
+    """No table of what did not run."""
+    with pytest.raises(SystemExit, match="failed"):
+        common.milliseconds("ours", {"n_head": 5}, 1)
+
+
+@pytest.mark.parametrize("program", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_the_commands_explain_themselves(program):
+    """`--help` works, and the docstring names the command."""
+    if program.stem in ("common", "side"):
+        return
+    assert f"python benchmarks/{program.name}" in program.read_text(encoding="utf-8")
+    help_text = subprocess.run(
+        [sys.executable, program, "--help"], check=True, capture_output=True, encoding="utf-8"
+    ).stdout
+    assert "--rounds" in help_text
+
+
+def test_a_report_is_two_files(tmp_path, monkeypatch, capsys):
+    """The table as Markdown and what it was made of as JSON; none for a part of the settings."""
+    monkeypatch.setattr(common, "HERE", tmp_path)
+    monkeypatch.setattr(common, "machine", lambda: {"cores": 2})
+    monkeypatch.setattr(sys, "argv", ["benchmarks/some.py", "--rounds", "1"])
+    table = ("Some", ["a", "b"], [[1, 2]], {"raw": [1]})
+    common.report(*table, complete=False)
+    assert not (tmp_path / "results").exists()
+    common.report(*table, ["A note."])
+    text = (tmp_path / "results/some.md").read_text(encoding="utf-8")
+    assert "| a | b |\n| --- | --- |\n| 1 | 2 |\n" in text and "A note." in text
+    assert capsys.readouterr().out.count("| 1 | 2 |") == 2
+    content = json.loads((tmp_path / "results/some.json").read_text(encoding="utf-8"))
+    assert content == {
+        "command": "python benchmarks/some.py --rounds 1",
+        "machine": {"cores": 2},
+        "raw": {"raw": [1]},
+    }
