@@ -63,7 +63,8 @@ def threads(config, ids):
     meeting = threading.Barrier(n)
 
     def gradients(i, step):
-        gradients_of_rows(models[i], step, *shares[i], ids, config, n)
+        begin, stop = shares[i]
+        gradients_of_rows(models[i], step, begin, stop, ids, config, n)
         meeting.wait()
         part = slice(*share((0, len(first.flat.grad)), i, n))
         for other in optimizers[1:]:
