@@ -98,9 +98,7 @@ class Workers:
         n = max(1, min(n, rows[1] - rows[0]))
         self.blas = ThreadpoolController()
         available = [library["num_threads"] for library in self.blas.info()]
-        self.blas_threads = max(
-            1, max(available, default=1) // (n * n_teams)
-        )  # for each one's products
+        self.blas_threads = max([1, *available]) // (n * n_teams) or 1  # for each one's products
         flat = optimizer.flat
         flat.gather()
         weights, gradient, *moments = optimizer.vectors()
@@ -112,6 +110,9 @@ class Workers:
             for i in range(1, n):
                 task = (i, n, model, flat, shared, work, rows)
                 self.others.append(start(task, self.blas_threads))
+        except BaseException:
+            self.stop()
+            raise
         finally:
             self.first = Worker(0, n, model, flat, shared, work, rows)
 

@@ -21,11 +21,11 @@ class Flat:
 
     def __init__(self, parameters):
         self.parameters = list(parameters)
-        kinds = sorted({f"{p.dtype} on {p.device}" for p in self.parameters})
+        kinds = {f"{p.dtype} on {p.device}" for p in self.parameters}
         if len(kinds) != 1:
             raise ValueError(f"parameters in one vector must be alike, these are {kinds}")
         self.shapes = [p.shape for p in self.parameters]
-        ends = list(itertools.accumulate(map(math.prod, self.shapes), initial=0))
+        ends = itertools.accumulate(map(math.prod, self.shapes), initial=0)
         self.places = [slice(*pair) for pair in itertools.pairwise(ends)]
         xp = array_module(self.parameters[0].data)
         data = xp.concatenate([p.data.ravel() for p in self.parameters])
