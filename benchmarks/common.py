@@ -5,6 +5,7 @@ in the same minutes, A B A B, each time in a fresh process, and what counts is t
 median over the rounds, with the smallest and the largest.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -22,6 +23,20 @@ CLEAN = {  # without the settings that choose slower kernels for NumPy's BLAS
     for name, value in os.environ.items()
     if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 }
+
+
+def parser(doc, rounds, steps=None):
+    """The flags that benchmarks have in common."""
+    flags = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    flags.add_argument("--rounds", type=int, default=rounds, help="processes of each side")
+    if steps:
+        flags.add_argument("--steps", type=int, default=steps, help="timed steps of a process")
+    return flags
+
+
+def steps_of(name, steps):
+    """How many steps to time: the larger model makes do with a quarter."""
+    return steps if name == "laptop" else max(5, steps // 4)
 
 
 def python(*arguments, **environment):

@@ -3,14 +3,13 @@
 python benchmarks/import_time.py [--rounds 21]
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
 import time
 from functools import partial
 
-from common import CLEAN, HERE, number, python, ratio, report, shown, take_turns
+from common import CLEAN, HERE, number, parser, python, ratio, report, shown, take_turns
 
 TIMED = """
 import json, time
@@ -29,9 +28,7 @@ def help_text():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=21, help="processes of each kind")
-    args = parser.parse_args()
+    args = parser(__doc__, rounds=21).parse_args()
     sides = {name: partial(python, "-c", TIMED.format(name)) for name in ("minigrad", "numpy")}
     results = take_turns(sides | {"help": help_text}, args.rounds)
     middle = [number(statistics.median(r)) for r in results.values()]

@@ -8,11 +8,10 @@ useful work of a step is its matrix products.  For a weight matrix (I, O) and N 
 in which a query sees half of the T positions on average.
 """
 
-import argparse
 import statistics
 from functools import partial
 
-from common import milliseconds, number, python, ratio, report, shown, take_turns
+from common import milliseconds, number, parser, python, ratio, report, shown, steps_of, take_turns
 from step_time import BABY
 
 from gpt_numpy.config import TrainConfig
@@ -40,13 +39,10 @@ def work(config):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each side")
-    parser.add_argument("--steps", type=int, default=40, help="timed steps of a process, laptop")
-    args = parser.parse_args()
+    args = parser(__doc__, rounds=5, steps=40).parse_args()
     rows, raw = [], {}
     for name, options in SETTINGS.items():
-        steps = args.steps if name == "laptop" else max(5, args.steps // 4)
+        steps = steps_of(name, args.steps)
         flops = work(TrainConfig(**options))
 
         def rate(side, options=options, steps=steps, flops=flops):

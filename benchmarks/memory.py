@@ -6,7 +6,6 @@ The memory of a page that several processes share counts once (PSS, the proporti
 /proc/PID/smaps_rollup); it is read every few hundredths of a second, and the peak is kept.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -15,7 +14,7 @@ import time
 from functools import partial
 
 import psutil
-from common import CLEAN, HERE, number, ratio, report, shown, take_turns
+from common import CLEAN, HERE, number, parser, ratio, report, shown, steps_of, take_turns
 from step_time import BABY
 
 SETTINGS = {"laptop": {}, "baby, batch 8": BABY}
@@ -43,13 +42,10 @@ def peak(side, options, steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
-    parser.add_argument("--steps", type=int, default=20, help="steps of a process")
-    args = parser.parse_args()
+    args = parser(__doc__, rounds=3, steps=20).parse_args()
     rows, raw = [], {}
     for name, options in SETTINGS.items():
-        steps = args.steps if name == "laptop" else max(4, args.steps // 4)
+        steps = steps_of(name, args.steps)
         sides = {side: partial(peak, side, options, steps) for side in ("ours", "eager")}
         raw[name] = results = take_turns(sides, args.rounds)
         middle = [number(statistics.median(r)) for r in results.values()]

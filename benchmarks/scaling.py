@@ -5,11 +5,10 @@
 One number at a time is changed from the preset laptop.
 """
 
-import argparse
 import statistics
 from functools import partial
 
-from common import milliseconds, number, ratio, report, shown, take_turns
+from common import milliseconds, number, parser, ratio, report, shown, take_turns
 
 VALUES = {
     "n_layer": [2, 4, 8],
@@ -20,10 +19,7 @@ VALUES = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps of a process")
-    args = parser.parse_args()
+    args = parser(__doc__, rounds=3, steps=20).parse_args()
     rows, raw = [], {}
     for field, values in VALUES.items():
         for value in values:

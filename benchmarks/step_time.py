@@ -7,13 +7,12 @@ for AVX-512.  --unlock-mkl makes it use them (Linux; it needs a C compiler): PyT
 on a processor of Intel.
 """
 
-import argparse
 import subprocess
 import tempfile
 from functools import partial
 from pathlib import Path
 
-from common import milliseconds, number, ratio, report, shown, take_turns
+from common import milliseconds, number, parser, ratio, report, shown, steps_of, take_turns
 
 from gpt_numpy.config import PRESETS
 
@@ -35,20 +34,18 @@ def unlocked_mkl(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="those settings whose name has this")
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each side")
-    parser.add_argument("--steps", type=int, default=40, help="timed steps of a process, laptop")
-    parser.add_argument("--unlock-mkl", action="store_true", help="see above")
-    args = parser.parse_args()
+    flags = parser(__doc__, rounds=5, steps=40)
+    flags.add_argument("--only", default="", help="those settings whose name has this")
+    flags.add_argument("--unlock-mkl", action="store_true", help="see above")
+    args = flags.parse_args()
     if not any(args.only in name for name in SETTINGS):
-        parser.error(f"there are {', '.join(SETTINGS)}")
+        flags.error(f"there are {', '.join(SETTINGS)}")
     rows, raw = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for name, options in SETTINGS.items():
             if args.only not in name:
                 continue
-            steps = args.steps if name == "laptop" else max(5, args.steps // 4)
+            steps = steps_of(name, args.steps)
             for unlocked in (False, True)[: 1 + args.unlock_mkl]:
                 environment = unlocked_mkl(folder) if unlocked else {}
                 sides = {

@@ -14,7 +14,7 @@ import time
 from functools import partial
 
 import numpy as np
-from common import number, python, ratio, report, shown, take_turns
+from common import number, parser, python, ratio, report, shown, take_turns
 from side import SIDES
 
 from gpt_numpy.config import TrainConfig
@@ -73,12 +73,11 @@ def run(side, goal, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--loss", type=float, default=1.95, help="the validation loss to reach")
-    parser.add_argument("--rounds", type=int, default=3, help="seeds 1, 2, ...")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    flags = parser(__doc__, rounds=3)
+    flags.add_argument("--loss", type=float, default=1.95, help="the validation loss to reach")
+    flags.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    flags.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
+    args = flags.parse_args()
     if args.side:
         return run(args.side, args.loss, args.seed)
     if "Shakespeare" not in (name := load_corpus().name):

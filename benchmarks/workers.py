@@ -3,10 +3,9 @@
 python benchmarks/workers.py [--rounds 5] [--steps 40]
 """
 
-import argparse
 from functools import partial
 
-from common import milliseconds, number, ratio, report, shown, take_turns
+from common import milliseconds, number, parser, ratio, report, shown, steps_of, take_turns
 from step_time import BABY
 
 SETTINGS = {"laptop": {}, "baby, batch 8": BABY}
@@ -18,13 +17,10 @@ SIDES = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each side")
-    parser.add_argument("--steps", type=int, default=40, help="timed steps of a process, laptop")
-    args = parser.parse_args()
+    args = parser(__doc__, rounds=5, steps=40).parse_args()
     rows, raw = [], {}
     for name, options in SETTINGS.items():
-        steps = args.steps if name == "laptop" else max(5, args.steps // 4)
+        steps = steps_of(name, args.steps)
         sides = {
             label: partial(milliseconds, side, options | more, steps)
             for label, (side, more) in SIDES.items()
