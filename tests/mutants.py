@@ -345,7 +345,7 @@ def main():
         mutants = random.Random(options.seed).sample(mutants, options.sample)
 
     begin, n_processes = time.perf_counter(), os.cpu_count() or 1
-    files = {tuple(tests): file for file, tests in TESTS.items()}  # one for each set of tests
+    files = {tuple(TESTS[m.file]): m.file for m in mutants}  # one for each set of tests
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         for control, fate in fates([unchanged(file) for file in files.values()], 1, log):
