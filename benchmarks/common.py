@@ -18,10 +18,10 @@ from pathlib import Path
 from gpt_numpy.config import physical_cores
 
 HERE = Path(__file__).parent
-CLEAN = {  # without the settings that choose slower kernels for NumPy's BLAS
+CLEAN = {  # an environment may choose BLAS kernels or a number of threads: measure without
     name: value
     for name, value in os.environ.items()
-    if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+    if not name.startswith(("OPENBLAS_", "OMP_", "MKL_"))
 }
 
 
@@ -42,7 +42,7 @@ def steps_of(name, steps):
 def python(*arguments, **environment):
     """What a Python program prints as JSON, run in a process of its own."""
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=CLEAN | environment, cwd=HERE)
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=CLEAN | environment)
     if done.returncode:
         sys.exit(f"failed: {' '.join(command)}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -51,7 +51,7 @@ def python(*arguments, **environment):
 def milliseconds(side, options, steps, **environment):
     """The median time of a training step of one side (side.py)."""
     task = {"side": side, "options": options, "steps": steps}
-    return python("side.py", json.dumps(task), **environment)
+    return python(HERE / "side.py", json.dumps(task), **environment)
 
 
 def take_turns(sides, rounds):

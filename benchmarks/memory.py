@@ -24,8 +24,8 @@ INTERVAL = 0.02  # seconds
 def peak(side, options, steps):
     """The most MB that a training process and its children held at once."""
     task = json.dumps({"side": side, "options": options, "steps": steps})
-    command = [sys.executable, "side.py", task]
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL, env=CLEAN, cwd=HERE)
+    command = [sys.executable, str(HERE / "side.py"), task]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, env=CLEAN)
     most = 0
     while process.poll() is None:
         held = 0

@@ -2,8 +2,8 @@
 
     python benchmarks/side.py '{"side": "ours", "options": {"n_layer": 4}, "steps": 40}'
 
-side      ours      gpt_numpy, in as many processes as the machine has cores
-          threads   gpt_numpy, in threads of one process
+side      ours      gpt_numpy, in `workers` processes: by default one for each core
+          threads   gpt_numpy, in `workers` threads of one process
           eager     PyTorch with all its threads
           compile   the same under torch.compile
 options   of TrainConfig; the defaults are the preset laptop
@@ -11,7 +11,8 @@ steps     how many to time, after WARM_UP others
 
 PyTorch runs at its best: its attention in one op (which it has fused where there is no dropout),
 tanh GELU as ours, fused AdamW, and the C library told to keep freed memory, as ours.  The step is
-whole on all sides: batch, forward, loss, backward, clipping, AdamW.
+whole on all sides: batch, forward, loss, backward, clipping, AdamW (`threads`, which serves to time
+a step, leaves out the schedule and the betas).
 """
 
 import json

@@ -7,6 +7,7 @@ for AVX-512.  --unlock-mkl makes it use them (Linux; it needs a C compiler): PyT
 on a processor of Intel.
 """
 
+import statistics
 import subprocess
 import tempfile
 from functools import partial
@@ -55,7 +56,7 @@ def main():
                 label = name + (", MKL unlocked" if unlocked else "")
                 print(f"{label}: median step of {steps} in ms, a process each")
                 raw[label] = results = take_turns(sides, args.rounds)
-                middle = {side: sorted(r)[len(r) // 2] for side, r in results.items()}
+                middle = {side: statistics.median(r) for side, r in results.items()}
                 quotients = [ratio(results["ours"], results[s]) for s in ("eager", "compile")]
                 rows.append([label, *map(number, middle.values()), *map(shown, quotients)])
     columns = ["setting", "gpt_numpy, ms", "PyTorch eager, ms", "torch.compile, ms"]
@@ -64,7 +65,10 @@ def main():
         [*columns, "ours / eager", "ours / compile"],
         rows,
         raw,
-        [f"Medians over {args.rounds} rounds of fresh processes, in brackets the extremes."],
+        [
+            f"Medians over {args.rounds} rounds of fresh processes; of the ratios, which are taken "
+            "round by round, with the extremes in brackets."
+        ],
         complete=not args.only,
     )
 

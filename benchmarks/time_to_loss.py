@@ -49,13 +49,16 @@ def loss_of(model, ids):
 def cut(tokens, T):
     """Rows of T tokens, and what is left as a row of its own."""
     whole = len(tokens) // T * T
-    return [part.view(-1, n) for part, n in ((tokens[:whole], T), (tokens[whole:], 1)) if len(part)]
+    parts = (tokens[:whole], T), (tokens[whole:], len(tokens) - whole)
+    return [part.view(-1, n) for part, n in parts if len(part)]
 
 
 def run(side, goal, seed):
     """Print [seconds, step] at which the loss is first at most `goal`."""
-    text = load_corpus().text
-    ids = CharTokenizer.from_text(text).encode(text)
+    corpus = load_corpus()
+    if "Shakespeare" not in corpus.name:
+        sys.exit(f"time_to_loss needs tiny Shakespeare, not {corpus.name}")
+    ids = CharTokenizer.from_text(corpus.text).encode(corpus.text)
     config = TrainConfig(seed=seed)
     train_ids, val_ids = split(ids, config.block_size)
     seconds, start = 0.0, time.perf_counter()
@@ -69,6 +72,8 @@ def run(side, goal, seed):
             if loss <= goal:
                 break
             start = time.perf_counter()
+    else:
+        sys.exit(f"{side}, seed {seed}: no loss of {goal} within {config.steps} steps")
     print(json.dumps([seconds, step]))
 
 
@@ -80,9 +85,6 @@ def main():
     args = flags.parse_args()
     if args.side:
         return run(args.side, args.loss, args.seed)
-    if "Shakespeare" not in (name := load_corpus().name):
-        sys.exit(f"time_to_loss needs tiny Shakespeare, not {name}")
-
     runs: dict[str, list] = {"ours": [], "eager": []}
 
     def measure(side):

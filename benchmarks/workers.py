@@ -3,6 +3,7 @@
 python benchmarks/workers.py [--rounds 5] [--steps 40]
 """
 
+import statistics
 from functools import partial
 
 from common import milliseconds, number, parser, ratio, report, shown, steps_of, take_turns
@@ -26,7 +27,7 @@ def main():
             for label, (side, more) in SIDES.items()
         }
         raw[name] = results = take_turns(sides, args.rounds)
-        middle = [number(sorted(r)[len(r) // 2]) for r in results.values()]
+        middle = [number(statistics.median(r)) for r in results.values()]
         two, *others = results.values()
         rows.append([name, *middle, *(shown(ratio(two, other)) for other in others)])
     columns = ["setting", *(f"{label}, ms" for label in SIDES)]

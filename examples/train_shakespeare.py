@@ -43,7 +43,7 @@ class Command(TrainConfig):
     """Print only the last line."""
 
     def __post_init__(self):
-        """Left to main, which says in one line what is wrong."""
+        """No check yet: prepare() makes it, where an error becomes one line, not a traceback."""
 
 
 def parse(arguments, workers):

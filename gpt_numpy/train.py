@@ -105,7 +105,7 @@ def gradients_of_rows(
 ) -> Tensor:
     """One of n_parts of a step: the rows from `first` up to but without `stop` of its whole batch.
 
-    They are read a micro-batch at a time: of batch_size rows, shared out over the parts.
+    They are read batch_size / n_parts at a time (rounded up): all parts together hold one batch.
     """
     size = math.ceil(config.batch_size / n_parts)
     batches = (

@@ -10,7 +10,8 @@ process takes an equal stretch.
     add_up      its stretch of all gradient vectors  →  the same stretch of the first
     move        AdamW on its stretch
 
-(Threads do it too, but wait for each other between NumPy's calls: benchmarks/workers.py.)
+(Threads do it too, but Python's global interpreter lock lets only one at a time run what is between
+NumPy's calls: benchmarks/workers.py.)
 """
 
 import multiprocessing
@@ -113,7 +114,7 @@ class Workers:
         except BaseException:
             self.stop()
             raise
-        finally:
+        finally:  # after an error too: it gives the released parameters their numbers back
             self.first = Worker(0, n, model, flat, shared, work, rows)
 
     def gradients(self, step: int) -> Tensor:
@@ -136,7 +137,7 @@ class Workers:
                 results = [getattr(self.first, task)(*arguments)]
             for pipe, _ in self.others:
                 results.append(pipe.recv())
-                if isinstance(results[-1], str):
+                if isinstance(results[-1], str):  # the traceback of an error: see serve()
                     raise RuntimeError(f"a worker process failed:\n{results[-1]}")
         except BaseException as error:
             self.stop()  # the others may still be at work, and their answers would come too late

@@ -53,7 +53,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     scale = 1 / math.sqrt(D)
     scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
     dtype = xp.result_type(scaled_q, k, v)
-    ahead = xp.triu(xp.full((BLOCK, BLOCK), -xp.inf, dtype), 1)  # of each query of a block
+    ahead = xp.triu(xp.full((BLOCK, BLOCK), -xp.inf, dtype), 1)  # −∞ where a key comes later
     mask = None
     if training and dropout != 0:
         mask = random.dropout_mask(xp.empty((B, H, T, N), dtype), dropout, key)
