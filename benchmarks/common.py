@@ -18,10 +18,11 @@ from pathlib import Path
 from gpt_numpy.config import physical_cores
 
 HERE = Path(__file__).parent
-CLEAN = {  # an environment may choose BLAS kernels or a number of threads: measure without
+CLEAN = {  # an environment may choose BLAS kernels or a number of threads, or have Python compile
+    # every module anew in every process: measure without
     name: value
     for name, value in os.environ.items()
-    if not name.startswith(("OPENBLAS_", "OMP_", "MKL_"))
+    if not name.startswith(("OPENBLAS_", "OMP_", "MKL_", "PYTHONDONTWRITEBYTECODE"))
 }
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 V = 11
 IDS = np.random.default_rng(0).integers(V, size=500)
 MPIRUN = shutil.which("mpirun", path=sysconfig.get_path("scripts")) or shutil.which("mpirun")
-needs_mpi = pytest.mark.skipif(MPIRUN is None, reason="needs mpirun, as of the extra `mpi`")
+needs_mpi = pytest.mark.skipif(sys.platform == "win32", reason="MPICH has no wheel for Windows")
 
 
 def config(**options):
@@ -52,6 +52,7 @@ def clean_shared_memory():
 
 def mpirun(n, *command):
     """Run Python on n ranks; the finished process, which has ended within a minute."""
+    assert MPIRUN, "the extra `test` brings mpirun: without it nothing here would be tested"
     return subprocess.run(
         [MPIRUN, "-n", str(n), sys.executable, *map(str, command)],
         capture_output=True,
@@ -183,14 +184,14 @@ def break_down(how):
     [
         ("error", ["MemoryError: no room", "rank 1 of 3 failed"]),
         ("exit", ["SystemExit: enough", "rank 1 of 3 failed"]),
-        ("kill", [""]),
+        ("kill", ["Killed (signal 9)"]),  # MPICH's words
     ],
 )
 def test_a_rank_that_dies_ends_the_run(how, parts):
     """With its error, or with what mpirun says of a process that was killed; not with a hang."""
     result = mpirun(3, "-c", f"import test_ranks; test_ranks.break_down({how!r})")
     assert result.returncode != 0
-    assert all(part in result.stderr for part in parts) and result.stdout + result.stderr != ""
+    assert all(part in result.stdout + result.stderr for part in parts)
 
 
 @needs_mpi
