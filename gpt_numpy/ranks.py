@@ -11,6 +11,7 @@ move their weights alike and, on processors that round alike, stay equal without
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -93,6 +94,7 @@ class Ranks:
         if self.size > 1:
             sys.stdout.flush()
             sys.stderr.flush()
+            time.sleep(0.5)  # for mpirun to pass on what was said: Abort does not wait for it
             self.comm.Abort(status)
 
     def __enter__(self):
