@@ -5,12 +5,13 @@ python examples/generate.py runs/shakespeare --prompt "ROMEO:" --tokens 500 --te
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from gpt_numpy import GPT
 from gpt_numpy.tokenizer import CharTokenizer
+from minigrad.device import NoGPU, choose
 
 
 def speak(
@@ -21,6 +22,7 @@ def speak(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 1,
+    device: Literal["auto", "cpu", "gpu"] = "cpu",
 ):
     """Continue a prompt with the model of a run, printing as it writes.
 
@@ -32,13 +34,14 @@ def speak(
         top_k: Draw among the k likeliest tokens only.
         top_p: Draw among the fewest tokens that together have this probability.
         seed: Another seed, another text.
+        device: Where to compute; a small model is quick enough on a CPU.
     """
     if not (folder / "config.json").exists():
         raise ValueError(
             f"there is no model in {folder}: python examples/train_shakespeare.py first"
         )
     tokenizer = CharTokenizer.load(folder / "tokenizer.json")
-    model = GPT.from_pretrained(folder)
+    model = GPT.from_pretrained(folder).to(choose(device)[0])
     stream = model.stream(
         tokenizer.encode(prompt)[None],
         tokens,
@@ -56,7 +59,7 @@ def speak(
 def main(arguments=None):
     try:
         tyro.cli(speak, args=arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NoGPU) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 2
     return 0

@@ -2,7 +2,8 @@
 
     python examples/train_shakespeare.py                     tiny Shakespeare, a laptop's model
     python examples/train_shakespeare.py --data my.txt       your own text
-    python examples/train_shakespeare.py --preset baby       a larger model (hours on a CPU)
+    python examples/train_shakespeare.py --device gpu        a larger model, on an NVIDIA GPU
+    python examples/train_shakespeare.py --preset baby       the same model (hours on a CPU)
 
 Without a network a built-in grammar writes the text.  The run leaves the model, its metrics, its
 samples and its loss curve in a folder.
@@ -11,9 +12,9 @@ samples and its loss curve in a folder.
 import argparse
 import contextlib
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -26,6 +27,7 @@ from gpt_numpy.ranks import Ranks
 from gpt_numpy.run import Clock, Display, RunFolder
 from gpt_numpy.tokenizer import CharTokenizer
 from gpt_numpy.train import evaluate, loss_by_position, train
+from minigrad.device import CPU, GPU, NoGPU, choose
 
 SAMPLE_TOKENS = 240
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
@@ -34,7 +36,9 @@ INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 @dataclass(frozen=True, kw_only=True)
 class Command(TrainConfig):
     preset: Literal["laptop", "baby", "gpt2"] = "laptop"
-    """Which settings to start from; the defaults shown here are the preset's."""
+    """Which settings to start from, baby on a GPU; the defaults shown here are the preset's."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to compute; auto: on an NVIDIA GPU if there is one that works."""
     data: Path | None = None
     """A text file (UTF-8) to learn from, instead of tiny Shakespeare."""
     out: Path = Path("runs/shakespeare")
@@ -46,15 +50,38 @@ class Command(TrainConfig):
         """No check yet: prepare() makes it, where an error becomes one line, not a traceback."""
 
 
-def parse(arguments, workers):
-    """The Command: the flags over the preset that they name."""
+def parse(arguments, ranks):
+    """(Command, why on its device): the flags over the preset that they or the device name."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="laptop")
-    preset = first.parse_known_args(arguments)[0].preset
+    first.add_argument("--preset")
+    first.add_argument("--device", default="auto")
+    first.add_argument("-h", "--help", action="store_true")
+    flags = first.parse_known_args(arguments)[0]
+    device: Any = CPU  # --help need not wait for a GPU
+    why = ""
+    if flags.device in ("auto", GPU) and not flags.help:
+        device, why = choose_device(flags.device, ranks)
+    preset: Any = flags.preset or ("laptop" if device == CPU else "baby")
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
+    workers = physical_cores() if device == CPU and ranks.size == 1 else 1
     default = Command(preset=preset, workers=workers, **PRESETS[preset])
-    return tyro.cli(Command, args=arguments, default=default, description=__doc__)
+    command = tyro.cli(Command, args=arguments, default=default, description=__doc__)
+    if device == GPU and command.workers > 1:
+        raise ValueError(
+            f"workers share out a step on a CPU; it is {command.workers} (leave out --workers, or "
+            "add --device cpu)"
+        )
+    return replace(command, device=device), why
+
+
+def choose_device(device, ranks):
+    """(device, why) of "auto" or "gpu"; ranks compute on CPUs."""
+    if ranks.size == 1:
+        return choose(device)
+    if device == GPU:
+        raise ValueError("mpirun shares a step out over CPUs: start one process for a GPU")
+    return CPU, "mpirun shares the step out over CPUs"
 
 
 def main(arguments=None):
@@ -63,7 +90,16 @@ def main(arguments=None):
     except ModuleNotFoundError as error:
         return refuse(error)
     with ranks:
-        status = train_and_report(arguments, ranks)
+        try:
+            status = train_and_report(arguments, ranks)
+        except MemoryError as error:
+            if ranks.size > 1:
+                raise
+            return refuse(
+                f"there is not enough memory ({error}): lower --batch-size, for which --accumulate "
+                "makes up, or --block-size",
+                status=1,
+            )
         if status == INTERRUPTED:
             ranks.end_all(status)
         return status
@@ -76,8 +112,8 @@ def refuse(error, status=2):
 
 
 def prepare(arguments, ranks):
-    """Read the flags and the text, make the folder: (Command, corpus, tokenizer, ids, folder)."""
-    command = parse(arguments, workers=physical_cores() if ranks.size == 1 else 1)
+    """Read flags and text, make the folder: (Command, why its device, corpus, ..., folder)."""
+    command, why = parse(arguments, ranks)
     command.check()
     ranks.rows(command.rows_per_step)  # there must be some for each
     corpus = load_corpus(command.data)
@@ -85,18 +121,18 @@ def prepare(arguments, ranks):
     ids = split(tokenizer.encode(corpus.text), command.block_size)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(command).items()}
     folder = RunFolder(command.out, settings | {"text": corpus.name}, tokenizer)
-    return command, corpus, tokenizer, ids, folder
+    return command, why, corpus, tokenizer, ids, folder
 
 
 def train_and_report(arguments, ranks):
     """What every rank does: all of them train, and the first also prints and writes."""
     try:
         prepared = ranks.from_first(lambda: prepare(arguments, ranks))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NoGPU) as error:
         return refuse(error) if ranks.rank == 0 else 2
-    command, corpus, tokenizer, (train_ids, val_ids), folder = prepared
+    command, why, corpus, tokenizer, (train_ids, val_ids), folder = prepared
     mg.manual_seed(command.seed)
-    model = GPT(command.model(tokenizer.vocab_size))
+    model = GPT(command.model(tokenizer.vocab_size)).to(command.device)
     steps = train(model, train_ids, command, ranks)
     if ranks.rank > 0:
         with contextlib.suppress(FloatingPointError):  # the first rank has it too, and says so
@@ -104,7 +140,7 @@ def train_and_report(arguments, ranks):
                 pass
         return 0
     with Display(command.steps, command.quiet) as display:
-        introduce(display, command, corpus, model, folder, ranks)
+        introduce(display, command, why, corpus, model, folder, ranks)
         try:
             val_loss = run(display, command, corpus, tokenizer, model, folder, steps, val_ids)
         except KeyboardInterrupt:
@@ -119,7 +155,7 @@ def train_and_report(arguments, ranks):
     return 0
 
 
-def introduce(display, command, corpus, model, folder, ranks):
+def introduce(display, command, why, corpus, model, folder, ranks):
     """Say what is about to happen."""
     display.say(f"text: {corpus.name}, {len(corpus.text):,} characters")
     if corpus.reason:
@@ -128,6 +164,7 @@ def introduce(display, command, corpus, model, folder, ranks):
         display.say(
             f"      its entropy, {corpus.entropy:.4f} nats per character, is the least loss"
         )
+    display.say(f"device: {command.device}" + (f" ({why})" if why else ""))
     c = model.config
     display.say(
         f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "
@@ -180,7 +217,7 @@ def run(display, command, corpus, tokenizer, model, folder, steps, val_ids):
         due = step % command.eval_every == 0 or step == command.steps
         if not (due or step % command.log_every == 0):
             continue
-        rate, loss = clock.rate(), result.loss.item()
+        loss, rate = result.loss.item(), clock.rate()  # the loss first: a GPU must have come so far
         with clock.paused():
             if due:
                 val_loss = measure(step)
@@ -189,7 +226,7 @@ def run(display, command, corpus, tokenizer, model, folder, steps, val_ids):
                 train_loss=loss,
                 val_loss=val_loss if due else None,
                 lr=result.lr,
-                grad_norm=result.grad_norm,
+                grad_norm=result.grad_norm.item(),
                 tokens_per_second=rate,
                 seconds=clock.seconds(),
             )

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from minigrad import Tensor, random
 
-Batch = tuple[Tensor, Tensor]  # x and y, both (B, T)
+Batch = tuple[Tensor, Tensor]  # x and y, both (B, T), on the CPU: x.to("gpu") takes one up
 
 
 def split(ids: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -87,7 +87,7 @@ def stream(
     def tokens(ids):
         for i in range(max_new_tokens):
             with model.evaluating():
-                logits = model(ids[:, -model.config.block_size :]).numpy()[:, -1]  # (B, V)
+                logits = model(ids[:, -model.config.block_size :])[:, -1].numpy()  # (B, V)
             generator = np.random.Generator(random.philox((*key[:3], i), random.SAMPLE))
             new = draw(probabilities(logits, temperature, top_k, top_p), generator.random(len(ids)))
             ids = np.concatenate([ids, new[:, None]], axis=1)

@@ -18,7 +18,8 @@ import minigrad.ops as F
 from gpt_numpy import checkpoint, generate
 from gpt_numpy.config import GPTConfig
 from minigrad import Tensor, nn, random
-from minigrad.device import array_module
+from minigrad.device import array_module, is_array
+from minigrad.ops.embedding import check_ids
 
 
 class Attention(nn.Module):
@@ -99,18 +100,26 @@ class GPT(nn.Module):
 
     def forward(self, ids):
         """ids (B, T), integers, T ≤ block_size → logits (B, T, V), scores for the next token."""
-        ids = ids if isinstance(ids, Tensor) else Tensor(np.asarray(ids))
+        ids = ids if isinstance(ids, Tensor) else Tensor(ids if is_array(ids) else np.asarray(ids))
         if ids.ndim != 2 or ids.shape[1] > self.config.block_size:
             raise ValueError(
                 f"GPT: ids must have shape (B, T) with T up to block_size "
                 f"{self.config.block_size}, not {ids.shape}"
             )
+        if ids.device != self.device:
+            check_ids("GPT", ids.data, self.config.vocab_size)
+            ids = ids.to(self.device)
         positions = array_module(ids.data).arange(ids.shape[1])
         x = self.dropout(self.wte(ids) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
             x = block(x)
         # The head is tied: the vectors that tokens come in as are those they are compared with.
         return F.linear(self.ln_f(x), self.wte.weight)
+
+    @property
+    def device(self):
+        """Where the weights are."""
+        return self.wte.weight.device
 
     def parameter_groups(self, weight_decay):
         """Groups for AdamW: matrices decay, norms and biases do not."""

@@ -24,7 +24,8 @@ from gpt_numpy.model import GPT
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.workers import Workers
 from minigrad import Tensor, random
-from minigrad.device import keep_freed_memory
+from minigrad.device import CPU, array_module, keep_freed_memory, to_host
+from minigrad.ops.embedding import check_ids
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
 
@@ -33,7 +34,7 @@ class StepResult(NamedTuple):
     step: int  # counted from 1
     loss: Tensor  # mean over the step's whole batch, nats per token, before the weights moved
     lr: float
-    grad_norm: float  # before clipping
+    grad_norm: Tensor  # before clipping
 
 
 def train(
@@ -46,9 +47,13 @@ def train(
     stop at the same step.  Until it ends, change the weights in place only: processes share them.
     (Where Python starts these afresh, on macOS, Windows and from 3.14 on everywhere, a script that
     calls this needs the line `if __name__ == "__main__":`.)
-    Raises FloatingPointError, before the weights are touched, where a gradient is not finite.
+    It goes on wherever the model is.  On a GPU nothing is read back in between, so that Python
+    runs ahead of it: loss.item() and grad_norm.item() wait until it has come so far.
+    Raises FloatingPointError where a gradient is not finite: before the weights are touched, or on
+    a GPU at the next step that config.log_every divides.
     """
     ranks = ranks or Ranks()
+    check_ids("train", ids, model.config.vocab_size)
     model.train()
     keep_freed_memory()  # a step allocates what the last one freed
     optimizer = AdamW(
@@ -57,8 +62,9 @@ def train(
         betas=(config.beta1, config.beta2),
     )
     rows = ranks.rows(config.rows_per_step)
-    work = partial(gradients_of_rows, ids=ids, config=config, n_parts=ranks.size * config.workers)
-    team = Workers(model, optimizer, work, rows, config.workers, ranks.on_this_machine)
+    n = config.workers if model.device == CPU else 1  # a GPU shares the work out over its own cores
+    work = partial(gradients_of_rows, ids=ids, config=config, n_parts=ranks.size * n)
+    team = Workers(model, optimizer, work, rows, n, ranks.on_this_machine)
     with team as workers:
         for step in range(1, config.steps + 1):
             lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
@@ -67,7 +73,8 @@ def train(
             loss = workers.gradients(step)
             loss = ranks.add_up(optimizer.flat.grad, loss)
             grad_norm = clip_grad_norm(optimizer.flat.parameters, config.grad_clip)
-            if not math.isfinite(grad_norm):
+            looked_at = model.device == CPU or step % config.log_every == 0
+            if looked_at and not math.isfinite(grad_norm.item()):
                 raise FloatingPointError(
                     f"step {step}: the gradient is no longer finite (loss {loss.item():.3g}); "
                     "try a lower --lr"
@@ -90,14 +97,15 @@ def accumulate_gradients(
     A derivative goes through a sum term by term, and backward() adds to the gradients.  So reading
     the batches one after another gives the gradient of them all at once, in the memory of one.
     """
-    total = Tensor(0.0)
+    losses = []
     for x, y in batches:
+        x, y = x.to(model.device), y.to(model.device)
         with random.at(seed, step, row):
             loss = F.cross_entropy(model(x), y) * (y.data.size / n_tokens)
         loss.backward()
-        total = total + loss.detach()
+        losses.append(loss.detach())
         row += len(x)
-    return total
+    return sum(losses[1:], start=losses[0])
 
 
 def gradients_of_rows(
@@ -146,6 +154,8 @@ def token_losses(model: GPT, ids: np.ndarray, batch_size: int) -> list[np.ndarra
     losses = []
     with model.evaluating():
         for x, y in batches:
-            logp = F.log_softmax(model(x)).numpy()  # (B, T, V)
-            losses.append(-np.take_along_axis(logp, y.numpy()[..., None], -1)[..., 0])
+            logp = F.log_softmax(model(x)).data  # (B, T, V)
+            targets = y.to(model.device).data[..., None]
+            picked = array_module(logp).take_along_axis(logp, targets, -1)[..., 0]
+            losses.append(to_host(-picked))
     return losses

@@ -24,7 +24,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from minigrad import Tensor, nn, optim
-from minigrad.device import keep_freed_memory
+from minigrad.device import blocks, keep_freed_memory
 
 Range = tuple[int, int]  # from the first up to but without the second
 Work = Callable[[nn.Module, int, int, int], Tensor]  # (model, step, first row, row to stop before)
@@ -44,11 +44,11 @@ def share(whole: Range, i: int, n: int) -> Range:
 class Worker:
     """What process number `i` of `n` does: one method for each task, for its own part."""
 
-    def __init__(self, i, n, model, flat, shared, work, rows):
+    def __init__(self, i, n, model, flat, vectors, work, rows):
         self.i, self.n, self.model, self.work = i, n, model, work
         self.parameters = flat.parameters
         self.rows = share(rows, i, n)
-        self.weights, self.exp_avg, self.exp_avg_sq, *self.all_gradients = map(vector, shared)
+        self.weights, self.exp_avg, self.exp_avg_sq, *self.all_gradients = vectors
         self.part = slice(*share((0, len(self.weights)), i, n))
         flat.use(self.weights, self.all_gradients[i])
 
@@ -66,8 +66,7 @@ class Worker:
     def add_up(self):
         """Add all gradient vectors to the first, in their order."""
         total, *others = [gradient[self.part] for gradient in self.all_gradients]
-        for i in range(0, len(total), optim.BLOCK):
-            block = slice(i, i + optim.BLOCK)
+        for block in blocks(total):
             for other in others:
                 total[block] += other[block]
 
@@ -84,7 +83,8 @@ class Workers:
     n_teams     how many such sets of processes share the cores of this machine
 
     This process is the first of them.  Use as `with Workers(...) as workers:`; until its end change
-    the weights in place only, for the others look at the same memory.
+    the weights in place only, for the others look at the same memory (which is the CPU's: a model
+    on a GPU has this process alone).
     """
 
     def __init__(
@@ -103,10 +103,15 @@ class Workers:
         flat = optimizer.flat
         flat.gather()
         weights, gradient, *moments = optimizer.vectors()
-        shared = [to_shared_memory(v) for v in (weights, *moments, *[gradient] * n)]
-        optimizer.exp_avg, optimizer.exp_avg_sq = map(vector, shared[1:3])
-        flat.release()  # a process that is started afresh is sent the model, not its numbers
+        vectors = [weights, *moments, *[gradient] * n]
         self.others = []
+        if n == 1:
+            self.first = Worker(0, 1, model, flat, vectors, work, rows)
+            return
+        shared = [to_shared_memory(v) for v in vectors]
+        vectors = [vector(memory) for memory in shared]
+        optimizer.exp_avg, optimizer.exp_avg_sq = vectors[1:3]
+        flat.release()  # a process that is started afresh is sent the model, not its numbers
         try:
             for i in range(1, n):
                 task = (i, n, model, flat, shared, work, rows)
@@ -115,7 +120,7 @@ class Workers:
             self.stop()
             raise
         finally:  # after an error too: it gives the released parameters their numbers back
-            self.first = Worker(0, n, model, flat, shared, work, rows)
+            self.first = Worker(0, n, model, flat, vectors, work, rows)
 
     def gradients(self, step: int) -> Tensor:
         """Leave the step's gradients in the model and return the sum of what `work` returned."""
@@ -186,7 +191,8 @@ def serve(pipe, task, blas_threads):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and this its way to end the process
     keep_freed_memory()
-    worker = Worker(*task)
+    i, n, model, flat, shared, work, rows = task
+    worker = Worker(i, n, model, flat, [vector(memory) for memory in shared], work, rows)
     parent = multiprocessing.parent_process()
     assert parent is not None, "serve runs in a child process"
     with ThreadpoolController().limit(limits=blas_threads):

@@ -1,49 +1,132 @@
-"""Where arrays live: the one place where the tape and the ops learn of an array library.
+"""Where arrays live: the one file that knows of CuPy, which is NumPy on an NVIDIA GPU.
 
-An op never says `numpy`.  It asks `array_module` for the library that owns its input and computes
-there, so that the day a second library joins, it joins in this file alone.
+An op never says `numpy`.  It asks `array_module` for the library that owns its inputs and computes
+there: arrays carry their device, and ops follow.  CuPy is imported when a GPU is first asked for,
+and must then show that it works; what can be wrong with it is said in one sentence.
 """
 
 import ctypes
+import functools
+import importlib.metadata
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-CPU = "cpu"
+CPU, GPU = "cpu", "gpu"
+BLOCK = 1 << 16  # entries: a few arrays of so many fit into a processor's cache
+
+cupy: Any = None  # the library, once open_gpu() has seen it work
 
 
-def array_module(x):
-    """The library that owns the array `x`.  Only NumPy so far."""
-    return np
+class NoGPU(RuntimeError):
+    """Why there is no GPU to compute on, and what to do about it, in one sentence."""
+
+
+# ---- arrays follow their device ------------------------------------------------------------------
+
+
+def array_module(*arrays):
+    """The library that owns the arrays: CuPy or NumPy.  Numbers beside them do not count."""
+    if cupy is None:
+        return np
+    return cupy if any(isinstance(x, cupy.ndarray) for x in arrays) else np
 
 
 def device_of(x):
     """The name of the device that holds the array `x`."""
-    return CPU
+    return CPU if array_module(x) is np else GPU
 
 
 def is_array(x):
     """True of an array or an array library's scalar: of anything that brings its own dtype."""
-    return isinstance(x, np.ndarray | np.generic)
+    return isinstance(x, np.ndarray | np.generic) or array_module(x) is not np
 
 
 def as_array(x):
     """An array of `x`: arrays keep their dtype, Python's numbers and lists become float32."""
-    array = np.asarray(x) if is_array(x) else np.asarray(x, dtype=np.float32)
+    if is_array(x):
+        array = array_module(x).asarray(x)
+    else:
+        array = np.asarray(x, dtype=np.float32)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a tensor holds real numbers or booleans, not {array.dtype}")
     return array
 
 
 def to_device(array, device):
-    """`array` on the device of that name; ValueError where there is none."""
+    """`array` on the device of that name, itself if it is there; NoGPU where there is none."""
+    if device == GPU:
+        open_gpu()
+        return cupy.asarray(array)
     if device != CPU:
-        raise ValueError(f"there is no device {device!r} here: arrays live on {CPU!r}")
-    return array
+        raise ValueError(f"there is no device {device!r}: arrays live on {CPU!r} or {GPU!r}")
+    return to_host(array)
 
 
 def to_host(array):
-    """`array` as a NumPy array."""
-    return array
+    """`array` as a NumPy array; of one on the GPU a copy, for which everything there must end."""
+    return array if array_module(array) is np else cupy.asnumpy(array)
+
+
+def one_device(arrays):
+    """Raise ValueError unless all arrays live on one device."""
+    if cupy is not None and len(devices := {device_of(x) for x in arrays if is_array(x)}) > 1:
+        raise ValueError(
+            f"inputs on {' and '.join(sorted(devices))}: move them to one device, as in x.to('gpu')"
+        )
+
+
+# ---- what differs on a GPU -----------------------------------------------------------------------
+
+
+def blocks(array, start=0, stop=None):
+    """Slices that together cover array[start:stop], for formulas that pass over it many times.
+
+    On a CPU each is short enough to stay in the cache from pass to pass.  On a GPU a pass has a
+    price of its own, and all entries go at once.
+    """
+    stop = len(array) if stop is None else stop
+    length = BLOCK if device_of(array) == CPU else max(1, stop - start)
+    return [slice(i, min(i + length, stop)) for i in range(start, stop, length)]
+
+
+def add_at(array, index, values):
+    """array[index] += values, in which a place that the index names twice gets both.
+
+    On a GPU contributions arrive in any order, and a sum of floating-point numbers depends on it.
+    So they are rounded to whole multiples of a unit, a 2⁶²-th of the largest possible sum: whole
+    numbers have the same sum in every order, and the same run gives the same bits.
+    """
+    if device_of(array) == CPU:
+        np.add.at(array, index, values)
+    elif values.size:
+        largest = cupy.maximum(abs(values).max(), 1e-300, dtype=np.float64)
+        units = 2.0 ** (62 - values.size.bit_length()) / largest  # how many make 1
+        whole = cupy.rint(values * units).astype(np.int64)
+        total = cupy.zeros(array.shape, np.uint64)  # modulo 2⁶⁴, as a GPU can add
+        cupy.add.at(total, index, whole.view(np.uint64))
+        array += (total.view(np.int64) / units).astype(array.dtype)
+
+
+@functools.cache
+def _kernel(name):
+    """The CUDA function `name` of kernels/<name>.cu; CuPy compiles it when it is first called."""
+    source = Path(__file__).parent / "kernels" / f"{name}.cu"
+    return cupy.RawKernel(source.read_text(encoding="utf-8"), name)
+
+
+def launch(name, n_threads, *arguments):
+    """Run kernels/<name>.cu with so many threads.
+
+    An argument is an array without gaps or a NumPy scalar: CUDA itself looks at neither, and takes
+    what it is given for what the kernel declares.
+    """
+    for x in arguments:
+        if not (isinstance(x, np.generic) or device_of(x) == GPU and x.flags.c_contiguous):
+            raise TypeError(f"{name}: an argument must be a scalar or an array without gaps")
+    if n_threads:
+        _kernel(name)((-(-n_threads // 256),), (256,), arguments)
 
 
 def keep_freed_memory():
@@ -60,3 +143,121 @@ def keep_freed_memory():
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(M_TOP_PAD, 1 << 26)
+
+
+# ---- is there a GPU, and does it work? -----------------------------------------------------------
+
+INSTALL = 'pip install "gpt-numpy[gpu]" (or [gpu-cuda13], if nvidia-smi shows CUDA 13 or later)'
+
+TRIALS = {  # what CuPy must be able to do -> whether it has done it
+    "hold an array": lambda cupy: not cupy.zeros(1 << 20, np.float32).get().any(),
+    "compile a kernel": lambda cupy: (cupy.arange(3) * 2).get().tolist() == [0, 2, 4],
+    "multiply matrices": lambda cupy: (cupy.ones((2, 3)) @ cupy.ones((3, 2))).get().sum() == 12,
+}
+
+
+def open_gpu():
+    """See to it that the GPU can be used; NoGPU says why it cannot."""
+    global cupy
+    if cupy is None:
+        library = import_cupy()
+        find_gpu(library)
+        for what in TRIALS:
+            attempt(what, library)
+        cupy = library
+
+
+def choose(device):
+    """(device, reason) for "cpu", "gpu" or "auto"; NoGPU if a GPU was asked for and there is none.
+
+    auto    the GPU if there is one that works, else the CPU
+    """
+    if device == CPU:
+        return CPU, ""
+    try:
+        open_gpu()
+    except NoGPU as error:
+        if device == GPU:
+            raise
+        return CPU, str(error)
+    return GPU, gpu_name(cupy)
+
+
+def installed_cupys():
+    """The names of all installed packages that hold a CuPy: cupy-cuda12x, say."""
+    names = {d.metadata["Name"] or "" for d in importlib.metadata.distributions()}
+    return sorted(name for name in names if name == "cupy" or name.startswith("cupy-"))
+
+
+def import_cupy():
+    """CuPy, as it can be imported; NoGPU if it cannot."""
+    packages = installed_cupys()
+    if len(packages) > 1:
+        raise NoGPU(
+            f"{' and '.join(packages)} are installed and overwrite each other: "
+            f"pip uninstall -y {' '.join(packages)}, then {INSTALL}"
+        )
+    try:
+        import cupy
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            raise NoGPU(f"CuPy is not installed; for an NVIDIA GPU, {INSTALL}") from None
+        raise NoGPU(
+            f"CuPy is installed but does not load ({in_one_line(error)}): "
+            f"pip uninstall -y {' '.join(packages)}, then {INSTALL}"
+        ) from error
+    return cupy
+
+
+def find_gpu(cupy):
+    """Raise NoGPU unless there are a driver and a GPU."""
+    runtime = cupy.cuda.runtime
+    driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    if driver == 0:
+        raise NoGPU("CuPy is installed, but no NVIDIA driver: install that")
+    try:
+        if runtime.getDeviceCount() > 0:
+            return
+        error = "it lists none"
+    except runtime.CUDARuntimeError as failure:
+        error = in_one_line(failure)
+    if needed // 1000 > driver // 1000:
+        raise NoGPU(
+            f"the NVIDIA driver is made for CUDA {driver // 1000} and CuPy for CUDA "
+            f"{needed // 1000}: update the driver or install the other CuPy, {INSTALL}"
+        )
+    raise NoGPU(
+        f"the NVIDIA driver sees no GPU ({error}): nvidia-smi should list one, and "
+        "CUDA_VISIBLE_DEVICES should not hide it"
+    )
+
+
+def attempt(what, cupy):
+    """Have CuPy do one of TRIALS; NoGPU if it does not succeed."""
+    try:
+        if TRIALS[what](cupy):
+            return
+        reason = "the result is wrong"
+    except Exception as error:
+        reason = in_one_line(error)
+        if isinstance(error, MemoryError) or "cudaErrorMemoryAllocation" in reason:
+            raise NoGPU(
+                f"the GPU has no memory left ({reason}): nvidia-smi shows which program holds it"
+            ) from error
+    raise NoGPU(
+        f"CuPy cannot {what} on the GPU ({reason}): if CUDA's libraries are missing, {INSTALL}"
+    )
+
+
+def in_one_line(error):
+    """What an error says, without line breaks and rulers; its kind if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line.strip("=-")) or type(error).__name__
+
+
+def gpu_name(cupy):
+    """Say which GPU it is that CuPy uses."""
+    runtime = cupy.cuda.runtime
+    properties = runtime.getDeviceProperties(0)
+    gigabytes = properties["totalGlobalMem"] / 2**30
+    return f"{properties['name'].decode()}, {gigabytes:.0f} GiB, CuPy {cupy.__version__}"

@@ -71,7 +71,10 @@ class Module:
                 module.training = mode
 
     def to(self, device=None, dtype=None):
-        """Move or convert every parameter, in place; gradients are dropped.  Returns self."""
+        """Move all parameters to "cpu" or "gpu", or convert them, in place; gradients are dropped.
+
+        Returns self.
+        """
         for parameter in self.parameters():
             if device is not None:
                 parameter.data = to_device(parameter.data, device)

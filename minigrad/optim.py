@@ -3,11 +3,9 @@
 import math
 from typing import NamedTuple
 
-from minigrad.device import array_module
+from minigrad.device import CPU, array_module, blocks, device_of, to_device, to_host
 from minigrad.flat import Flat
 from minigrad.tensor import Tensor
-
-BLOCK = 1 << 16  # entries
 
 
 class AdamW:
@@ -92,17 +90,17 @@ class AdamW:
         for w in self.flat.parameters:
             w.grad = None
 
-    def _moments(self):
-        """The m and v of every parameter, in its shape."""
-        m, v = self.flat.split(self.exp_avg), self.flat.split(self.exp_avg_sq)
-        return zip(m, v, strict=True)
-
     def state_dict(self):
-        """{"state": {number of the parameter: its state}, "param_groups": the options}."""
+        """{"state": {number of the parameter: its state}, "param_groups": the options}.
+
+        The moments are NumPy arrays, copies, wherever the parameters are.
+        """
+        vectors = self.exp_avg, self.exp_avg_sq
+        moments = zip(*[self.flat.split(to_host(v).copy()) for v in vectors], strict=True)
         return {
             "state": {
-                i: {"step": self.steps[i], "exp_avg": m.copy(), "exp_avg_sq": v.copy()}
-                for i, (m, v) in enumerate(self._moments())
+                i: {"step": self.steps[i], "exp_avg": m, "exp_avg_sq": v}
+                for i, (m, v) in enumerate(moments)
                 if self.steps[i]
             },
             "param_groups": [
@@ -125,10 +123,13 @@ class AdamW:
                     )
         for group, options in zip(self.param_groups, saved["param_groups"], strict=True):
             group.update({k: v for k, v in options.items() if k != "params"})
-        never = {"step": 0, "exp_avg": 0, "exp_avg_sq": 0}
-        for i, (m, v) in enumerate(self._moments()):
-            state = saved["state"].get(i, never)
-            self.steps[i], m[...], v[...] = state["step"], state["exp_avg"], state["exp_avg_sq"]
+        for i in range(len(self.steps)):
+            self.steps[i] = saved["state"].get(i, {"step": 0})["step"]
+        for name, vector in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
+            vector[...] = 0
+            moments = self.flat.split(vector)
+            for i, state in saved["state"].items():
+                moments[i][...] = to_device(state[name], device_of(vector))
 
 
 class Stretch(NamedTuple):
@@ -156,9 +157,7 @@ def move(vectors, plan, part=0, n_parts=1):
         length = stretch.stop - stretch.start
         start = stretch.start + length * part // n_parts
         stop = stretch.start + length * (part + 1) // n_parts
-        # A block at a time: the formulas pass over it a dozen times, in the processor's cache.
-        for i in range(start, stop, BLOCK):
-            block = slice(i, min(i + BLOCK, stop))
+        for block in blocks(vectors[0], start, stop):  # the formulas pass over it a dozen times
             _move([vector[block] for vector in vectors], stretch)
 
 
@@ -191,12 +190,17 @@ def clip_grad_norm(params, max_norm):
     ‖g‖ = √(Σ g²) over all entries of all gradients;  g ← g · min(1, max_norm / (‖g‖ + 10⁻⁶)), as
     in PyTorch.  The direction stays, only its length is cut: one bad batch cannot throw the weights
     far.  Source: Pascanu, Mikolov & Bengio 2013, "On the difficulty of training recurrent neural
-    networks", arXiv:1211.5063.  Returns the norm before clipping, a float.
+    networks", arXiv:1211.5063.  Returns the norm before clipping, a float64 Tensor of one entry: on
+    a GPU it need not be known yet, and norm.item() waits for it.
     """
     gradients = [p.grad for p in params if p.grad is not None]
-    norm = math.sqrt(sum(float(g.ravel() @ g.ravel()) for g in gradients))  # g·g = Σ g²
-    scale = max_norm / (norm + 1e-6)
-    if not scale >= 1:  # so that a norm of NaN reaches every gradient, and is seen
+    if not gradients:
+        return Tensor(0.0)
+    xp = array_module(*gradients)
+    squares = [(g.ravel() @ g.ravel()).astype(xp.float64) for g in gradients]  # g·g = Σ g²
+    norm = xp.sqrt(sum(squares))
+    scale = xp.minimum(1, max_norm / (norm + 1e-6))  # NaN if norm is: all gradients show it
+    if device_of(norm) != CPU or scale != 1:  # to look at it costs nothing on a CPU alone
         for g in gradients:
-            g *= scale
-    return norm
+            g *= scale.astype(g.dtype)
+    return Tensor(norm)

@@ -15,6 +15,8 @@ import threading
 
 import numpy as np
 
+from minigrad.device import CPU, array_module, device_of, launch
+
 MASK, BATCH, WEIGHT, SAMPLE = range(4)  # uses, so that no two of them share their bits
 
 
@@ -64,21 +66,36 @@ def philox(key, use):
     )
 
 
-def dropout_mask(x, p, key=None):
-    """A mask like x (B, ...): 0 with probability p, else 1/(1 − p).
+def kept(n_rows, size, p, key):
+    """Which of the entries (n_rows, size) dropout keeps, at random: each with probability 1 − p.
 
     Row b keeps its entry i where the 32-bit integer i of Philox at (seed, step, layer, row + b) is
-    at least p·2³²; so a row's mask does not depend on which other rows it is computed with.
+    at least p·2³²; so what a row keeps does not depend on which other rows come with it.
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, not {p}")
-    seed, step, layer, row = key or next_key()
-    size = math.prod(x.shape[1:])
-    words = np.empty((len(x), size), np.uint32)
-    for b in range(len(x)):
+    seed, step, layer, row = key
+    words = np.empty((n_rows, size), np.uint32)
+    for b in range(n_rows):
         raw = philox((seed, step, layer, row + b), MASK).random_raw((size + 1) // 2)
         words[b] = raw.view(np.uint32)[:size]
-    mask = (words >= round(p * 2**32)).astype(x.dtype)
+    return words >= round(p * 2**32)
+
+
+def kept_on_gpu(xp, n_rows, size, p, key):
+    """The same as an array of the GPU, by kernels/dropout_keep.cu: to send it would take longer."""
+    keep = xp.empty((n_rows, size), bool)
+    numbers = (n_rows, size, round(p * 2**32), *key, MASK)
+    n_threads = n_rows * -(-size // 8)
+    launch("dropout_keep", n_threads, keep, *map(np.uint64, numbers))
+    return keep
+
+
+def dropout_mask(x, p, key=None):
+    """A mask like x (B, ...): 0 with probability p, else 1/(1 − p), the same on every device."""
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, not {p}")
+    place = len(x), math.prod(x.shape[1:]), p, key or next_key()
+    keep = kept(*place) if device_of(x) == CPU else kept_on_gpu(array_module(x), *place)
+    mask = keep.astype(x.dtype)
     mask /= 1 - p
     return mask.reshape(x.shape)
 

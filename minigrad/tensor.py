@@ -14,7 +14,15 @@ import itertools
 import threading
 from collections.abc import Callable
 
-from minigrad.device import array_module, as_array, device_of, is_array, to_device, to_host
+from minigrad.device import (
+    array_module,
+    as_array,
+    device_of,
+    is_array,
+    one_device,
+    to_device,
+    to_host,
+)
 
 # name -> op on Tensors; tests/test_ops.py checks every entry
 OPS: dict[str, Callable[..., "Tensor"]] = {}
@@ -83,7 +91,10 @@ class Tensor:
                     "reduce it to a loss, or pass dout"
                 )
             dout = array_module(self.data).ones_like(self.data)
-        dout = array_module(self.data).asarray(_as_operand(dout), dtype=self.dtype)
+        else:
+            dout = _as_operand(dout)
+            one_device([self.data, dout])
+            dout = array_module(self.data).asarray(dout, dtype=self.dtype)
         if dout.shape != self.shape:
             raise ValueError(f"dout has shape {dout.shape}, the tensor {self.shape}")
 
@@ -288,6 +299,7 @@ def op(array_op):
         if not any(map(is_array, arrays)):  # numbers alone: they become what Tensor(x) makes them
             arrays = [x if x is None else as_array(x) for x in arrays]
         try:
+            one_device(arrays)
             out, backward = array_op(*arrays, **options)
         except ValueError as error:  # say whose error it is, where NumPy found it
             if str(error).startswith(f"{name}:"):

@@ -38,10 +38,10 @@ os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading them takes longer 
 ROOT = Path(__file__).parents[1]
 OPS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("minigrad/ops/[a-z]*.py"))]
 TESTS = {  # file -> the tests that matter to it
-    **dict.fromkeys(OPS, ["test_ops.py", "test_tensor.py", "test_nn.py"]),
-    "minigrad/tensor.py": ["test_tensor.py", "test_flat.py", "test_ops.py", "test_nn.py"],
-    "minigrad/flat.py": ["test_flat.py", "test_optim.py"],
-    "minigrad/optim.py": ["test_optim.py", "test_flat.py"],
+    **dict.fromkeys(OPS, ["test_ops.py", "test_tensor.py", "test_nn.py", "test_gpu.py"]),
+    "minigrad/tensor.py": [f"test_{name}.py" for name in ("tensor", "flat", "ops", "nn", "gpu")],
+    "minigrad/flat.py": ["test_flat.py", "test_optim.py", "test_gpu.py"],
+    "minigrad/optim.py": ["test_optim.py", "test_flat.py", "test_gpu.py"],
     "minigrad/schedule.py": ["test_schedule.py"],
 }
 TIMEOUT = 60  # seconds
@@ -135,7 +135,7 @@ def replacements(node):
 MODULES = ("xp", "math", "random", "heapq", "itertools", "functools", "inspect", "contextlib")
 SYMMETRIC = ("swapaxes", "multiply", "maximum", "equal", "result_type")
 UNMISTAKABLE = (*MODULES, *dir(builtins), "self", "OPS", "Tensor", "backward")
-DEVICE = ("array_module", "to_host", "to_device")  # with NumPy alone there is nothing to choose
+DEVICE = ("array_module", "to_host", "to_device")  # left out or swapped, they name no array
 SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import Tensor
+from minigrad import Tensor, device
 from minigrad.flat import Flat
 from minigrad.optim import AdamW, Stretch
 
@@ -206,7 +206,7 @@ def test_parts_and_blocks_cover_every_entry_once(n_parts, block, monkeypatch):
             p.grad = 2 * p.data
         plan = optimizer.next_step()
         if cut:
-            monkeypatch.setattr(mg.optim, "BLOCK", block)
+            monkeypatch.setattr(device, "BLOCK", block)
             for part in range(n_parts):
                 mg.optim.move(optimizer.vectors(), plan, part, n_parts)
         else:

@@ -258,11 +258,11 @@ def test_to_dtype():
 
 
 def test_to_device():
-    """To where it is already: nothing changes.  To where there is nothing: an error."""
+    """To where it is already: nothing changes.  To a device that there is not: an error."""
     net = Net()
     assert net.to("cpu") is net and net.embed.weight.device == "cpu"
-    with pytest.raises(ValueError, match="'gpu'"):
-        net.to("gpu")
+    with pytest.raises(ValueError, match="'tpu'"):
+        net.to("tpu")
 
 
 # ---- initial weights -----------------------------------------------------------------------------

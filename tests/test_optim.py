@@ -277,9 +277,10 @@ def test_clip_grad_norm_matches_pytorch(max_norm, dtype, tolerance):
     set_gradients(np.random.default_rng(3), parameters, twins, skip=1)
     arrays = [p.grad for p in parameters]
     norm = clip_grad_norm(iter(parameters), max_norm)
+    assert (norm.shape, norm.dtype, norm.requires_grad) == ((), np.float64, False)
     expected = torch.nn.utils.clip_grad_norm_(twins, max_norm).item()
-    assert isinstance(norm, float) and norm == pytest.approx(expected, rel=tolerance)
-    assert 1 < norm < 1e6 and parameters[1].grad is None
+    assert norm.item() == pytest.approx(expected, rel=tolerance)
+    assert 1 < norm.item() < 1e6 and parameters[1].grad is None
     for p, twin, array in zip(parameters, twins, arrays, strict=True):
         if array is not None:
             assert p.grad is array and array.dtype == dtype  # in place
@@ -290,12 +291,13 @@ def test_clipping_bounds_the_joint_norm():
     """Above the bound the norm becomes it, and the direction stays; below, not a bit moves."""
     p, q = Tensor(np.zeros(1), True), Tensor(np.zeros(1), True)
     p.grad, q.grad = np.array([3.0]), np.array([4.0])
-    assert clip_grad_norm([p, q], 5.1) == 5
+    assert clip_grad_norm([p, q], 5.1).item() == 5
     assert (p.grad[0], q.grad[0]) == (3, 4)
-    assert clip_grad_norm([p, q], 0.5) == 5
+    assert clip_grad_norm([p, q], 0.5).item() == 5
     assert q.grad[0] / p.grad[0] == pytest.approx(4 / 3, rel=1e-15)
     # the 10⁻⁶ in the formula leaves the new norm short of the bound by 10⁻⁶/5 of it
-    assert clip_grad_norm([p, q], 100.0) == pytest.approx(0.5 * 5 / (5 + 1e-6), rel=1e-14)
+    norm = clip_grad_norm([p, q], 100.0).item()
+    assert norm == pytest.approx(0.5 * 5 / (5 + 1e-6), rel=1e-14)
 
 
 def test_the_norm_is_added_up_in_double():
@@ -304,9 +306,10 @@ def test_the_norm_is_added_up_in_double():
     for p in parameters:
         p.grad = np.ones(1, np.float32)
     parameters[0].grad[0] = 4096
-    assert clip_grad_norm(parameters, 1e9) == pytest.approx(np.sqrt(2.0**24 + 1000), rel=1e-9)
+    norm = clip_grad_norm(parameters, 1e9).item()
+    assert norm == pytest.approx(np.sqrt(2.0**24 + 1000), rel=1e-9)
 
 
 def test_clipping_without_gradients():
     """Nothing to clip has length 0."""
-    assert clip_grad_norm(make_parameters(), 1.0) == 0
+    assert clip_grad_norm(make_parameters(), 1.0).item() == 0

@@ -70,7 +70,8 @@ def write_run(folder, workers):
     with Ranks.of_mpirun() as ranks:
         model = make()
         steps = [
-            [r.loss.item(), r.grad_norm] for r in train(model, IDS, config(workers=workers), ranks)
+            [r.loss.item(), r.grad_norm.item()]
+            for r in train(model, IDS, config(workers=workers), ranks)
         ]
         weights = np.concatenate([p.data.ravel() for p in model.parameters()])
         content = {"size": ranks.size, "steps": steps, "weights": weights.tolist()}
@@ -89,7 +90,7 @@ def test_ranks_compute_what_one_computes(n, workers, tmp_path):
     assert all(rank == ranks[0] for rank in ranks), "all ranks end with the very same weights"
 
     model = make()
-    alone = [[r.loss.item(), r.grad_norm] for r in train(model, IDS, config(workers=1))]
+    alone = [[r.loss.item(), r.grad_norm.item()] for r in train(model, IDS, config(workers=1))]
     np.testing.assert_allclose(ranks[0]["steps"], alone, rtol=0, atol=1e-12)
     weights = np.concatenate([p.data.ravel() for p in model.parameters()])
     moved = abs(weights - np.concatenate([p.data.ravel() for p in make().parameters()])).max()

@@ -408,7 +408,7 @@ def test_a_refusal_leaves_the_run_that_is_there(train):
     assert snapshot(folder.parent) == before
 
 
-@pytest.mark.parametrize("flags", ["--resume", "--device cpu", "--step 3", "--steps many"])
+@pytest.mark.parametrize("flags", ["--resume", "--device tpu", "--step 3", "--steps many"])
 def test_unknown_flags_are_refused(text_file, tmp_path, capsys, flags):
     """Status 2, named on stderr: what is not there yet, and what is misspelt, is never ignored."""
     arguments = ["--data", text_file, *TINY, "--out", tmp_path / "run", *flags.split()]

@@ -3,10 +3,10 @@
 import math
 
 from minigrad import random
-from minigrad.device import array_module
+from minigrad.device import CPU, GPU, array_module, device_of
 from minigrad.tensor import op
 
-BLOCK = 32  # queries
+BLOCK = {CPU: 32, GPU: 256}  # queries
 
 
 @op
@@ -39,6 +39,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     Numerics    The largest score of each row is subtracted first, as in softmax.
                 A block of queries at a time: what lies ahead of its last one need not be computed
                 and masked, almost half of the work where T is long.  dk and dv add up over blocks.
+                A GPU is left idle by short ones.
     """
     fits = k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
     if not (fits and k.shape == v.shape):
@@ -53,15 +54,16 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     scale = 1 / math.sqrt(D)
     scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
     dtype = xp.result_type(scaled_q, k, v)
-    ahead = xp.triu(xp.full((BLOCK, BLOCK), -xp.inf, dtype), 1)  # −∞ where a key comes later
+    length = BLOCK[device_of(q)]
+    ahead = xp.triu(xp.full((length, length), -xp.inf, dtype), 1)  # −∞ where a key comes later
     mask = None
     if training and dropout != 0:
         mask = random.dropout_mask(xp.empty((B, H, T, N), dtype), dropout, key)
     # In memory as q is: where its heads lie side by side, so do those of out.
     out = xp.empty_like(q, dtype)
     blocks = []  # (the queries of a block, the keys that they see, p, p ⊙ mask)
-    for start in range(0, T, BLOCK):
-        queries = slice(start, min(start + BLOCK, T))
+    for start in range(0, T, length):
+        queries = slice(start, min(start + length, T))
         seen = slice(N - T + queries.stop if causal else N)
         p = scaled_q[:, :, queries] @ k_T[..., seen]  # at first the scores
         if causal:

@@ -30,6 +30,8 @@ def cross_entropy(logits, targets, *, ignore_index=None):
                 confident and wrong.
 
     Numerics    ln Σ eˣ with the largest logit subtracted first, as in log_softmax.
+                Targets on the GPU are taken on trust, see check_ids in embedding.py; and with
+                `ignore_index` the program waits for the GPU to say how many rows count.
     """
     xp = array_module(logits)
     targets = xp.asarray(targets)
@@ -39,9 +41,9 @@ def cross_entropy(logits, targets, *, ignore_index=None):
             f"{logits.shape[:-1]}, not {targets.shape}"
         )
     shape, V = logits.shape, logits.shape[-1]
-    targets = targets.reshape(-1)
-    counted = xp.ones(len(targets), bool) if ignore_index is None else targets != ignore_index
-    rows, targets = logits.reshape(-1, V)[counted], targets[counted]  # (n, V), (n,)
+    logits, targets = logits.reshape(-1, V), targets.reshape(-1)
+    counted = slice(None) if ignore_index is None else targets != ignore_index
+    rows, targets = logits[counted], targets[counted]  # (n, V), (n,)
     n = len(rows)
     if n == 0:
         raise ValueError("cross_entropy: no row has a target to be measured against")
@@ -56,8 +58,8 @@ def cross_entropy(logits, targets, *, ignore_index=None):
 
     def backward(dout):
         p[row, targets] -= 1  # in place: a step is replayed once, and nobody else has p
-        dlogits = xp.zeros((len(counted), V), p.dtype)
-        dlogits[counted] = p * (dout / n)
-        return dlogits.reshape(shape), None
+        dlogits = xp.zeros(shape, p.dtype)
+        dlogits.reshape(-1, V)[counted] = p * (dout / n)
+        return dlogits, None
 
     return out, backward

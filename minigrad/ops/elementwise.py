@@ -224,7 +224,7 @@ def where(condition, x, y):
     Derivation  ∂out/∂x = c,  ∂out/∂y = 1 − c,  so  dx = dout c,  dy = dout (1 − c); the condition
                 jumps, and has no gradient
     """
-    xp = array_module(x)
+    xp = array_module(condition, x, y)
     condition = xp.asarray(condition, bool)
     x_shape, y_shape = shape_of(x), shape_of(y)
 

@@ -2,11 +2,10 @@
 
 import math
 
-from minigrad.device import array_module
+from minigrad.device import array_module, blocks
 from minigrad.tensor import op
 
 C, A = math.sqrt(2 / math.pi), 0.044715
-BLOCK = 1 << 16  # entries
 
 
 @op
@@ -31,8 +30,7 @@ def gelu(x):
     out, slope = xp.empty_like(entries), xp.empty_like(entries)
     # A block at a time, whose intermediate results stay in the processor's cache; and the slope
     # now, while s is at hand.  Forward and backward together take half as long.
-    for i in range(0, entries.size, BLOCK):
-        block = slice(i, i + BLOCK)
+    for block in blocks(entries):
         value_and_slope(entries[block], out[block], slope[block])
 
     def backward(dout):

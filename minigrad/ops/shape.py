@@ -2,7 +2,7 @@
 
 import itertools
 
-from minigrad.device import array_module
+from minigrad.device import add_at, array_module
 from minigrad.tensor import op
 
 
@@ -55,7 +55,7 @@ def getitem(x, *, index):
     def backward(dout):
         dx = xp.zeros(shape, dout.dtype)
         if may_repeat:
-            xp.add.at(dx, index, dout)
+            add_at(dx, index, dout)
         else:
             dx[index] = dout
         return (dx,)

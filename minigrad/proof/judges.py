@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrad import random
+from minigrad.device import CPU, array_module, to_device, to_host
 from minigrad.gradcheck import slope
 from minigrad.proof.cases import ROW, SEED, STEP, Case, Positive, Same
 from minigrad.tensor import OPS, Tensor, no_grad
@@ -22,7 +23,7 @@ from minigrad.tensor import OPS, Tensor, no_grad
 
 def strided(array):
     """The same entries, with gaps between them."""
-    wide = np.zeros([2 * n for n in array.shape], array.dtype)
+    wide = array_module(array).zeros([2 * n for n in array.shape], array.dtype)
     every_other: tuple = (..., *[slice(None, None, 2)] * array.ndim)
     view = wide[every_other]
     view[...] = array
@@ -30,8 +31,8 @@ def strided(array):
 
 
 LAYOUTS: dict[str, Callable] = {
-    "contiguous": np.ascontiguousarray,
-    "transposed": np.asfortranarray,
+    "contiguous": lambda array: array_module(array).ascontiguousarray(array),
+    "transposed": lambda array: array_module(array).asfortranarray(array),
     "strided": strided,
 }
 
@@ -46,13 +47,17 @@ class Trial(NamedTuple):
     draw: Callable  # a shape -> a random array, in the layout and dtype
 
 
-def prepare(name: str, case: Case, layout="contiguous", dtype=np.float64, held=np.float32) -> Trial:
+def prepare(
+    name: str, case: Case, layout="contiguous", dtype=np.float64, held=np.float32, device=CPU
+) -> Trial:
     """Draw what a case leaves open: numbers in `dtype`, rounded to what `held` can hold."""
     rng = np.random.default_rng([*LAYOUTS].index(layout))
 
     def lay(array):
+        array = to_device(array, device)
         array = LAYOUTS[layout](array).reshape(array.shape)  # which had made (1,) of ()
-        array.flags.writeable = False  # an op that writes into its input, or into dout, fails
+        if device == CPU:
+            array.flags.writeable = False  # an op that writes into its input, or into dout, fails
         return array
 
     def exact(array):
@@ -98,14 +103,14 @@ def require(holds, objection):
 
 
 def gradients(name, trial):
-    """(out, dout, the gradient of every leaf) of a trial."""
+    """(out, dout, the gradient of every leaf) of a trial, as NumPy arrays."""
     out = trial.run()
     dout = trial.draw(out.shape)
-    require(np.isfinite(out.data).all(), f"{name}: out is not finite")
+    require(np.isfinite(out.numpy()).all(), f"{name}: out is not finite")
     out.backward(dout)
     for i, x in enumerate(trial.leaves):
         require(x.grad is not None, f"{name}: d{i}: no gradient arrives")
-    return out.data, dout, [x.grad for x in trial.leaves]
+    return out.numpy(), to_host(dout), [to_host(x.grad) for x in trial.leaves]
 
 
 def by_finite_differences(name, case, layout="contiguous", tolerance=1e-7):

@@ -1,0 +1,34 @@
+"""The GPU that tests run on: the fake one, unless `pytest -m gpu` asks for the real."""
+
+import sys
+
+import fake_cupy
+import pytest
+
+from minigrad import device
+
+
+def opened(monkeypatch, cupy=None):
+    """Open the GPU anew; by the given CuPy, or by the one that is installed."""
+    monkeypatch.setattr(device, "cupy", None)
+    if cupy is not None:
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        monkeypatch.setattr(device, "installed_cupys", lambda: ["cupy-fake"])
+    device._kernel.cache_clear()
+    device.open_gpu()
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """ "gpu" is NumPy in CuPy's clothes; the fake, whose ledger counts, is handed over."""
+    opened(monkeypatch, fake_cupy)
+    yield fake_cupy
+    device._kernel.cache_clear()
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
+def gpu(request, monkeypatch):
+    """Which of the two "gpu" is: a test that takes this runs on both."""
+    opened(monkeypatch, fake_cupy if request.param == "fake" else None)
+    yield request.param
+    device._kernel.cache_clear()

@@ -1,0 +1,25 @@
+"""The kernels of minigrad/kernels, by the NumPy functions that specify them."""
+
+import re
+
+import numpy as np
+
+from minigrad import random
+
+TYPES = {"bool": np.bool_, "uint64": np.uint64}
+
+
+def parameters(code, name):
+    """[(name, dtype, is it an array)] of the parameters that a CUDA source declares."""
+    declared = re.search(rf"__global__ void {name}\((.*?)\)\s*{{", code, re.DOTALL)
+    assert declared, f"there is no kernel {name} in the source"
+    text = re.sub(r"//.*", "", declared[1])
+    found = [re.fullmatch(r"\s*(\w+) (\*?)(\w+)\s*", part) for part in text.split(",")]
+    assert all(found), f"{name}: its parameters cannot be read"
+    return [(m[3], np.dtype(TYPES[m[1]]), bool(m[2])) for m in found if m]
+
+
+def dropout_keep(n_threads, keep, n_rows, size, threshold, seed, step, layer, row, use):
+    assert use == random.MASK and keep.shape == (n_rows, size)
+    assert n_threads >= n_rows * -(-size // 8), "a thread makes 8 entries"
+    keep[...] = random.kept(n_rows, size, threshold / 2**32, (seed, step, layer, row))

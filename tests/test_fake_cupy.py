@@ -1,0 +1,412 @@
+"""Is the fake as strict as it says, and no fiction?
+
+First its refusals, one by one.  Then the contract: every name and every keyword of it is the real
+CuPy's, which `pip install cupy-cuda12x` brings and which needs no GPU to be looked at.
+"""
+
+import ast
+import copy
+import importlib.util
+import inspect
+import json
+import math
+import operator
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_cupy
+import numpy as np
+import pytest
+from fake_cupy import ledger, ndarray
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def x():
+    return fake_cupy.asarray(np.arange(6.0).reshape(2, 3))
+
+
+# ---- mixing --------------------------------------------------------------------------------------
+
+OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.lt]
+IN_PLACE = [operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow]
+
+
+@pytest.mark.parametrize("function", OPERATORS + IN_PLACE)
+@pytest.mark.parametrize("other", [np.ones((2, 3)), np.ones(())])
+def test_operators_refuse_numpys_arrays(function, other, x):
+    """On either side, and of a single entry too; NumPy's scalars are numbers."""
+    with pytest.raises(TypeError, match="Unsupported type <class 'numpy.ndarray'>"):
+        function(x, other)
+    with pytest.raises(TypeError, match="Unsupported type|NumPy's function"):
+        function(other.copy(), x)
+    assert function(x, np.float64(2)).dtype in (np.float64, bool)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [np.exp, np.sum, np.asarray, np.array, np.concatenate, np.isfinite, np.where,
+     lambda a: a @ np.ones(3), lambda a: np.ones(2) @ a,
+     lambda a: np.zeros((2, 3)).__setitem__(..., a)],
+)  # fmt: skip
+def test_numpys_functions_are_refused(function, x):
+    """Some of them CuPy would take over; none may be relied on."""
+    with pytest.raises(TypeError):
+        function(x)
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("exp", ()), ("maximum", (0,)), ("matmul", (np.ones((3, 2)),)), ("triu", ()),
+        ("broadcast_to", ((2, 2, 3),)), ("moveaxis", (0, 1)), ("expand_dims", (0,)),
+        ("zeros_like", ()), ("ascontiguousarray", ()), ("take_along_axis", (np.ones(1, int), 0)),
+    ],
+)  # fmt: skip
+def test_functions_refuse_numpys_arrays(name, arguments):
+    with pytest.raises(TypeError):
+        getattr(fake_cupy, name)(np.ones((2, 3)), *arguments)
+
+
+def test_assignment_refuses_numpys_arrays(x):
+    with pytest.raises(ValueError, match="non-scalar numpy.ndarray cannot be used for fill"):
+        x[...] = np.ones((2, 3))
+    with pytest.raises(TypeError):
+        fake_cupy.matmul(x, x.T, out=np.empty((2, 2)))
+
+
+# ---- what CuPy lacks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["errstate", "vecdot", "add.reduce", "linalg", "nonzero", "random"]
+)
+def test_only_what_the_project_uses(name):
+    with pytest.raises(AttributeError):
+        operator.attrgetter(name)(fake_cupy)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: fake_cupy.exp(x, where=x > 0),
+        lambda x: x.sum(initial=0),
+        lambda x: x.max(initial=0),
+        lambda x: x.mean(where=x > 0),
+        lambda x: fake_cupy.einsum("ij->i", x, out=x),
+        lambda x: fake_cupy.full(3, 1.0, device="gpu"),
+        lambda x: fake_cupy.arange(3.5),
+    ],
+)
+def test_keywords_that_cupy_lacks(call, x):
+    with pytest.raises(TypeError):
+        call(x)
+
+
+def test_no_index_no_imatmul(x):
+    """A number on the GPU is no index, and @= rebinds."""
+    one = fake_cupy.arange(3).sum()
+    for use in (lambda: [0] * 4 and list(range(9))[one], lambda: range(one), lambda: np.zeros(one)):
+        with pytest.raises(TypeError):
+            use()
+    before = y = fake_cupy.ones((2, 2))
+    y @= y
+    assert y is not before and not hasattr(ndarray, "__imatmul__")
+    with pytest.raises(TypeError):
+        hash(x)
+
+
+# ---- where CuPy differs --------------------------------------------------------------------------
+
+
+def test_a_single_number_is_an_array(x):
+    for one in (x.sum(), x.mean(), x.max(), x[1, 2], fake_cupy.exp(2.0), x.ravel() @ x.ravel()):
+        assert type(one) is ndarray and one.shape == ()
+
+
+def test_a_number_on_the_gpu_has_a_dtype():
+    """0-d arrays and NumPy's scalars widen what they meet; Python's numbers do not."""
+    x = fake_cupy.ones(2, np.float32)
+    assert (x * 2.0).dtype == np.float32 and (x + 1).dtype == np.float32
+    assert (x * np.float64(2)).dtype == (x * fake_cupy.ones(())).dtype == np.float64
+
+
+def test_indices_wrap(x):
+    """In arrays; a plain number out of range is an error."""
+    assert x[:, np.array([3, -4])].get().tolist() == [[0, 2], [3, 5]]
+    assert x[..., fake_cupy.arange(7)[6:]].get().tolist() == [[0], [3]]
+    assert x[np.array([5, 0]), np.array([4, 0])].get().tolist() == [4, 0]
+    x[np.array([2])] = fake_cupy.zeros(3)
+    assert x.get().tolist() == [[0, 0, 0], [3, 4, 5]]
+    with pytest.raises(IndexError):
+        x[2]
+
+
+def test_a_place_assigned_twice_is_an_error(x):
+    for index in (np.array([0, 2]), (np.array([0, 1, 0]), np.array([1, 1, 4]))):
+        with pytest.raises(AssertionError, match="assigned twice"):
+            x[index] = fake_cupy.ones(3)
+
+
+def test_additions_come_in_any_order():
+    """1 + 10²⁰ − 10²⁰ is 1 or 0."""
+    values = fake_cupy.asarray(np.array([1.0, 1e20, -1e20] * 5))
+    seen = set()
+    for _ in range(20):
+        total = fake_cupy.zeros(1)
+        fake_cupy.add.at(total, fake_cupy.zeros(15, int), values)
+        seen.add(total.item())
+    assert len(seen) > 1
+    with pytest.raises(TypeError, match="scatter_add does not support int64"):
+        fake_cupy.add.at(fake_cupy.zeros(1, int), fake_cupy.zeros(1, int), 1)
+
+
+def test_fresh_memory_is_nonsense(x):
+    for fresh in (fake_cupy.empty(3), fake_cupy.empty_like(x)):
+        assert np.isnan(fresh.get()).all()
+    assert (fake_cupy.empty(3, np.int64).get() > 10**9).all()
+    assert fake_cupy.empty(3, bool).get().all()
+
+
+def test_no_warnings():
+    """A GPU computes on with what is not finite."""
+    zero = fake_cupy.zeros(2)
+    with np.errstate(all="raise"):
+        assert np.isnan((zero / zero).get()).all() and np.isinf(fake_cupy.log(zero).get()).all()
+
+
+def test_views_share_and_copies_do_not(x):
+    for view in (x.T, x.reshape(3, 2), x[1:], x.ravel(), x.swapaxes(0, 1)):
+        view[...] = 7.0
+        assert (x.get() == 7).any()
+        x[...] = 0.0
+    for other in (x.copy(), x.astype(np.float64), copy.copy(x), copy.deepcopy(x), x[np.array([0])]):
+        other[...] = 7.0
+        assert (x.get() == 0).all()
+    with pytest.raises(TypeError):
+        ndarray()
+
+
+# ---- the ledger ----------------------------------------------------------------------------------
+
+DOWN = [float, int, bool, str, repr, fake_cupy.asnumpy, ndarray.get, ndarray.item, "{:.1f}".format]
+UP = [
+    lambda x: fake_cupy.asarray(np.ones(2)),
+    lambda x: fake_cupy.array([1, 2]),
+    lambda x: x[[0]],
+    lambda x: x[np.array([0])],
+    lambda x: x.__setitem__(fake_cupy.arange(1), 2.0),
+]
+NEITHER = [
+    lambda x: x + 1,
+    lambda x: x[0],
+    lambda x: x[fake_cupy.arange(1)],
+    lambda x: len(x) and [*x],
+    lambda x: x.__setitem__(0, 2.0),
+    lambda x: fake_cupy.full(3, 1 / 3),
+    lambda x: fake_cupy.asarray(x),
+    lambda x: fake_cupy.triu(fake_cupy.full((2, 2), -math.inf), 1),
+]
+
+
+def counted(function, x):
+    before = (ledger.uploads, ledger.downloads)
+    function(x)
+    return ledger.uploads - before[0], ledger.downloads - before[1]
+
+
+@pytest.mark.parametrize("function", DOWN)
+def test_the_way_down_is_counted(function):
+    assert counted(function, fake_cupy.ones(())) == (0, 1)
+
+
+@pytest.mark.parametrize("function", UP)
+def test_the_way_up_is_counted(function):
+    assert counted(function, fake_cupy.ones(2)) == (1, 0)
+
+
+@pytest.mark.parametrize("function", NEITHER)
+def test_what_stays_is_not_counted(function):
+    assert counted(function, fake_cupy.ones(2)) == (0, 0)
+
+
+def test_a_mask_waits_for_the_gpu(x):
+    """How many entries it selects must be known."""
+    assert counted(lambda x: x[x > 2], x) == (0, 1)
+    assert counted(lambda x: x.__setitem__(x > 2, x[0, 0]), x) == (0, 1)
+
+
+# ---- kernels -------------------------------------------------------------------------------------
+
+SOURCE = 'extern "C" __global__ void dropout_keep(bool *keep, uint64 n)\n{\n}\n'
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (fake_cupy.ones(4, bool),),
+        (fake_cupy.ones(4), np.uint64(4)),
+        (fake_cupy.ones((4, 4), bool).T[1:], np.uint64(4)),
+        (np.ones(4, bool), np.uint64(4)),
+        (fake_cupy.ones(4, bool), 4),
+        (fake_cupy.ones(4, bool), np.int64(4)),
+        (fake_cupy.ones(4, bool), np.uint64(4), np.uint64(4)),
+    ],
+)
+def test_a_kernel_checks_its_arguments(arguments):
+    """Their number, their types and gaps, of which CUDA checks none."""
+    kernel = fake_cupy.RawKernel(SOURCE, "dropout_keep")
+    with pytest.raises((AssertionError, ValueError)):
+        kernel((1,), (1,), arguments)
+    with pytest.raises(AssertionError, match="no kernel other"):
+        fake_cupy.RawKernel(SOURCE, "other")
+
+
+# ---- the contract --------------------------------------------------------------------------------
+
+DUNDERS = "iter len getitem setitem float int bool array array_ufunc array_function copy deepcopy"
+OPERATOR_NAMES = "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv pow rpow ipow"
+OPERATOR_NAMES += " lt le gt ge eq ne neg abs invert matmul"
+
+
+def names_of_the_fake():
+    """{dotted name: its parameters, or None if it is no function} of all that the fake offers."""
+    names = {}
+    for name, thing in vars(fake_cupy).items():
+        if name.startswith("_") or inspect.ismodule(thing) or thing is fake_cupy.ledger:
+            continue
+        if inspect.isfunction(thing):
+            names[name] = [*inspect.signature(thing).parameters]
+        elif isinstance(thing, fake_cupy.ufunc):
+            names[name] = ["out", "casting", "dtype"]
+        elif name not in ("CUDARuntimeError", "annotations"):
+            names[name] = None
+    for name, thing in vars(ndarray).items():
+        if not name.startswith("_"):
+            parameters = inspect.isfunction(thing) and [*inspect.signature(thing).parameters]
+            names[f"ndarray.{name}"] = parameters or None
+    names |= {f"ndarray.__{name}__": None for name in f"{DUNDERS} {OPERATOR_NAMES}".split()}
+    names |= {f"cuda.runtime.{name}": None for name in vars(fake_cupy.cuda.runtime)}
+    names["add.at"] = None
+    init = inspect.signature(fake_cupy.RawKernel.__init__)
+    names["RawKernel"] = [*init.parameters][1:]
+    return names
+
+
+REAL = """
+import cupy, inspect, json, operator, re, sys
+
+def parameters(thing):
+    "The names of its parameters, in order; of what is compiled its docstring tells them."
+    try:
+        return [*inspect.signature(thing).parameters]
+    except (TypeError, ValueError):
+        first = (thing.__doc__ or "").partition("\\n\\n")[0].partition(" ->")[0].replace("\\n", " ")
+        inside = re.search(r"\\((.*)\\)", first)
+        return [re.sub(r"[\\\\*]|=.*", "", part).split()[-1]
+                for part in inside[1].split(",") if part.strip(" \\\\*/")] if inside else None
+
+found = {}
+for name in json.load(sys.stdin):
+    try:
+        found[name] = parameters(operator.attrgetter(name)(cupy))
+    except AttributeError:
+        pass
+errors = {}
+for name in ("cupy.zeros(3)", "cupy.cuda.runtime.getDeviceCount()"):
+    try:
+        eval(name)
+    except Exception as error:
+        errors[name] = [kind.__name__ for kind in type(error).__mro__]
+print(json.dumps({
+    "found": found,
+    "errors": errors,
+    "driver": cupy.cuda.runtime.driverGetVersion(),
+    "runtime error": cupy.cuda.runtime.CUDARuntimeError.__mro__[1].__name__,
+    "out of memory": [kind.__name__ for kind in cupy.cuda.memory.OutOfMemoryError.__mro__],
+    "float64": cupy.float64.__module__,
+    "absent": [n for n in ("__index__", "__imatmul__") if getattr(cupy.ndarray, n, None)],
+    "lazy": type(cupy.RawKernel("not compiled yet", "name")).__name__,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def real():
+    """What the real CuPy says of itself, in a process of its own."""
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("needs CuPy, but no GPU: pip install cupy-cuda12x")
+    done = subprocess.run(
+        [sys.executable, "-c", REAL],
+        input=json.dumps([*names_of_the_fake()]),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_every_name_is_cupys(real):
+    assert sorted(names_of_the_fake().keys() - real["found"].keys()) == []
+
+
+def test_every_parameter_is_cupys(real):
+    """Its name, and its place where it may be given without one."""
+    for name, ours in names_of_the_fake().items():
+        theirs = real["found"][name]
+        if ours is None or theirs is None:
+            continue
+        if name in ("matmul", "einsum"):  # the real ones take *args
+            ours = [parameter for parameter in ours if parameter not in ("x1", "x2", "operands")]
+        assert set(ours) <= set(theirs), f"{name}: {ours} of the real {theirs}"
+        assert [p for p in theirs if p in ours] == ours, f"{name}: {ours} of the real {theirs}"
+
+
+def test_enough_is_compared(real):
+    """The parameters of most functions can be read, also of the compiled ones."""
+    theirs = real["found"]
+    for name in ("exp", "ndarray.sum", "ndarray.astype", "RawKernel", "zeros", "asnumpy"):
+        assert theirs[name], name
+    unread = [name for name, ours in names_of_the_fake().items() if ours and theirs[name] is None]
+    assert unread == []
+
+
+def test_what_else_the_fake_and_the_probe_rely_on(real):
+    assert real["absent"] == [] and real["lazy"] == "RawKernel" and real["float64"] == "numpy"
+    assert real["runtime error"] == "RuntimeError" and "MemoryError" in real["out of memory"]
+    if real["driver"] == 0:
+        assert len(real["errors"]) == 2
+        assert all("CUDARuntimeError" in kinds for kinds in real["errors"].values())
+
+
+def test_the_real_cupy_without_a_driver(real):
+    """It can be imported; the probe finds out, and so does the diagnosis."""
+    if real["driver"]:
+        pytest.skip("there is a driver here")
+    train = [ROOT / "examples/train_shakespeare.py", "--device", "gpu"]
+    for command, status in ((["-m", "minigrad"], 0), (train, 2)):
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, encoding="utf-8", cwd=ROOT
+        )
+        assert done.returncode == status
+        assert "CuPy is installed, but no NVIDIA driver: install that" in done.stdout + done.stderr
+
+
+def used_names():
+    """Every `xp.name` and `cupy.name` in the source, whether a test comes by or not."""
+    for path in [*ROOT.glob("minigrad/**/*.py"), *ROOT.glob("gpt_numpy/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Call):
+                owner = ast.unparse(node.value)
+                if owner in ("xp", "cupy") or re.match(r"array_module\(", owner):
+                    yield node.attr, path.name
+
+
+def test_the_source_uses_no_other_name():
+    """Also in a line that only a GPU reaches."""
+    found = dict(used_names())
+    assert {"einsum", "take_along_axis", "RawKernel", "tanh", "full"} <= found.keys()
+    assert {name: file for name, file in found.items() if not hasattr(fake_cupy, name)} == {}

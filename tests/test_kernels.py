@@ -1,0 +1,149 @@
+"""The CUDA sources themselves, without a GPU: run on the CPU by g++, compiled for cards by NVRTC.
+
+A kernel is held against the NumPy function that specifies it.  Here its threads run one after
+another, which is enough for kernels whose threads do not talk to each other.
+"""
+
+import ctypes
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_cupy import kernels
+
+from minigrad import random
+
+KERNELS = Path(random.__file__).parent / "kernels"
+HEADER = Path(kernels.__file__).with_name("cuda_on_cpu.h")
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory):
+    """A function that runs a kernel: (name, number of threads, arrays and numbers)."""
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")
+
+    def compiled(name, source):
+        folder = tmp_path_factory.mktemp(name)
+        declared = kernels.parameters(source, name)
+        types = {"bool": "bool", "uint64": "unsigned long long"}
+        names = ", ".join(parameter for parameter, _, _ in declared)
+        listed = ", ".join(f"{types[d.name]} {'*' * array}{p}" for p, d, array in declared)
+        program = folder / "kernel.cpp"
+        program.write_text(
+            f'#include "{HEADER}"\n{source}\n'
+            f'extern "C" void run(unsigned int blocks, unsigned int threads, {listed}) {{\n'
+            "    blockDim.x = threads;\n"
+            "    for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++)\n"
+            "        for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++)\n"
+            f"            {name}({names});\n}}\n",
+            encoding="utf-8",
+        )
+        library = folder / "kernel.so"
+        flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]
+        flags += ["-fsanitize-undefined-trap-on-error", "-Wno-sign-compare"]
+        subprocess.run(["g++", *flags, "-o", library, program], check=True)
+        return ctypes.CDLL(str(library)).run
+
+    def run(name, n_threads, *arguments, source=None, threads=256):
+        source = source or (KERNELS / f"{name}.cu").read_text(encoding="utf-8")
+        converted = [
+            ctypes.c_void_p(x.ctypes.data) if isinstance(x, np.ndarray) else ctypes.c_uint64(x)
+            for x in arguments
+        ]
+        compiled(name, source)(-(-n_threads // threads), threads, *converted)
+
+    return run
+
+
+PLACES = [  # rows, entries of a row, p, (seed, step, layer, row)
+    (3, 16, 0.5, (1, 2, 3, 4)),
+    (7, 1001, 0.2, (1337, 5000, 12, 640)),
+    (2, 1, 0.9, (2**64 - 1, 2**63, 2**40, 2**33)),
+    (1, 5000, 0.0, (0, 0, 0, 0)),
+    (5, 9, 1 - 2**-40, (5, 4, 3, 2)),  # p·2³² is rounded up to 2³²: nothing is kept
+]
+
+
+def run_dropout_keep(on_cpu, n_rows, size, p, key, **options):
+    UNTOUCHED = 7
+    keep = np.full((n_rows + 1, size), UNTOUCHED, np.uint8)  # a row more, which must stay as it is
+    numbers = (n_rows, size, round(p * 2**32), *key, random.MASK)
+    on_cpu("dropout_keep", n_rows * -(-size // 8), keep, *numbers, **options)
+    assert (keep[-1] == UNTOUCHED).all()
+    return keep[:-1]
+
+
+@pytest.mark.parametrize("n_rows, size, p, key", PLACES)
+def test_dropout_keep(on_cpu, n_rows, size, p, key):
+    """Every bit is NumPy's."""
+    keep = run_dropout_keep(on_cpu, n_rows, size, p, key)
+    np.testing.assert_array_equal(keep, random.kept(n_rows, size, p, key))
+
+
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("0xD2E7470EE14C6C93", "0xD2E7470EE14C6C91"),
+        ("block + 1;", "block;"),
+        ("c2 = row + b", "c2 = row"),
+        ("round < 10", "round < 9"),
+        ("entry < size", "entry < size + 1"),
+        (">= threshold", "> threshold"),
+    ],
+)
+def test_a_mistake_in_the_kernel_is_caught(on_cpu, right, wrong):
+    """Another constant, one round less, an entry too far: some place shows it."""
+    source = (KERNELS / "dropout_keep.cu").read_text(encoding="utf-8")
+    assert source.count(right) == 1
+    places = [*PLACES]
+    if "threshold" in right:  # one in 2³² shows this: make a threshold of a number that is drawn
+        bits = int(random.philox((1, 2, 3, 4), random.MASK).random_raw(1).view(np.uint32)[0])
+        places = [(1, 8, bits / 2**32, (1, 2, 3, 4))]
+    with pytest.raises(AssertionError):
+        for place in places:
+            keep = run_dropout_keep(on_cpu, *place, source=source.replace(right, wrong))
+            np.testing.assert_array_equal(keep, random.kept(*place))
+
+
+NVRTC = """
+import os, sys
+from cuda import pathfinder
+from cupy_backends.cuda.libs import nvrtc
+library = pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path
+program = nvrtc.createProgram(sys.stdin.read(), "kernel.cu", (), ())
+options = (f"-arch={sys.argv[1]}", "-std=c++17", "-ftz=true")
+try:
+    nvrtc.compileProgram(program, options)
+except nvrtc.NVRTCError:
+    sys.exit(nvrtc.getProgramLog(program))
+"""
+
+
+def installed(package):
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(
+    not (installed("cupy-cuda12x") and installed("nvidia-cuda-nvrtc-cu12")),
+    reason="needs cupy-cuda12x and nvidia-cuda-nvrtc-cu12, but no GPU",
+)
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("path", sorted(KERNELS.glob("*.cu")), ids=lambda path: path.stem)
+def test_nvrtc_compiles_it(path, architecture):
+    """What CuPy hands to NVIDIA's compiler is CUDA, for an A100 and for an H100."""
+    source = path.read_text(encoding="utf-8")
+    for text, status in ((source, 0), (source.replace("threadIdx", "threadIndex"), 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", NVRTC, architecture],
+            input=text, capture_output=True, encoding="utf-8",
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
