@@ -8,6 +8,9 @@ side      ours      gpt_numpy, in `workers` processes: by default one for each c
           compile   the same under torch.compile
 options   of TrainConfig; the defaults are the preset laptop
 steps     how many to time, after WARM_UP others
+device    cpu (the default) or gpu.  There steps follow each other without a pause: it prints the
+          mean time of one, how many kernels one starts, and the most memory held, as a dict
+vocab_size  65 by default
 
 PyTorch runs at its best: its attention in one op (which it has fused where there is no dropout),
 tanh GELU as ours, fused AdamW, and the C library told to keep freed memory, as ours.  The step is
@@ -31,19 +34,19 @@ WARM_UP = 8
 VOCAB_SIZE = 65
 
 
-def ours(config, ids):
+def ours(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
     """Yield after every training step of gpt_numpy."""
     import minigrad as mg
     from gpt_numpy import GPT
     from gpt_numpy.train import train
 
     mg.manual_seed(config.seed)
-    model = GPT(config.model(VOCAB_SIZE))
+    model = GPT(config.model(vocab_size)).to(device)
     for _ in train(model, ids, config):
         yield model
 
 
-def threads(config, ids):
+def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
     """The same in threads: each has a model of its own, whose weights are those of the first."""
     from threadpoolctl import threadpool_limits
 
@@ -55,7 +58,7 @@ def threads(config, ids):
 
     keep_freed_memory()
     n = min(config.workers, config.rows_per_step)
-    models = [GPT(config.model(VOCAB_SIZE)).train() for _ in range(n)]
+    models = [GPT(config.model(vocab_size)).train() for _ in range(n)]
     optimizers = [AdamW(model.parameter_groups(config.weight_decay), config.lr) for model in models]
     first = optimizers[0]
     for other in optimizers[1:]:
@@ -82,7 +85,7 @@ def threads(config, ids):
             yield models[0]
 
 
-def eager(config, ids, compiled=False):
+def eager(config, ids, vocab_size=VOCAB_SIZE, device="cpu", compiled=False):
     """Yield after every training step of the PyTorch twin."""
     import torch
     import torch.nn.functional as F
@@ -93,10 +96,11 @@ def eager(config, ids, compiled=False):
 
     torch.manual_seed(config.seed)
     keep_freed_memory()
-    model = Twin(config.model(VOCAB_SIZE))
+    device = "cuda" if device == "gpu" else device
+    model = Twin(config.model(vocab_size)).to(device)
 
     def loss_of(x, y):
-        return F.cross_entropy(model(x).view(-1, VOCAB_SIZE), y.view(-1))
+        return F.cross_entropy(model(x).view(-1, vocab_size), y.view(-1))
 
     loss_of = torch.compile(loss_of) if compiled else loss_of
     groups = model.parameter_groups(config.weight_decay)
@@ -110,7 +114,7 @@ def eager(config, ids, compiled=False):
         starts = torch.randint(len(ids) - T, (config.batch_size,)).tolist()
         x = torch.stack([ids[i : i + T] for i in starts])
         y = torch.stack([ids[i + 1 : i + 1 + T] for i in starts])
-        loss = loss_of(x, y)
+        loss = loss_of(x.to(device), y.to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         optimizer.step()
@@ -118,22 +122,44 @@ def eager(config, ids, compiled=False):
         yield model
 
 
-def compile(config, ids):
-    return eager(config, ids, compiled=True)
+def compile(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
+    return eager(config, ids, vocab_size, device, compiled=True)
 
 
 SIDES = {side.__name__: side for side in (ours, threads, eager, compile)}
 
 
+def on_the_gpu(steps, n):
+    """What n steps in a row, and the kernels of one, come to on a GPU."""
+    import torch
+
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(n):
+        next(steps)
+    torch.cuda.synchronize()
+    seconds = (time.perf_counter() - start) / n
+    free, total = torch.cuda.mem_get_info()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        next(steps)
+        torch.cuda.synchronize()
+    names = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [name for name in names if not name.startswith(("Memcpy", "Memset"))]
+    return {"ms": 1000 * seconds, "kernels": len(kernels), "memory": (total - free) / 1e6}
+
+
 def main():
     from gpt_numpy.config import TrainConfig
 
-    task = json.loads(sys.argv[1])
-    ids = np.random.default_rng(0).integers(VOCAB_SIZE, size=100_000)
+    task = {"vocab_size": VOCAB_SIZE, "device": "cpu"} | json.loads(sys.argv[1])
+    ids = np.random.default_rng(0).integers(task["vocab_size"], size=100_000)
     config = TrainConfig(**{"steps": 10**6} | task["options"])
-    steps = SIDES[task["side"]](config, ids)
+    steps = SIDES[task["side"]](config, ids, task["vocab_size"], task["device"])
     for _ in range(WARM_UP):
         next(steps)
+    if task["device"] == "gpu":
+        print(json.dumps(on_the_gpu(steps, task["steps"])))
+        return
     times = []
     for _ in range(task["steps"]):
         start = time.perf_counter()

@@ -27,6 +27,45 @@ def test_every_side_trains(side):
     assert 0 < milliseconds < 1000
 
 
+def test_the_side_of_a_gpu(fake_cupy_on_path, monkeypatch):
+    """Where there is none, PyTorch's half of the measurement is played; ours trains on the fake."""
+    options = {"n_layer": 1, "n_embd": 16, "block_size": 8, "batch_size": 3, "dropout": 0.1}
+    task = {"side": "ours", "options": options, "steps": 2, "device": "gpu", "vocab_size": 600}
+    code = f"""
+import contextlib, sys, torch
+from types import SimpleNamespace as Event
+
+CPU, CUDA = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
+EVENTS = [
+    Event(name="gemm", device_type=CUDA),
+    Event(name="Memcpy HtoD", device_type=CUDA),
+    Event(name="cupy_exp", device_type=CUDA),
+    Event(name="cudaLaunchKernel", device_type=CPU),
+]
+torch.cuda.synchronize = lambda: None
+torch.cuda.mem_get_info = lambda: (10**9, 3 * 10**9)
+torch.profiler.profile = lambda activities: contextlib.nullcontext(Event(events=lambda: EVENTS))
+import side
+sys.argv = ["side.py", {json.dumps(task)!r}]
+side.main()
+"""
+    found = common.python("-c", code, PYTHONPATH=f"{fake_cupy_on_path}:{BENCHMARKS}")
+    assert found == {"ms": found["ms"], "kernels": 2, "memory": 2000} and found["ms"] > 0
+
+
+def test_without_a_gpu_there_is_nothing_to_measure(tmp_path):
+    """One line says why."""
+    (tmp_path / "cupy.py").write_text("raise ModuleNotFoundError('', name='cupy')")
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "gpu.py"],
+        env=common.CLEAN | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("gpu: CuPy is not installed") and done.stderr.count("\n") == 1
+
+
 def test_operations_are_counted_as_pytorch_counts_them():
     """PyTorch counts attention's products in full; the causal half is all that is needed."""
     config = TrainConfig(n_layer=2, n_embd=32, block_size=16, batch_size=3)

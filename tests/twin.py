@@ -64,7 +64,7 @@ class Twin(nn.Module):
                 nn.init.zeros_(p)
 
     def forward(self, ids):
-        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device))
         x = dropout(x, self)
         for block in self.h:
             x = block(x)
