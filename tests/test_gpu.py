@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from minigrad.proof.judges import LAYOUTS, gradients, prepare
 from minigrad.tensor import OPS, Tensor, op
 
 V = 11
-IDS = np.random.default_rng(0).integers(V, size=2000)
+IDS = np.cumsum(np.random.default_rng(0).integers(1, 3, size=2000)) % V  # one of two may come next
 
 
 def results(name, case, layout, dtype, device):
@@ -55,20 +56,21 @@ def test_every_op_agrees(name, gpu):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_op_is_float64_rounded(name, gpu, monkeypatch):
-    """float32 on the GPU is as near to float64 as its number of operations allows: rounding.py."""
+    """float32 on the GPU is as near to float64 as its number of operations allows: rounding.py.
+
+    CUDA's own exp, log, tanh and pow may be off by up to 4 units in the last place where rounding
+    costs half a unit: CUDA C++ Programming Guide, "Mathematical Functions".
+    """
+    factor = 1 if gpu == "fake" else 8
     for case in CASES[name]:
         for layout in LAYOUTS:
             exact = results(name, case, layout, np.float64, "cpu")
-            with monkeypatch.context() as patch:
-                rounding.install(patch, F)
-                results_on_cpu = prepare(name, case, layout, np.float32)
-                out = results_on_cpu.run()
-                out.backward(results_on_cpu.draw(out.shape))
-            n = rounding.Counting.n_operations + len(case.inputs)
-            bound = n * rounding.unit(np.float32) * rounding.Counting.largest
+            on_cpu = partial(results, name, case, layout, np.float32, "cpu")
+            _, n, bound = rounding.bounded(on_cpu, len(case.inputs), np.float32, monkeypatch)
             rounded = results(name, case, layout, np.float32, "gpu")
             for a, b in zip(rounded, exact, strict=True):
-                assert a.dtype == np.float32 and abs(a - b).max(initial=0) <= bound
+                assert a.dtype == np.float32
+                assert abs(a - b).max(initial=0) <= factor * bound, f"{layout} {case}: {n} steps"
 
 
 MASKS = [  # shape, p, key

@@ -70,11 +70,8 @@ def results(name, case, layout, dtype, held):
 def check_rounding(name, case, layout, dtype, monkeypatch):
     """A dtype differs from float64 by no more than its operations round: see rounding.py."""
     exact = results(name, case, layout, np.float64, dtype)
-    with monkeypatch.context() as patch:
-        rounding.install(patch, F)
-        rounded = results(name, case, layout, dtype, dtype)
-    n = rounding.Counting.n_operations + len(case.inputs)  # gradients of one leaf are added up
-    bound = n * rounding.unit(dtype) * rounding.Counting.largest
+    run = functools.partial(results, name, case, layout, dtype, dtype)
+    rounded, n, bound = rounding.bounded(run, len(case.inputs), dtype, monkeypatch)
     for i, (ours, reference) in enumerate(zip(rounded, exact, strict=True)):
         what = f"d{i - 1}" if i else "out"
         error = abs(ours - reference).max(initial=0)
