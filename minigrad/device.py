@@ -7,7 +7,6 @@ and must then show that it works; what can be wrong with it is said in one sente
 
 import ctypes
 import functools
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +184,9 @@ def choose(device):
 
 def installed_cupys():
     """The names of all installed packages that hold a CuPy: cupy-cuda12x, say."""
-    names = {d.metadata["Name"] or "" for d in importlib.metadata.distributions()}
+    from importlib.metadata import distributions  # here, for its import takes a while
+
+    names = {d.metadata["Name"] or "" for d in distributions()}
     return sorted(name for name in names if name == "cupy" or name.startswith("cupy-"))
 
 

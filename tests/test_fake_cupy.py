@@ -410,3 +410,13 @@ def test_the_source_uses_no_other_name():
     found = dict(used_names())
     assert {"einsum", "take_along_axis", "RawKernel", "tanh", "full"} <= found.keys()
     assert {name: file for name, file in found.items() if not hasattr(fake_cupy, name)} == {}
+
+
+def test_the_fake_offers_no_other_name():
+    """What nobody uses could be wrong, and nobody would see."""
+    source = " ".join(path.read_text(encoding="utf-8") for path in ROOT.glob("minigrad/**/*.py"))
+    for name in names_of_the_fake():
+        owner, _, attribute = name.rpartition(".")
+        if "__" not in name and name != "ufunc":
+            used = attribute in dict(used_names()) if not owner else f".{attribute}" in source
+            assert used, name
