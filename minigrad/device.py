@@ -146,7 +146,7 @@ def keep_freed_memory():
 
 # ---- is there a GPU, and does it work? -----------------------------------------------------------
 
-INSTALL = 'pip install "gpt-numpy[gpu]" (or [gpu-cuda13], if nvidia-smi shows CUDA 13 or later)'
+INSTALL = 'pip install "gpt-numpy[gpu]"'  # made for CUDA 12, which drivers for CUDA 13 run too
 
 TRIALS = {  # what CuPy must be able to do -> whether it has done it
     "hold an array": lambda cupy: not cupy.zeros(1 << 20, np.float32).get().any(),
@@ -195,19 +195,22 @@ def import_cupy():
     packages = installed_cupys()
     if len(packages) > 1:
         raise NoGPU(
-            f"{' and '.join(packages)} are installed and overwrite each other: "
-            f"pip uninstall -y {' '.join(packages)}, then {INSTALL}"
+            f"{' and '.join(packages)} are installed and overwrite each other: {install_anew()}"
         )
     try:
         import cupy
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            raise NoGPU(f"CuPy is not installed; for an NVIDIA GPU, {INSTALL}") from None
+            raise NoGPU(f"CuPy is not installed; for an NVIDIA GPU: {INSTALL}") from None
         raise NoGPU(
-            f"CuPy is installed but does not load ({in_one_line(error)}): "
-            f"pip uninstall -y {' '.join(packages)}, then {INSTALL}"
+            f"CuPy is installed but does not load ({in_one_line(error)}): {install_anew()}"
         ) from error
     return cupy
+
+
+def install_anew():
+    """How to replace the CuPy that is installed."""
+    return f"pip uninstall -y {' '.join(installed_cupys())}, then {INSTALL}"
 
 
 def find_gpu(cupy):
@@ -225,7 +228,7 @@ def find_gpu(cupy):
     if needed // 1000 > driver // 1000:
         raise NoGPU(
             f"the NVIDIA driver is made for CUDA {driver // 1000} and CuPy for CUDA "
-            f"{needed // 1000}: update the driver or install the other CuPy, {INSTALL}"
+            f"{needed // 1000}: update the driver, or (for CUDA 12) {install_anew()}"
         )
     raise NoGPU(
         f"the NVIDIA driver sees no GPU ({error}): nvidia-smi should list one, and "
@@ -245,9 +248,7 @@ def attempt(what, cupy):
             raise NoGPU(
                 f"the GPU has no memory left ({reason}): nvidia-smi shows which program holds it"
             ) from error
-    raise NoGPU(
-        f"CuPy cannot {what} on the GPU ({reason}): if CUDA's libraries are missing, {INSTALL}"
-    )
+    raise NoGPU(f"CuPy cannot {what} on the GPU ({reason}): if a library is missing, {INSTALL}")
 
 
 def in_one_line(error):

@@ -136,7 +136,11 @@ FAULTS = {  # what is wrong -> (CuPy, what the one sentence must say)
     ),
     "an old driver": (
         broken({"driverGetVersion": lambda: 11040, "getDeviceCount": cuda_error(INSUFFICIENT)}),
-        ["driver is made for CUDA 11 and CuPy for CUDA 12", "update the driver", "gpu-cuda13"],
+        ["driver is made for CUDA 11 and CuPy for CUDA 12: update the driver, or"],
+    ),
+    "a driver for CUDA 12, CuPy for 13": (
+        broken({"runtimeGetVersion": lambda: 13000, "getDeviceCount": cuda_error(INSUFFICIENT)}),
+        ["CuPy for CUDA 13: update", "pip uninstall -y cupy-cuda12x, then pip install"],
     ),
     "no device": (
         broken({"getDeviceCount": cuda_error("cudaErrorNoDevice: no CUDA-capable device")}),
@@ -209,7 +213,7 @@ def test_each_fault_is_one_sentence(fault, closed):
 def test_no_cupy(closed):
     closed.setitem(sys.modules, "cupy", None)  # Python's way to say that there is none
     closed.setattr(device, "installed_cupys", lambda: [])
-    check_refusal(["CuPy is not installed", 'pip install "gpt-numpy[gpu]"', "gpu-cuda13"])
+    check_refusal(['CuPy is not installed; for an NVIDIA GPU: pip install "gpt-numpy[gpu]"'])
 
 
 def test_two_cupys(closed):
@@ -287,7 +291,7 @@ def test_no_gpu_is_one_line_and_status_2(program, without_cupy, tmp_path):
         flags += ["--data", data, "--out", run]
     done = python(script, *flags, path=[without_cupy])
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith(f"{program}: CuPy is not installed; for an NVIDIA GPU, pip ")
+    assert done.stderr.startswith(f"{program}: CuPy is not installed; for an NVIDIA GPU: pip ")
     assert done.stderr.count("\n") == 1
     assert program == "generate" or not run.exists()
 
@@ -299,7 +303,7 @@ def test_auto_says_what_it_took_and_why(without_cupy, tmp_path):
     script = ROOT / "examples/train_shakespeare.py"
     done = python(script, "--data", data, "--out", tmp_path / "run", *small, path=[without_cupy])
     assert done.returncode == 0, done.stderr
-    assert "\ndevice: cpu (CuPy is not installed; for an NVIDIA GPU, pip install " in done.stdout
+    assert "\ndevice: cpu (CuPy is not installed; for an NVIDIA GPU: pip install " in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -344,7 +348,7 @@ def test_the_diagnosis(without_cupy):
         assert f"\n{label:11}" in f"\n{out}"
     assert f"{np.__version__}\n" in out and " threads\n" in out
     assert out.splitlines()[-1].startswith(
-        "--device auto takes the CPU: CuPy is not installed; for an NVIDIA GPU, pip install"
+        "--device auto takes the CPU: CuPy is not installed; for an NVIDIA GPU: pip install"
     )
 
 

@@ -20,7 +20,7 @@ import minigrad.ops as F
 from gpt_numpy import GPT, GPTConfig, TrainConfig
 from gpt_numpy.train import evaluate, loss_by_position, train
 from minigrad import random
-from minigrad.device import to_device, to_host
+from minigrad.device import device_of, to_device, to_host
 from minigrad.proof.cases import CASES, Case
 from minigrad.proof.judges import LAYOUTS, gradients, prepare
 from minigrad.tensor import OPS, Tensor, op
@@ -212,6 +212,18 @@ def test_there_and_back(gpu):
     np.testing.assert_array_equal(there.to("cpu").data, x.data)
     assert type(there.numpy()) is np.ndarray and there.dtype == np.float64
     assert there.sum().item() == 3 and str(there) == "Tensor([0. 1. 2.])"
+    assert Tensor([1.0], True).to("gpu").requires_grad and not there.requires_grad
+
+
+def test_a_model_moves_before_its_optimizer_is_made(gpu):
+    """A gradient has its place on the device of the weights; an optimizer does not follow them."""
+    x = Tensor(np.ones(3), True)
+    optimizer = mg.optim.AdamW([x], lr=0.1)
+    x.data = to_device(x.data, "gpu")
+    (x * x).sum().backward()
+    assert device_of(x.grad) == "gpu"
+    with pytest.raises(RuntimeError, match="float64 on cpu has become .* on gpu: convert or move"):
+        optimizer.step()
 
 
 def test_devices_do_not_mix(gpu):
