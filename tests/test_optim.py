@@ -298,6 +298,11 @@ def test_clipping_bounds_the_joint_norm():
     # the 10⁻⁶ in the formula leaves the new norm short of the bound by 10⁻⁶/5 of it
     norm = clip_grad_norm([p, q], 100.0).item()
     assert norm == pytest.approx(0.5 * 5 / (5 + 1e-6), rel=1e-14)
+    p.grad = np.array([1.0])
+    clip_grad_norm([p], 0.5)  # a norm of 1 is not a scale of 1
+    assert p.grad[0] == pytest.approx(0.5, rel=1e-5)
+    clip_grad_norm([p], 0.0)
+    assert p.grad[0] == 0
 
 
 def test_the_norm_is_added_up_in_double():
