@@ -41,7 +41,10 @@ def speak(
             f"there is no model in {folder}: python examples/train_shakespeare.py first"
         )
     tokenizer = CharTokenizer.load(folder / "tokenizer.json")
-    model = GPT.from_pretrained(folder).to(choose(device)[0])
+    chosen, why = choose(device)
+    if device == "auto":
+        print(f"device: {chosen} ({why})", file=sys.stderr)
+    model = GPT.from_pretrained(folder).to(chosen)
     stream = model.stream(
         tokenizer.encode(prompt)[None],
         tokens,

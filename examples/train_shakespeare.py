@@ -1,9 +1,10 @@
 """Train a GPT on a text and watch it learn to speak.
 
-    python examples/train_shakespeare.py                     tiny Shakespeare, a laptop's model
+    python examples/train_shakespeare.py                     tiny Shakespeare; on a GPU: baby
     python examples/train_shakespeare.py --data my.txt       your own text
+    python examples/train_shakespeare.py --device cpu        a laptop's model
     python examples/train_shakespeare.py --device gpu        a larger model, on an NVIDIA GPU
-    python examples/train_shakespeare.py --preset baby       the same model (hours on a CPU)
+    python examples/train_shakespeare.py --preset baby       the larger model (hours on a CPU)
 
 Without a network a built-in grammar writes the text.  The run leaves the model, its metrics, its
 samples and its loss curve in a folder.
@@ -27,7 +28,7 @@ from gpt_numpy.ranks import Ranks
 from gpt_numpy.run import Clock, Display, RunFolder
 from gpt_numpy.tokenizer import CharTokenizer
 from gpt_numpy.train import evaluate, loss_by_position, train
-from minigrad.device import CPU, GPU, NoGPU, choose
+from minigrad.device import CPU, GPU, NoGPU, choose, in_one_line, out_of_memory
 
 SAMPLE_TOKENS = 240
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
@@ -55,12 +56,13 @@ def parse(arguments, ranks):
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--device", default="auto")
+    first.add_argument("--workers")
     first.add_argument("-h", "--help", action="store_true")
     flags = first.parse_known_args(arguments)[0]
     device: Any = CPU  # --help need not wait for a GPU
     why = ""
     if flags.device in ("auto", GPU) and not flags.help:
-        device, why = choose_device(flags.device, ranks)
+        device, why = choose_device(flags.device, ranks, flags.workers)
     preset: Any = flags.preset or ("laptop" if device == CPU else "baby")
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
@@ -69,19 +71,19 @@ def parse(arguments, ranks):
     command = tyro.cli(Command, args=arguments, default=default, description=__doc__)
     if device == GPU and command.workers > 1:
         raise ValueError(
-            f"workers share out a step on a CPU; it is {command.workers} (leave out --workers, or "
-            "add --device cpu)"
+            "--workers shares a step out over the cores of a CPU, but the device is gpu: leave out "
+            "one of the two"
         )
     return replace(command, device=device), why
 
 
-def choose_device(device, ranks):
-    """(device, why) of "auto" or "gpu"; ranks compute on CPUs."""
-    if ranks.size == 1:
-        return choose(device)
-    if device == GPU:
+def choose_device(device, ranks, workers):
+    """(device, why) of "auto" or "gpu"; what shares a step out computes on CPUs."""
+    if device == GPU and ranks.size > 1:
         raise ValueError("mpirun shares a step out over CPUs: start one process for a GPU")
-    return CPU, "mpirun shares the step out over CPUs"
+    if device == "auto" and (ranks.size > 1 or workers not in (None, "1")):
+        return CPU, "mpirun and --workers share a step out over CPUs"
+    return choose(device)
 
 
 def main(arguments=None):
@@ -92,12 +94,12 @@ def main(arguments=None):
     with ranks:
         try:
             status = train_and_report(arguments, ranks)
-        except MemoryError as error:
-            if ranks.size > 1:
+        except Exception as error:
+            if ranks.size > 1 or not out_of_memory(error):
                 raise
             return refuse(
-                f"there is not enough memory ({error}): lower --batch-size, for which --accumulate "
-                "makes up, or --block-size",
+                f"there is not enough memory ({in_one_line(error)}): lower --batch-size, for which "
+                "--accumulate makes up, or --block-size",
                 status=1,
             )
         if status == INTERRUPTED:
@@ -171,7 +173,8 @@ def introduce(display, command, why, corpus, model, folder, ranks):
         f"of context, {sum(p.data.size for p in model.parameters()):,} parameters"
     )
     display.say(
-        f"training: {command.steps} steps of {command.tokens_per_step:,} tokens, into {folder.path}"
+        f"training: preset {command.preset}, {command.steps} steps of {command.tokens_per_step:,} "
+        f"tokens, into {folder.path}"
     )
     first, stop = ranks.rows(command.rows_per_step)
     n = min(command.workers, stop - first)

@@ -100,7 +100,8 @@ class GPT(nn.Module):
 
     def forward(self, ids):
         """ids (B, T), integers, T ≤ block_size → logits (B, T, V), scores for the next token."""
-        ids = ids if isinstance(ids, Tensor) else Tensor(ids if is_array(ids) else np.asarray(ids))
+        if not isinstance(ids, Tensor):
+            ids = Tensor(ids if is_array(ids) else np.asarray(ids))  # a list's numbers are integers
         if ids.ndim != 2 or ids.shape[1] > self.config.block_size:
             raise ValueError(
                 f"GPT: ids must have shape (B, T) with T up to block_size "

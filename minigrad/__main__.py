@@ -41,11 +41,11 @@ def of_the_gpu():
         name, capability = gpu["name"].decode(), f"{gpu['major']}.{gpu['minor']}"
         memory = gpu["totalGlobalMem"] / GIB
         yield f"GPU {i}", f"{name}, compute capability {capability}, {memory:.1f} GiB"
-    free, _ = runtime.memGetInfo()
-    yield "free", f"{free / GIB:.1f} GiB of GPU 0, which is the one that is used"
     for what in TRIALS:
         attempt(what, cupy)
         yield "works", what
+    free, _ = runtime.memGetInfo()
+    yield "free", f"{free / GIB:.1f} GiB of GPU 0, which is the one that is used"
 
 
 def dotted(version):

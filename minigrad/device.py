@@ -7,6 +7,9 @@ and must then show that it works; what can be wrong with it is said in one sente
 
 import ctypes
 import functools
+import re
+import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +67,7 @@ def to_device(array, device):
 
 
 def to_host(array):
-    """`array` as a NumPy array; of one on the GPU a copy, for which everything there must end."""
+    """`array` as a NumPy array; one on the GPU is copied, which waits until the GPU is done."""
     return array if array_module(array) is np else cupy.asnumpy(array)
 
 
@@ -90,22 +93,31 @@ def blocks(array, start=0, stop=None):
     return [slice(i, min(i + length, stop)) for i in range(start, stop, length)]
 
 
+def dots(x, y):
+    """Σ x ⊙ y along the last axis.  On a CPU einsum is quickest, for it makes no array of x ⊙ y.
+
+    CuPy's einsum would make a matrix product of each row.
+    """
+    return np.einsum("...c,...c->...", x, y) if device_of(x) == CPU else (x * y).sum(-1)
+
+
 def add_at(array, index, values):
     """array[index] += values, in which a place that the index names twice gets both.
 
     On a GPU contributions arrive in any order, and a sum of floating-point numbers depends on it.
     So they are rounded to whole multiples of a unit, a 2⁶²-th of the largest possible sum: whole
-    numbers have the same sum in every order, and the same run gives the same bits.
+    numbers have the same sum in every order, and the same run gives the same bits.  (One value that
+    is not finite makes all of the array so.)
     """
     if device_of(array) == CPU:
         np.add.at(array, index, values)
     elif values.size:
-        largest = cupy.maximum(abs(values).max(), 1e-300, dtype=np.float64)
-        units = 2.0 ** (62 - values.size.bit_length()) / largest  # how many make 1
-        whole = cupy.rint(values * units).astype(np.int64)
-        total = cupy.zeros(array.shape, np.uint64)  # modulo 2⁶⁴, as a GPU can add
-        cupy.add.at(total, index, whole.view(np.uint64))
-        array += (total.view(np.int64) / units).astype(array.dtype)
+        largest = cupy.maximum(abs(values).max(), 1e-280, dtype=np.float64)  # above 0: it divides
+        units_of_1 = 2.0 ** (62 - values.size.bit_length()) / largest  # how many make 1
+        whole = cupy.rint(values * units_of_1).astype(np.int64)
+        total = cupy.zeros(array.shape, np.uint64)  # not every CuPy adds signed ones; modulo 2⁶⁴
+        cupy.add.at(total, index, whole.view(np.uint64))  # both come to the same bits
+        array += (total.view(np.int64) / units_of_1).astype(array.dtype)
 
 
 @functools.cache
@@ -118,12 +130,15 @@ def _kernel(name):
 def launch(name, n_threads, *arguments):
     """Run kernels/<name>.cu with so many threads.
 
-    An argument is an array without gaps or a NumPy scalar: CUDA itself looks at neither, and takes
-    what it is given for what the kernel declares.
+    An argument is a NumPy scalar or a contiguous array on the GPU.  CUDA checks no types: they must
+    be those that the kernel declares, in its order.
     """
     for x in arguments:
         if not (isinstance(x, np.generic) or device_of(x) == GPU and x.flags.c_contiguous):
-            raise TypeError(f"{name}: an argument must be a scalar or an array without gaps")
+            raise TypeError(
+                f"{name}: an argument must be a NumPy scalar or a contiguous array on the GPU, "
+                f"not {type(x).__name__}"
+            )
     if n_threads:
         _kernel(name)((-(-n_threads // 256),), (256,), arguments)
 
@@ -149,9 +164,11 @@ def keep_freed_memory():
 INSTALL = 'pip install "gpt-numpy[gpu]"'  # made for CUDA 12, which drivers for CUDA 13 run too
 
 TRIALS = {  # what CuPy must be able to do -> whether it has done it
-    "hold an array": lambda cupy: not cupy.zeros(1 << 20, np.float32).get().any(),
-    "compile a kernel": lambda cupy: (cupy.arange(3) * 2).get().tolist() == [0, 2, 4],
-    "multiply matrices": lambda cupy: (cupy.ones((2, 3)) @ cupy.ones((3, 2))).get().sum() == 12,
+    "hold an array": lambda library: not library.zeros(1 << 20, np.float32).get().any(),
+    "compile a kernel": lambda library: (library.arange(3) * 2).get().tolist() == [0, 2, 4],
+    "multiply matrices": lambda library: (
+        (library.ones((2, 3)) @ library.ones((3, 2))).get().tolist() == [[3, 3], [3, 3]]
+    ),
 }
 
 
@@ -182,43 +199,50 @@ def choose(device):
     return GPU, gpu_name(cupy)
 
 
-def installed_cupys():
-    """The names of all installed packages that hold a CuPy: cupy-cuda12x, say."""
-    from importlib.metadata import distributions  # here, for its import takes a while
-
-    names = {d.metadata["Name"] or "" for d in distributions()}
-    return sorted(name for name in names if name == "cupy" or name.startswith("cupy-"))
-
-
 def import_cupy():
     """CuPy, as it can be imported; NoGPU if it cannot."""
+    failure = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it would warn of is looked for below
+            import cupy
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            raise NoGPU(f"CuPy is not installed; for an NVIDIA GPU: {INSTALL}") from None
+        failure = error
     packages = installed_cupys()
     if len(packages) > 1:
         raise NoGPU(
             f"{' and '.join(packages)} are installed and overwrite each other: {install_anew()}"
         )
-    try:
-        import cupy
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            raise NoGPU(f"CuPy is not installed; for an NVIDIA GPU: {INSTALL}") from None
-        raise NoGPU(
-            f"CuPy is installed but does not load ({in_one_line(error)}): {install_anew()}"
-        ) from error
+    if failure:
+        reason = in_one_line(failure.__cause__ or failure)  # CuPy wraps it in long advice
+        raise NoGPU(f"CuPy is installed but does not load ({reason}): {install_anew()}")
     return cupy
+
+
+def installed_cupys():
+    """The names of all installed packages that hold a CuPy: cupy-cuda12x, say."""
+    from importlib.metadata import distributions  # here, for its import takes a while
+
+    names = {d.metadata["Name"] or "" for d in distributions()}
+    return sorted(n for n in names if re.fullmatch(r"cupy(-(cuda|rocm)[\w-]+)?|amd-cupy", n))
 
 
 def install_anew():
     """How to replace the CuPy that is installed."""
-    return f"pip uninstall -y {' '.join(installed_cupys())}, then {INSTALL}"
+    return f"pip uninstall -y {' '.join(installed_cupys()) or 'cupy'}, then {INSTALL}"
 
 
-def find_gpu(cupy):
+def find_gpu(library):
     """Raise NoGPU unless there are a driver and a GPU."""
-    runtime = cupy.cuda.runtime
+    runtime = library.cuda.runtime
     driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     if driver == 0:
-        raise NoGPU("CuPy is installed, but no NVIDIA driver: install that")
+        raise NoGPU(
+            "CuPy is installed, but there is no NVIDIA driver: install one (a container needs "
+            "docker run --gpus all)"
+        )
     try:
         if runtime.getDeviceCount() > 0:
             return
@@ -228,7 +252,7 @@ def find_gpu(cupy):
     if needed // 1000 > driver // 1000:
         raise NoGPU(
             f"the NVIDIA driver is made for CUDA {driver // 1000} and CuPy for CUDA "
-            f"{needed // 1000}: update the driver, or (for CUDA 12) {install_anew()}"
+            f"{needed // 1000}: update the driver" + f", or {install_anew()}" * (driver >= 12000)
         )
     raise NoGPU(
         f"the NVIDIA driver sees no GPU ({error}): nvidia-smi should list one, and "
@@ -236,30 +260,34 @@ def find_gpu(cupy):
     )
 
 
-def attempt(what, cupy):
+def attempt(what, library):
     """Have CuPy do one of TRIALS; NoGPU if it does not succeed."""
     try:
-        if TRIALS[what](cupy):
+        if TRIALS[what](library):
             return
         reason = "the result is wrong"
     except Exception as error:
         reason = in_one_line(error)
-        if isinstance(error, MemoryError) or "cudaErrorMemoryAllocation" in reason:
+        if out_of_memory(error):
             raise NoGPU(
                 f"the GPU has no memory left ({reason}): nvidia-smi shows which program holds it"
             ) from error
-    raise NoGPU(f"CuPy cannot {what} on the GPU ({reason}): if a library is missing, {INSTALL}")
+    raise NoGPU(f"CuPy cannot {what} on the GPU ({reason}): {install_anew()}")
+
+
+def out_of_memory(error):
+    """Whether an error of NumPy, CuPy, CUDA or cuBLAS says that there is not enough memory."""
+    signs = ("cudaErrorMemoryAllocation", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def in_one_line(error):
-    """What an error says, without line breaks and rulers; its kind if it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line.strip("=-")) or type(error).__name__
+    """What an error says, without line breaks and not at length; its kind if it says nothing."""
+    return textwrap.shorten(str(error), 160, placeholder=" ...") or type(error).__name__
 
 
-def gpu_name(cupy):
+def gpu_name(library):
     """Say which GPU it is that CuPy uses."""
-    runtime = cupy.cuda.runtime
-    properties = runtime.getDeviceProperties(0)
+    properties = library.cuda.runtime.getDeviceProperties(0)
     gigabytes = properties["totalGlobalMem"] / 2**30
-    return f"{properties['name'].decode()}, {gigabytes:.0f} GiB, CuPy {cupy.__version__}"
+    return f"{properties['name'].decode()}, {gigabytes:.0f} GiB, CuPy {library.__version__}"

@@ -194,13 +194,11 @@ def clip_grad_norm(params, max_norm):
     a GPU it need not be known yet, and norm.item() waits for it.
     """
     gradients = [p.grad for p in params if p.grad is not None]
-    if not gradients:
-        return Tensor(0.0)
     xp = array_module(*gradients)
     squares = [(g.ravel() @ g.ravel()).astype(xp.float64) for g in gradients]  # g·g = Σ g²
-    norm = xp.sqrt(sum(squares))
-    scale = xp.minimum(1, max_norm / (norm + 1e-6))  # NaN if norm is: all gradients show it
-    if device_of(norm) != CPU or scale != 1:  # to look at it costs nothing on a CPU alone
+    norm = xp.sqrt(sum(squares, start=xp.zeros((), xp.float64)))
+    scale = xp.minimum(1, max_norm / (norm + 1e-6))  # NaN if norm is: so are all gradients
+    if device_of(norm) != CPU or scale != 1:  # a look at it is free on a CPU, and only there
         for g in gradients:
             g *= scale.astype(g.dtype)
     return Tensor(norm)

@@ -81,7 +81,7 @@ def kept(n_rows, size, p, key):
 
 
 def kept_on_gpu(xp, n_rows, size, p, key):
-    """The same as an array of the GPU, by kernels/dropout_keep.cu: to send it would take longer."""
+    """kept() on the GPU, by kernels/dropout_keep.cu: quicker than to copy a mask up there."""
     keep = xp.empty((n_rows, size), bool)
     numbers = (n_rows, size, round(p * 2**32), *key, MASK)
     n_threads = n_rows * -(-size // 8)
@@ -93,8 +93,8 @@ def dropout_mask(x, p, key=None):
     """A mask like x (B, ...): 0 with probability p, else 1/(1 − p), the same on every device."""
     if not 0 <= p < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, not {p}")
-    place = len(x), math.prod(x.shape[1:]), p, key or next_key()
-    keep = kept(*place) if device_of(x) == CPU else kept_on_gpu(array_module(x), *place)
+    which = len(x), math.prod(x.shape[1:]), p, key or next_key()
+    keep = kept(*which) if device_of(x) == CPU else kept_on_gpu(array_module(x), *which)
     mask = keep.astype(x.dtype)
     mask /= 1 - p
     return mask.reshape(x.shape)

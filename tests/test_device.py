@@ -12,6 +12,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import device
+from minigrad.__main__ import main
 from minigrad.device import (
     BLOCK,
     NoGPU,
@@ -28,6 +29,9 @@ from minigrad.device import (
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
+sys.path.insert(0, str(ROOT / "examples"))
+
+import train_shakespeare  # noqa: E402
 
 # ---- arrays follow their device ------------------------------------------------------------------
 
@@ -90,13 +94,12 @@ def test_launch_looks_at_its_arguments(fake_gpu):
 # ---- what can be wrong ---------------------------------------------------------------------------
 
 INSUFFICIENT = "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime"
-BANNER = """
-================================================================
-Failed to import CuPy.
-
-Original error:
-  ImportError: libcudart.so.12: cannot open shared object file
-================================================================
+CAUSE = "libcudart.so.12: cannot open shared object file: No such file or directory"
+WRAPPED = f"""
+try:
+    raise ImportError({CAUSE!r})
+except ImportError as error:  # as CuPy does it, with a page of advice
+    raise ImportError("=" * 64 + "\\nFailed to import CuPy.\\n" + 20 * "Try it.\\n") from error
 """
 
 
@@ -132,15 +135,15 @@ class Unmultipliable:
 FAULTS = {  # what is wrong -> (CuPy, what the one sentence must say)
     "no driver": (
         broken({"driverGetVersion": lambda: 0, "getDeviceCount": cuda_error(INSUFFICIENT)}),
-        ["no NVIDIA driver", "install"],
+        ["no NVIDIA driver: install one", "--gpus all"],
     ),
     "an old driver": (
         broken({"driverGetVersion": lambda: 11040, "getDeviceCount": cuda_error(INSUFFICIENT)}),
-        ["driver is made for CUDA 11 and CuPy for CUDA 12: update the driver, or"],
+        ["driver is made for CUDA 11 and CuPy for CUDA 12: update the driver"],
     ),
     "a driver for CUDA 12, CuPy for 13": (
         broken({"runtimeGetVersion": lambda: 13000, "getDeviceCount": cuda_error(INSUFFICIENT)}),
-        ["CuPy for CUDA 13: update", "pip uninstall -y cupy-cuda12x, then pip install"],
+        ["CuPy for CUDA 13: update the driver, or pip uninstall -y cupy-cuda12x, then pip"],
     ),
     "no device": (
         broken({"getDeviceCount": cuda_error("cudaErrorNoDevice: no CUDA-capable device")}),
@@ -170,6 +173,14 @@ FAULTS = {  # what is wrong -> (CuPy, what the one sentence must say)
         broken(ones=lambda shape: Unmultipliable()),
         ["cannot multiply matrices", "libcublas.so.12", "gpt-numpy[gpu]"],
     ),
+    "a long error": (
+        broken(arange=raising(RuntimeError("line of a log\n" * 100))),
+        ["cannot compile a kernel (line of a log line of a log", " ...): pip uninstall -y"],
+    ),
+    "cuBLAS without memory": (
+        broken(ones=raising(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"))),
+        ["no memory left", "nvidia-smi"],
+    ),
     "wrong results": (
         broken(ones=fake_cupy.zeros),
         ["cannot multiply matrices", "the result is wrong"],
@@ -181,12 +192,13 @@ FAULTS = {  # what is wrong -> (CuPy, what the one sentence must say)
 }
 
 
-def check_refusal(parts):
+def check_refusal(parts, capsys):
     """Asked for by name, the GPU is refused in one sentence; auto takes the CPU and says why."""
-    with pytest.raises(NoGPU) as caught:
-        choose("gpu")
-    sentence = str(caught.value)
-    assert "\n" not in sentence and len(sentence) < 300
+    assert train_shakespeare.main(["--device", "gpu", "--out", "/nowhere"]) == 2
+    out, err = capsys.readouterr()
+    sentence = err.removeprefix("train_shakespeare: ").removesuffix("\n")
+    assert out == "" and len(sentence) == len(err) - 20 and "\n" not in sentence
+    assert len(sentence) < 350
     assert all(part in sentence for part in parts), sentence
     assert choose("auto") == ("cpu", sentence)
     assert choose("cpu") == ("cpu", "")
@@ -204,47 +216,55 @@ def closed(monkeypatch):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_one_sentence(fault, closed):
+def test_each_fault_is_one_sentence(fault, closed, capsys):
     cupy, parts = FAULTS[fault]
     closed.setitem(sys.modules, "cupy", cupy)
-    check_refusal(parts)
+    check_refusal(parts, capsys)
 
 
-def test_no_cupy(closed):
+def test_no_cupy(closed, capsys):
     closed.setitem(sys.modules, "cupy", None)  # Python's way to say that there is none
     closed.setattr(device, "installed_cupys", lambda: [])
-    check_refusal(['CuPy is not installed; for an NVIDIA GPU: pip install "gpt-numpy[gpu]"'])
+    advice = 'CuPy is not installed; for an NVIDIA GPU: pip install "gpt-numpy[gpu]"'
+    check_refusal([advice], capsys)
 
 
-def test_two_cupys(closed):
+@pytest.mark.parametrize("cupy", [fake_cupy, broken()])
+def test_two_cupys(cupy, closed, capsys):
+    """Whether what is left of them can be imported or not."""
+    closed.setitem(sys.modules, "cupy", cupy)
     closed.setattr(device, "installed_cupys", lambda: ["cupy-cuda12x", "cupy-cuda13x"])
-    check_refusal(["cupy-cuda12x and cupy-cuda13x", "pip uninstall -y cupy-cuda12x cupy-cuda13x"])
+    advice = "pip uninstall -y cupy-cuda12x cupy-cuda13x, then pip install"
+    check_refusal(["cupy-cuda12x and cupy-cuda13x are installed", advice], capsys)
 
 
 @pytest.mark.parametrize(
     "line, part",
     [
-        (f"raise ImportError({BANNER!r})", "ImportError: libcudart.so.12: cannot open"),
+        (WRAPPED, f"({CAUSE})"),
         ("import no_such_module", "No module named 'no_such_module'"),
         ("raise OSError('a broken library')", "a broken library"),
     ],
 )
-def test_a_cupy_that_does_not_load(line, part, closed, tmp_path):
+def test_a_cupy_that_does_not_load(line, part, closed, tmp_path, capsys):
     (tmp_path / "cupy.py").write_text(line, encoding="utf-8")
     closed.syspath_prepend(tmp_path)
     closed.delitem(sys.modules, "cupy", raising=False)
-    check_refusal(["CuPy is installed but does not load", part, "pip uninstall -y cupy-cuda12x"])
-    assert "==" not in choose("auto")[1]
+    begin = "CuPy is installed but does not load"
+    check_refusal([begin, part, "pip uninstall -y cupy-cuda12x"], capsys)
+    assert "Try it" not in choose("auto")[1]
 
 
 def test_packages_of_cupy_are_found(tmp_path, monkeypatch):
     """By their names; others that begin alike are none."""
-    for name in ("cupy-cuda13x", "cupy", "cupylike", "not-cupy"):
+    for name in ("cupy-cuda13x", "cupy", "cupylike", "cupy-xarray", "not-cupy", "amd-cupy"):
         folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n", encoding="utf-8")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert device.installed_cupys() == ["cupy", "cupy-cuda13x"]
+    assert device.installed_cupys() == ["amd-cupy", "cupy", "cupy-cuda13x"]
+    monkeypatch.setattr(sys, "path", [])
+    assert device.install_anew().startswith("pip uninstall -y cupy, then pip install ")
 
 
 def test_a_gpu_that_works_is_named(fake_gpu):
@@ -309,7 +329,7 @@ def test_auto_says_what_it_took_and_why(without_cupy, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--workers", "2"], "workers share out a step on a CPU; it is 2 (leave out --workers"),
+        (["--workers", "2"], "--workers shares a step out over the cores of a CPU, but the device"),
         (["--preset", "large"], "preset must be one of laptop, baby, gpt2; it is large"),
     ],
 )
@@ -318,6 +338,41 @@ def test_flags_that_a_gpu_does_not_take(flags, message, tmp_path):
     flags = ["--device", "gpu", "--out", tmp_path / "run", *flags]
     done = python(script, *flags, path=[TESTS / "fake_cupy/path", TESTS])
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def small_run(tmp_path, *flags):
+    data = tmp_path / "text"
+    data.write_text("the same line again\n" * 200, encoding="utf-8")
+    small = "--steps 1 --n-layer 1 --n-head 1 --n-embd 8 --block-size 4 --batch-size 4".split()
+    script = ROOT / "examples/train_shakespeare.py"
+    arguments = ["--data", data, "--out", tmp_path / "run", *small, *flags]
+    return python(script, *arguments, path=[TESTS / "fake_cupy/path", TESTS])
+
+
+def test_workers_choose_the_cpu(tmp_path):
+    """Where the device is left open: they share a step out over the CPU's cores."""
+    done = small_run(tmp_path, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert "\ndevice: cpu (mpirun and --workers share a step out over CPUs)\n" in done.stdout
+    assert "preset laptop" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("Out of memory allocating 805,306,368 bytes"),
+        fake_cupy.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory"),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(error, tmp_path, monkeypatch, capsys):
+    """In the middle of a run, with status 1 and advice."""
+    data = tmp_path / "text"
+    data.write_text("the same line again\n" * 200, encoding="utf-8")
+    monkeypatch.setattr(train_shakespeare, "evaluate", raising(error))
+    flags = ["--device", "cpu", "--data", data, "--out", tmp_path / "run", "--quiet"]
+    assert train_shakespeare.main([str(flag) for flag in flags]) == 1
+    err = capsys.readouterr().err
+    assert str(error) in err and "lower --batch-size" in err and err.count("\n") == 1
 
 
 def test_help_does_not_look_for_a_gpu(tmp_path):
@@ -358,8 +413,25 @@ def test_the_diagnosis_with_a_gpu():
         "CuPy       fake, for CUDA 12.8",
         "driver     for CUDA 12.8",
         "GPU 0      no GPU, but NumPy, compute capability 0.0, 16.0 GiB",
+        "works      hold an array",
         "free       8.0 GiB of GPU 0, which is the one that is used",
         "works      multiply matrices",
         "--device auto takes the GPU.",
     ):
         assert f"\n{line}\n" in out
+
+
+@pytest.mark.gpu
+def test_the_diagnosis_on_a_real_gpu():
+    out = python("-m", "minigrad").stdout
+    assert "\nworks      multiply matrices\n" in out and out.endswith("takes the GPU.\n")
+
+
+def test_the_diagnosis_of_a_gpu_that_fails(monkeypatch, capsys):
+    """What works stands there, and at the end what does not."""
+    monkeypatch.setitem(sys.modules, "cupy", FAULTS["no cuBLAS"][0])
+    monkeypatch.setattr(device, "installed_cupys", lambda: ["cupy-cuda12x"])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3] == "works      compile a kernel"
+    assert lines[-1].startswith("--device auto takes the CPU: CuPy cannot multiply matrices")

@@ -1,7 +1,7 @@
 """Whatever runs on a CPU runs on a GPU, from the same source, and comes to the same.
 
-Every test here runs on the fake CuPy, on any machine (tests/fake_cupy), and on a real one where
-`pytest -m gpu` asks for it.
+A test that takes `gpu` runs on the fake CuPy, on any machine (tests/fake_cupy), and on a real one
+where `pytest -m gpu` asks for it.  What counts copies, or plants a mistake, uses the fake alone.
 """
 
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rounding
+from conftest import opened
 
 import minigrad as mg
 import minigrad.ops as F
@@ -31,7 +32,11 @@ IDS = np.cumsum(np.random.default_rng(0).integers(1, 3, size=2000)) % V  # one o
 
 def results(name, case, layout, dtype, device):
     """[out, and every gradient] of a trial, as NumPy arrays."""
-    out, _, grads = gradients(name, prepare(name, case, layout, dtype, np.float32, device))
+    trial = prepare(name, case, layout, dtype, np.float32, device)
+    before = [to_host(x.data).copy() for x in trial.leaves]
+    out, _, grads = gradients(name, trial)
+    for x, array in zip(trial.leaves, before, strict=True):  # on a CPU they are read-only
+        np.testing.assert_array_equal(to_host(x.data), array, "an op has written into its input")
     return [out, *grads]
 
 
@@ -259,12 +264,16 @@ def test_a_gradient_that_is_not_finite_ends_the_run(gpu):
     steps = train(model, IDS, config)
     with pytest.raises(FloatingPointError, match="step 3: the gradient is no longer finite"):
         assert [next(steps).step for _ in range(4)]
+    config = TrainConfig(**RUN | {"log_every": 3}, steps=2)  # the last step is looked at too
+    with pytest.raises(FloatingPointError, match="step 2"):
+        list(train(model, IDS, config))
 
 
+@pytest.mark.parametrize("vocab_size", [V, 600])  # the table's gradient comes in two ways
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_step_waits_for_nothing(accumulate, fake_gpu):
+def test_a_step_waits_for_nothing(accumulate, vocab_size, fake_gpu):
     """The batch goes up, x and y each once, and nothing comes down."""
-    model = model_on("gpu", dropout=0.2)
+    model = model_on("gpu", dropout=0.2, vocab_size=vocab_size)
     config = TrainConfig(**RUN | {"accumulate": accumulate}, steps=5)
     steps = train(model, IDS, config)
     next(steps)
@@ -275,6 +284,19 @@ def test_a_step_waits_for_nothing(accumulate, fake_gpu):
         assert fake_gpu.ledger.uploads == before["uploads"] + 2 * accumulate
     result.loss.item()
     assert fake_gpu.ledger.downloads == before["downloads"] + 1
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of allow_synchronize
+def test_a_real_step_waits_for_nothing(monkeypatch):
+    """CuPy itself watches over one step."""
+    import cupyx
+
+    opened(monkeypatch)
+    steps = train(model_on("gpu", dropout=0.2), IDS, TrainConfig(**RUN, steps=3))
+    next(steps)
+    with cupyx.allow_synchronize(False):
+        next(steps)
 
 
 def test_an_evaluation_brings_one_number_for_a_token(fake_gpu):
@@ -303,12 +325,13 @@ def test_a_planted_mix_up_is_caught(fake_gpu, monkeypatch):
 ROOT = Path(__file__).parents[1]
 
 
-def command(tmp_path, *flags):
-    """The training command on the fake, in a process of its own; what it prints."""
+def command(tmp_path, cupy, *flags):
+    """The training command on the fake or the real CuPy, in a process; what it prints."""
     text = tmp_path / "text.txt"
     text.write_text("to be, or not to be, that is the question.\n" * 60, encoding="utf-8")
     small = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 8 --batch-size 4 --steps 20"
-    search = os.pathsep.join(str(ROOT / "tests" / name) for name in ("fake_cupy/path", "."))
+    folders = ["fake_cupy/path", "."] if cupy == "fake" else []
+    search = os.pathsep.join(str(ROOT / "tests" / name) for name in folders)
     done = subprocess.run(
         [sys.executable, ROOT / "examples/train_shakespeare.py", "--data", text]
         + ["--out", tmp_path / "run", *small.split(), *flags],
@@ -326,13 +349,16 @@ def final_loss(out):
     return float(found[1])
 
 
+@pytest.mark.parametrize("cupy", ["fake", pytest.param("real", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("device", ["gpu", "auto"])
-def test_the_training_command(device, tmp_path):
+def test_the_training_command(device, cupy, tmp_path):
     """It takes the GPU if it is asked for or if there is one, and learns what a CPU learns."""
-    out = command(tmp_path, "--device", device)
-    assert "device: gpu (no GPU, but NumPy, 16 GiB, CuPy fake)" in out
+    out = command(tmp_path, cupy, "--device", device)
+    name = r"no GPU, but NumPy, 16 GiB, CuPy fake" if cupy == "fake" else r"NVIDIA .*, CuPy \d.*"
+    assert re.search(rf"^device: gpu \({name}\)$", out, re.MULTILINE)
+    assert "training: preset baby, 20 steps" in out
     saved = (tmp_path / "run/train_config.json").read_text(encoding="utf-8")
     assert '"device": "gpu"' in saved and '"preset": "baby"' in saved and '"dropout": 0.2' in saved
-    on_cpu = command(tmp_path, "--device", "cpu", "--preset", "baby", "--workers", "1")
+    on_cpu = command(tmp_path, cupy, "--device", "cpu", "--preset", "baby", "--workers", "1")
     assert "device: cpu\n" in on_cpu
     assert abs(final_loss(out) - final_loss(on_cpu)) < 1e-3

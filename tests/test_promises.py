@@ -17,7 +17,8 @@ def run(tmp_path, *arguments, **environment):
     """(loss of the last line, everything printed, seconds) of the training command."""
     begin = time.perf_counter()
     out = subprocess.run(
-        [sys.executable, ROOT / "examples/train_shakespeare.py", "--out", tmp_path, *arguments],
+        [sys.executable, ROOT / "examples/train_shakespeare.py", "--device", "cpu"]
+        + ["--out", tmp_path, *arguments],
         check=True,
         capture_output=True,
         encoding="utf-8",

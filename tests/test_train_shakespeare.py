@@ -23,7 +23,8 @@ from gpt_numpy.train import evaluate
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = (
-    "--steps 6 --n-layer 1 --n-embd 8 --n-head 2 --block-size 8 --eval-every 3 --log-every 2"
+    "--device cpu --steps 6 --n-layer 1 --n-embd 8 --n-head 2 --block-size 8 --eval-every 3 "
+    "--log-every 2"
 ).split()
 WORDS = "the cat sat on a mat and ran to see her old dog by day".split()
 LAST_LINE = r"final val_loss (\d+\.\d{4}) \(perplexity (\d+\.\d{2})\) after 6 steps"

@@ -3,7 +3,7 @@
 import math
 
 from minigrad import random
-from minigrad.device import CPU, GPU, array_module, device_of
+from minigrad.device import CPU, GPU, array_module, device_of, dots
 from minigrad.tensor import op
 
 BLOCK = {CPU: 32, GPU: 256}  # queries
@@ -80,7 +80,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     def backward(dout):
         dq, dk, dv = xp.empty_like(q, dtype), xp.zeros_like(k, dtype), xp.zeros_like(v, dtype)
         v_T = transposed(v)
-        row_dots = xp.einsum("bhtd,bhtd->bht", dout, out)[..., None]  # Σ dP ⊙ P
+        row_dots = dots(dout, out)[..., None]  # Σ dP ⊙ P
         for queries, seen, p, dropped in blocks:
             douts = dout[:, :, queries]
             dv[:, :, seen] += dropped.swapaxes(2, 3) @ douts

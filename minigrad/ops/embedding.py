@@ -9,8 +9,9 @@ SMALL = 512  # tokens: up to here a product with S is quicker than adding row by
 def check_ids(op_name, ids, n_rows):
     """Raise unless `ids` are integers from 0 to n_rows − 1: NumPy would count −1 from the end.
 
-    Ids on the GPU are taken on trust, for to look at them is to wait for it, and there any number
-    wraps around: check them on their way there, as GPT and train do.
+    Of ids on the GPU the values are not checked: Python would have to wait for them.  A wrong one
+    picks a wrong row there, so check ids before they move: GPT does with those that it moves, and
+    train with the whole text.
     """
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{op_name}: ids must be integers, not {ids.dtype}")

@@ -3,7 +3,7 @@
 Layer upon layer adds to a vector, and the sums would grow; the next layer wants inputs of one size.
 """
 
-from minigrad.device import array_module
+from minigrad.device import array_module, dots
 from minigrad.tensor import op
 
 
@@ -47,7 +47,7 @@ def layer_norm(x, weight, bias=None, *, eps=1e-5):
     C = x.shape[-1]
     average = xp.full(C, 1 / C, x.dtype)  # a product with it is the mean of a row, and quicker
     xhat = x - (x @ average)[..., None]  # at first x − μ
-    var = xp.einsum("...c,...c->...", xhat, xhat) / C  # (...,); divides by C, not C − 1
+    var = dots(xhat, xhat) / C  # (...,); divides by C, not C − 1
     rstd = ((var + eps) ** -0.5)[..., None]  # (..., 1)
     xhat *= rstd
     out = xhat * weight
@@ -60,7 +60,7 @@ def layer_norm(x, weight, bias=None, *, eps=1e-5):
         dbias = None if bias is None else dout.sum(rows)
         dx = dout * weight  # at first dx̂
         shift = (dx @ average)[..., None]
-        stretch = xp.einsum("...c,...c->...", dx, xhat)[..., None] / C
+        stretch = dots(dx, xhat)[..., None] / C
         dx -= shift
         dx -= xhat * stretch
         dx *= rstd

@@ -6,9 +6,10 @@ It is strict by construction, so that code which passes here has little left to 
   number; NumPy's arrays are refused in CuPy's own words, and NumPy's functions refuse it.
 * There is what the project uses, and nothing else.  tests/test_fake_cupy.py holds every name and
   every keyword against the real CuPy, which can be imported without a driver.
-* Where CuPy differs from NumPy, so does this: results of one entry are arrays, not numbers; they
-  are no indices; an index out of range wraps around; what a place gets that is assigned twice is
-  not defined (here: an error); sums that atomic additions make come in any order.
+* Where CuPy differs from NumPy, so does this: a result of one entry is an array, not a number, and
+  cannot serve as a Python index; an index out of range wraps around; to assign to one place twice
+  is undefined (here: an error); atomic additions come in any order; what a function of entries
+  returns is contiguous.
 * `ledger` counts what a real GPU would have to wait for: copies up to it, copies down from it.
 * Fresh memory is full of NaN, and of other nonsense where there is no NaN.
 
@@ -93,7 +94,7 @@ class ufunc:
         operands = map(_host, operands)
         inside = None if out is None else _array_inside(out)
         result = self._ufunc(*operands, out=inside, casting=casting, dtype=dtype)
-        return _device(result) if out is None else out
+        return _device(np.array(result, order="C")) if out is None else out
 
     def at(self, a, indices, b):
         """Additions in any order, as CUDA's atomicAdd makes them, and of its types alone."""
@@ -101,7 +102,7 @@ class ufunc:
             raise NotImplementedError(f"at of {self._ufunc} is not faked")
         target = _array_inside(a)
         if target.dtype.name not in "int32 float16 float32 float64 uint32 uint64".split():
-            raise TypeError(f"scatter_add does not support {target.dtype}")
+            raise TypeError(f"not every CuPy 14 adds {target.dtype}")
         places = np.arange(target.size).reshape(target.shape)[a._index(indices)]
         values = np.broadcast_to(_host(b), places.shape).ravel()
         order = _order.permutation(places.size)
@@ -162,9 +163,9 @@ class ndarray:
 
     # ---- on its way to the CPU ----
 
-    def get(self, stream=None, order="C", out=None, blocking=True):
+    def get(self):
         ledger.downloads += 1
-        return self._array.copy(order)
+        return self._array.copy()
 
     def item(self):
         return self.get().item()
@@ -189,11 +190,11 @@ class ndarray:
 
     # ---- the same numbers in another form ----
 
-    def reshape(self, *shape, order="C", copy=None):
+    def reshape(self, *shape):
         return _device(self._array.reshape(*shape))
 
-    def ravel(self, order="C"):
-        return _device(self._array.ravel(order))
+    def ravel(self):
+        return _device(self._array.ravel())
 
     def transpose(self, *axes):
         return _device(self._array.transpose(*axes))
@@ -201,8 +202,8 @@ class ndarray:
     def swapaxes(self, axis1, axis2):
         return _device(self._array.swapaxes(axis1, axis2))
 
-    def copy(self, order="C"):
-        return _device(self._array.copy(order))
+    def copy(self):
+        return _device(self._array.copy())
 
     __copy__ = copy
 
@@ -213,19 +214,19 @@ class ndarray:
         return _device(self._array.view(dtype))
 
     @_quietly
-    def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
-        return _device(self._array.astype(dtype, order, copy=copy))
+    def astype(self, dtype):
+        return _device(self._array.astype(dtype))
 
     # ---- fewer numbers ----
 
-    def sum(self, axis=None, dtype=None, out=None, keepdims=False):
-        return _device(self._array.sum(axis, dtype=dtype, keepdims=keepdims))
+    def sum(self, axis=None, *, keepdims=False):
+        return _device(self._array.sum(axis, keepdims=keepdims))
 
     @_quietly
-    def mean(self, axis=None, dtype=None, out=None, keepdims=False):
-        return _device(self._array.mean(axis, dtype=dtype, keepdims=keepdims))
+    def mean(self, axis=None, *, keepdims=False):
+        return _device(self._array.mean(axis, keepdims=keepdims))
 
-    def max(self, axis=None, out=None, keepdims=False):
+    def max(self, axis=None, *, keepdims=False):
         return _device(self._array.max(axis, keepdims=keepdims))
 
     # ---- indexing ----
@@ -321,32 +322,32 @@ ndarray.__hash__ = None  # type: ignore[assignment]
 # ---- making arrays -------------------------------------------------------------------------------
 
 
-def empty(shape, dtype=float, order="C"):
-    return _poison(np.empty(shape, dtype, order))
+def empty(shape, dtype=float):
+    return _poison(np.empty(shape, dtype))
 
 
-def empty_like(prototype, dtype=None, order="K", subok=None, shape=None):
-    return _poison(np.empty_like(_array_inside(prototype), dtype, order, shape=shape))
+def empty_like(prototype, dtype=None):
+    return _poison(np.empty_like(_array_inside(prototype), dtype))
 
 
-def zeros(shape, dtype=float, order="C"):
-    return _device(np.zeros(shape, dtype, order))
+def zeros(shape, dtype=float):
+    return _device(np.zeros(shape, dtype))
 
 
-def zeros_like(a, dtype=None, order="K", subok=None, shape=None):
-    return _device(np.zeros_like(_array_inside(a), dtype, order, shape=shape))
+def zeros_like(a, dtype=None):
+    return _device(np.zeros_like(_array_inside(a), dtype))
 
 
-def ones(shape, dtype=float, order="C"):
-    return _device(np.ones(shape, dtype, order))
+def ones(shape, dtype=float):
+    return _device(np.ones(shape, dtype))
 
 
-def ones_like(a, dtype=None, order="K", subok=None, shape=None):
-    return _device(np.ones_like(_array_inside(a), dtype, order, shape=shape))
+def ones_like(a, dtype=None):
+    return _device(np.ones_like(_array_inside(a), dtype))
 
 
-def full(shape, fill_value, dtype=None, order="C"):
-    return _device(np.full(shape, _host(fill_value), dtype, order))
+def full(shape, fill_value, dtype=None):
+    return _device(np.full(shape, _host(fill_value), dtype))
 
 
 def arange(start, stop=None, step=1, dtype=None):
@@ -354,28 +355,24 @@ def arange(start, stop=None, step=1, dtype=None):
     return _device(np.arange(*map(operator.index, bounds), dtype=dtype))
 
 
-def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
-    if isinstance(obj, ndarray):
-        return _device(np.array(obj._array, dtype, copy=copy or None, order=order))
-    return _device(_upload(obj, dtype))
+def array(obj, dtype=None):
+    return _device(np.array(obj._array, dtype) if isinstance(obj, ndarray) else _upload(obj, dtype))
 
 
-def asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
-    if isinstance(a, ndarray) and dtype in (None, a.dtype):
-        return a
-    return array(a, dtype, copy=False)
+def asarray(a, dtype=None):
+    return a if isinstance(a, ndarray) and dtype in (None, a.dtype) else array(a, dtype)
 
 
-def ascontiguousarray(a, dtype=None):
-    return _device(np.ascontiguousarray(_array_inside(a), dtype))
+def ascontiguousarray(a):
+    return _device(np.ascontiguousarray(_array_inside(a)))
 
 
-def asfortranarray(a, dtype=None):
-    return _device(np.asfortranarray(_array_inside(a), dtype))
+def asfortranarray(a):
+    return _device(np.asfortranarray(_array_inside(a)))
 
 
-def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
-    return a.get(order=order) if isinstance(a, ndarray) else np.asarray(a)
+def asnumpy(a):
+    return ndarray.get(a)
 
 
 # ---- functions of whole arrays -------------------------------------------------------------------
@@ -389,11 +386,11 @@ def result_type(*arrays_and_dtypes):
     return np.result_type(*[x.dtype if isinstance(x, ndarray) else x for x in arrays_and_dtypes])
 
 
-def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
+def concatenate(tup, axis=0):
     return _device(np.concatenate([_array_inside(a) for a in tup], axis))
 
 
-def stack(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
+def stack(tup, axis=0):
     return _device(np.stack([_array_inside(a) for a in tup], axis))
 
 
@@ -426,20 +423,12 @@ def where(condition, x=None, y=None):
 
 
 @_quietly
-def einsum(*operands, **kwargs):
-    if kwargs:
-        raise TypeError(f"Did not understand the following kwargs: {[*kwargs]}")
-    subscripts, *arrays = operands
-    return _device(np.einsum(subscripts, *map(_array_inside, arrays)))
-
-
-@_quietly
 def matmul(x1, x2, /, *, out=None):
     result = np.matmul(_array_inside(x1), _array_inside(x2))
     if out is None:
         return _device(result)
-    if result.shape != _array_inside(out).shape:
-        raise ValueError("Output array has an invalid size")
+    if (result.shape, result.dtype) != (_array_inside(out).shape, out.dtype):
+        raise ValueError("Output array has an invalid size or dtype")
     out._array[...] = result
     return out
 
@@ -457,7 +446,7 @@ ndarray.__matmul__ = _matmul  # type: ignore[attr-defined]
 class RawKernel:
     """A kernel of ours: the arguments are held against its source, and NumPy does the work."""
 
-    def __init__(self, code, name, options=(), backend="nvrtc", translate_cucomplex=False):
+    def __init__(self, code, name):
         self.name, self.parameters = name, kernels.parameters(code, name)
 
     def __call__(self, grid, block, args):
