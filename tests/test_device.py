@@ -175,7 +175,7 @@ FAULTS = {  # what is wrong -> (CuPy, what the one sentence must say)
     ),
     "a long error": (
         broken(arange=raising(RuntimeError("line of a log\n" * 100))),
-        ["cannot compile a kernel (line of a log line of a log", " ...): pip uninstall -y"],
+        ["cannot compile a kernel on the GPU (line of a log line", " ...): pip uninstall -y"],
     ),
     "cuBLAS without memory": (
         broken(ones=raising(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"))),
