@@ -11,7 +11,7 @@ import tyro
 
 from gpt_numpy import GPT
 from gpt_numpy.tokenizer import CharTokenizer
-from minigrad.device import NoGPU, choose
+from minigrad.device import NoGPU, choose, in_one_line, out_of_memory
 
 
 def speak(
@@ -65,6 +65,11 @@ def main(arguments=None):
     except (ValueError, OSError, NoGPU) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        print(f"generate: there is not enough memory ({in_one_line(error)})", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -50,7 +50,7 @@ def train(
     It goes on wherever the model is.  On a GPU nothing is read back in between, so that Python
     runs ahead of it: loss.item() and grad_norm.item() wait until it has come so far.
     Raises FloatingPointError where a gradient is not finite: before the weights are touched, or on
-    a GPU, where they may have moved by then, at the next step that is logged or the last.
+    a GPU, where they may have moved by then, at the next step that is logged, measured or the last.
     """
     ranks = ranks or Ranks()
     check_ids("train", ids, model.config.vocab_size)
@@ -73,8 +73,8 @@ def train(
             loss = workers.gradients(step)
             loss = ranks.add_up(optimizer.flat.grad, loss)
             grad_norm = clip_grad_norm(optimizer.flat.parameters, config.grad_clip)
-            logged = step % config.log_every == 0 or step == config.steps
-            if (model.device == CPU or logged) and not math.isfinite(grad_norm.item()):
+            due = 0 in (step % config.log_every, step % config.eval_every, step - config.steps)
+            if (model.device == CPU or due) and not math.isfinite(grad_norm.item()):
                 raise FloatingPointError(
                     f"step {step}: the gradient is no longer finite (loss {loss.item():.3g}); "
                     "try a lower --lr"

@@ -112,7 +112,8 @@ def add_at(array, index, values):
     if device_of(array) == CPU:
         np.add.at(array, index, values)
     elif values.size:
-        largest = cupy.maximum(abs(values).max(), 1e-280, dtype=np.float64)  # above 0: it divides
+        largest = abs(values).max().astype(np.float64)
+        largest = cupy.maximum(largest, 1e-280)  # for it divides
         units_of_1 = 2.0 ** (62 - values.size.bit_length()) / largest  # how many make 1
         whole = cupy.rint(values * units_of_1).astype(np.int64)
         total = cupy.zeros(array.shape, np.uint64)  # not every CuPy adds signed ones; modulo 2⁶⁴
@@ -277,7 +278,7 @@ def attempt(what, library):
 
 def out_of_memory(error):
     """Whether an error of NumPy, CuPy, CUDA or cuBLAS says that there is not enough memory."""
-    signs = ("cudaErrorMemoryAllocation", "CUBLAS_STATUS_ALLOC_FAILED")
+    signs = "cudaErrorMemoryAllocation CUDA_ERROR_OUT_OF_MEMORY CUBLAS_STATUS_ALLOC_FAILED".split()
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 

@@ -327,7 +327,8 @@ def _as_operand(x):
     if isinstance(x, Tensor):
         return x.data
     if is_array(x):
-        return x if x.ndim else x.item()  # a single entry is a number: it brings no dtype
+        # A single entry is a number: it brings no dtype.  (One on the GPU is waited for.)
+        return x if x.ndim else x.item()
     return x if x is None or isinstance(x, int | float) else as_array(x)
 
 

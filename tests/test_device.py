@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from gpt_numpy import GPT, GPTConfig
 from minigrad import device
 from minigrad.__main__ import main
 from minigrad.device import (
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 sys.path.insert(0, str(ROOT / "examples"))
 
+import generate  # noqa: E402
 import train_shakespeare  # noqa: E402
 
 # ---- arrays follow their device ------------------------------------------------------------------
@@ -159,6 +161,10 @@ FAULTS = {  # what is wrong -> (CuPy, what the one sentence must say)
     ),
     "a GPU too full to start": (
         broken(zeros=cuda_error("cudaErrorMemoryAllocation: out of memory")),
+        ["no memory left", "nvidia-smi"],
+    ),
+    "no room for a kernel": (
+        broken(arange=raising(RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"))),
         ["no memory left", "nvidia-smi"],
     ),
     "no NVRTC": (
@@ -373,6 +379,13 @@ def test_memory_that_runs_out_is_one_line(error, tmp_path, monkeypatch, capsys):
     assert train_shakespeare.main([str(flag) for flag in flags]) == 1
     err = capsys.readouterr().err
     assert str(error) in err and "lower --batch-size" in err and err.count("\n") == 1
+    monkeypatch.setattr(generate, "choose", raising(error))
+    GPT(GPTConfig(vocab_size=3, block_size=4, n_layer=1, n_head=1, n_embd=4)).save_pretrained(
+        tmp_path / "run"
+    )
+    assert generate.main([str(tmp_path / "run")]) == 1
+    err = capsys.readouterr().err
+    assert err == f"generate: there is not enough memory ({error})\n"
 
 
 def test_help_does_not_look_for_a_gpu(tmp_path):

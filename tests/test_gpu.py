@@ -156,13 +156,14 @@ def test_an_index_that_repeats_gives_the_same_bits(gpu):
     np.testing.assert_allclose(grads[0], exact, rtol=2**-23)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_adding_up_hides_nothing(bad, gpu):
-    """What is not finite stays so; and no entries, or zeros alone, are no trouble."""
+def test_adding_up_hides_nothing(bad, dtype, gpu):
+    """What is not finite stays so; and zeros alone are no trouble."""
     for values in ([1.0, bad, 2.0], [0.0, 0.0, 0.0]):
-        x = Tensor(np.zeros(4)).to("gpu")
+        x = Tensor(np.zeros(4, dtype)).to("gpu")
         x.requires_grad = True
-        x[[1, 1, 2]].backward(to_device(np.array(values), "gpu"))
+        x[[1, 1, 2]].backward(to_device(np.array(values, dtype), "gpu"))
         assert np.isfinite(to_host(x.grad)).all() == np.isfinite(values).all()
 
 
@@ -264,9 +265,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run(gpu):
     steps = train(model, IDS, config)
     with pytest.raises(FloatingPointError, match="step 3: the gradient is no longer finite"):
         assert [next(steps).step for _ in range(4)]
-    config = TrainConfig(**RUN | {"log_every": 3}, steps=2)  # the last step is looked at too
-    with pytest.raises(FloatingPointError, match="step 2"):
-        list(train(model, IDS, config))
+    for options in ({"steps": 2}, {"steps": 5, "eval_every": 2}):  # the last, and one measured
+        with pytest.raises(FloatingPointError, match="step 2"):
+            list(train(model, IDS, TrainConfig(**RUN | {"log_every": 3}, **options)))
 
 
 @pytest.mark.parametrize("vocab_size", [V, 600])  # the table's gradient comes in two ways

@@ -71,7 +71,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
             p[..., -n:] += ahead[:n, :n]
         p -= p.max(-1, keepdims=True)
         xp.exp(p, out=p)
-        row_sums = p @ xp.ones(p.shape[-1], p.dtype)  # quicker than p.sum(-1)
+        row_sums = p @ xp.ones(p.shape[-1], p.dtype)  # on a CPU quicker than p.sum(-1)
         p /= row_sums[..., None]
         dropped = p if mask is None else p * mask[:, :, queries, seen]
         xp.matmul(dropped, v[:, :, seen], out=out[:, :, queries])

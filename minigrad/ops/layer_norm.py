@@ -45,7 +45,7 @@ def layer_norm(x, weight, bias=None, *, eps=1e-5):
         )
     xp = array_module(x)
     C = x.shape[-1]
-    average = xp.full(C, 1 / C, x.dtype)  # a product with it is the mean of a row, and quicker
+    average = xp.full(C, 1 / C, x.dtype)  # a product with it is the mean of a row, quickly
     xhat = x - (x @ average)[..., None]  # at first x − μ
     var = dots(xhat, xhat) / C  # (...,); divides by C, not C − 1
     rstd = ((var + eps) ** -0.5)[..., None]  # (..., 1)
