@@ -8,7 +8,7 @@ side      ours      gpt_numpy, in `workers` processes: by default one for each c
           compile   the same under torch.compile
 options   of TrainConfig; the defaults are the preset laptop
 steps     how many to time, after WARM_UP others
-device    cpu (the default) or gpu.  There steps follow each other without a pause: it prints the
+device    cpu (the default) or gpu.  On a GPU steps follow each other without a pause: it prints the
           mean time of one, how many kernels one starts, and the MB taken for arrays, as a dict
 vocab_size  65 by default
 
@@ -115,7 +115,7 @@ def eager(config, ids, vocab_size=VOCAB_SIZE, device="cpu", compiled=False):
         x = torch.stack([ids[i : i + T] for i in starts])
         y = torch.stack([ids[i + 1 : i + 1 + T] for i in starts])
         if device == "cuda":  # in pinned memory: else PyTorch would wait for the GPU here
-            x, y = (ids.pin_memory().to(device, non_blocking=True) for ids in (x, y))
+            x, y = (part.pin_memory().to(device, non_blocking=True) for part in (x, y))
         loss = loss_of(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
@@ -161,7 +161,7 @@ def main():
 
     task = {"vocab_size": VOCAB_SIZE, "device": "cpu"} | json.loads(sys.argv[1])
     ids = np.random.default_rng(0).integers(task["vocab_size"], size=100_000)
-    never = 10**6  # to end; and to read the loss, for which Python would wait for a GPU
+    never = 10**6  # so many steps that the run neither ends nor logs, which would wait for a GPU
     config = TrainConfig(**{"steps": never, "log_every": never} | task["options"])
     steps = SIDES[task["side"]](config, ids, task["vocab_size"], task["device"])
     for _ in range(WARM_UP):

@@ -1,10 +1,9 @@
 """Train a GPT on a text and watch it learn to speak.
 
-    python examples/train_shakespeare.py                     tiny Shakespeare; on a GPU: baby
-    python examples/train_shakespeare.py --data my.txt       your own text
-    python examples/train_shakespeare.py --device cpu        a laptop's model
-    python examples/train_shakespeare.py --device gpu        a larger model, on an NVIDIA GPU
-    python examples/train_shakespeare.py --preset baby       the larger model (hours on a CPU)
+    python examples/train_shakespeare.py                  tiny Shakespeare, on a GPU if there is one
+    python examples/train_shakespeare.py --device cpu     on a CPU: a small model, a minute
+    python examples/train_shakespeare.py --device gpu     on a GPU: a larger model, the preset baby
+    python examples/train_shakespeare.py --data my.txt    your own text
 
 Without a network a built-in grammar writes the text.  The run leaves the model, its metrics, its
 samples and its loss curve in a folder.
@@ -37,7 +36,7 @@ INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 @dataclass(frozen=True, kw_only=True)
 class Command(TrainConfig):
     preset: Literal["laptop", "baby", "gpt2"] = "laptop"
-    """Which settings to start from, baby on a GPU; the defaults shown here are the preset's."""
+    """Which settings to start from: by default laptop, or baby on a GPU."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto: on an NVIDIA GPU if there is one that works."""
     data: Path | None = None
@@ -54,16 +53,16 @@ class Command(TrainConfig):
 def parse(arguments, ranks):
     """(Command, why on its device): the flags over the preset that they or the device name."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    first.add_argument("--device", default="auto")
-    first.add_argument("--workers")
+    first.add_argument("--preset", nargs="?")
+    first.add_argument("--device", nargs="?", default="auto")
+    first.add_argument("--workers", nargs="?")
     first.add_argument("-h", "--help", action="store_true")
     flags = first.parse_known_args(arguments)[0]
     device: Any = CPU  # --help need not wait for a GPU
     why = ""
     if flags.device in ("auto", GPU) and not flags.help:
         device, why = choose_device(flags.device, ranks, flags.workers)
-    preset: Any = flags.preset or ("laptop" if device == CPU else "baby")
+    preset: Any = flags.preset or ("baby" if GPU in (device, flags.device) else "laptop")
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
     workers = physical_cores() if device == CPU and ranks.size == 1 else 1
@@ -81,8 +80,10 @@ def choose_device(device, ranks, workers):
     """(device, why) of "auto" or "gpu"; what shares a step out computes on CPUs."""
     if device == GPU and ranks.size > 1:
         raise ValueError("mpirun shares a step out over CPUs: start one process for a GPU")
-    if device == "auto" and (ranks.size > 1 or workers not in (None, "1")):
-        return CPU, "mpirun and --workers share a step out over CPUs"
+    if device == "auto" and ranks.size > 1:
+        return CPU, "mpirun shares a step out over CPUs"
+    if device == "auto" and workers not in (None, "1"):
+        return CPU, "--workers shares a step out over the cores of a CPU"
     return choose(device)
 
 
@@ -96,10 +97,10 @@ def main(arguments=None):
             status = train_and_report(arguments, ranks)
         except Exception as error:
             if ranks.size > 1 or not out_of_memory(error):
-                raise
+                raise  # ranks must see it, to end together
             return refuse(
-                f"there is not enough memory ({in_one_line(error)}): lower --batch-size, for which "
-                "--accumulate makes up, or --block-size",
+                f"there is not enough memory ({in_one_line(error)}): lower --batch-size (and raise "
+                "--accumulate as much), or lower --block-size",
                 status=1,
             )
         if status == INTERRUPTED:

@@ -90,7 +90,7 @@ class TrainConfig(Architecture):
     eval_every: int = 250
     """Measure the validation loss and write a sample every so many steps."""
     log_every: int = 10
-    """Write a row of metrics.csv every so many steps."""
+    """Write a row of metrics.csv every so many steps; a GPU run looks for NaN as often."""
     seed: int = 1
     """Where all randomness comes from: the same seed, the same run."""
     workers: int = field(default_factory=physical_cores)

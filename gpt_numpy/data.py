@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from minigrad import Tensor, random
 
-Batch = tuple[Tensor, Tensor]  # x and y, both (B, T), on the CPU: x.to("gpu") takes one up
+Batch = tuple[Tensor, Tensor]  # x and y, both (B, T), on the CPU; x.to("gpu") copies one there
 
 
 def split(ids: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:

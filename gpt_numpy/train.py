@@ -47,10 +47,10 @@ def train(
     stop at the same step.  Until it ends, change the weights in place only: processes share them.
     (Where Python starts these afresh, on macOS, Windows and from 3.14 on everywhere, a script that
     calls this needs the line `if __name__ == "__main__":`.)
-    It goes on wherever the model is.  On a GPU nothing is read back in between, so that Python
-    runs ahead of it: loss.item() and grad_norm.item() wait until it has come so far.
-    Raises FloatingPointError where a gradient is not finite: before the weights are touched, or on
-    a GPU, where they may have moved by then, at the next step that is logged, measured or the last.
+    It runs where the model is.  On a GPU nothing is read back between steps, so Python runs ahead;
+    loss.item() and grad_norm.item() wait for the GPU.
+    Raises FloatingPointError if a gradient is not finite: on a CPU before the weights move; on a
+    GPU only at a step that is logged or evaluated, or at the last: by then they may be spoiled.
     """
     ranks = ranks or Ranks()
     check_ids("train", ids, model.config.vocab_size)
@@ -73,8 +73,9 @@ def train(
             loss = workers.gradients(step)
             loss = ranks.add_up(optimizer.flat.grad, loss)
             grad_norm = clip_grad_norm(optimizer.flat.parameters, config.grad_clip)
-            due = 0 in (step % config.log_every, step % config.eval_every, step - config.steps)
-            if (model.device == CPU or due) and not math.isfinite(grad_norm.item()):
+            logged = step % config.log_every == 0 or step % config.eval_every == 0
+            look = logged or step == config.steps or model.device == CPU  # where it costs nothing
+            if look and not math.isfinite(grad_norm.item()):
                 raise FloatingPointError(
                     f"step {step}: the gradient is no longer finite (loss {loss.item():.3g}); "
                     "try a lower --lr"

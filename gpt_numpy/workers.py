@@ -105,7 +105,7 @@ class Workers:
         weights, gradient, *moments = optimizer.vectors()
         vectors = [weights, *moments, *[gradient] * n]
         self.others = []
-        if n == 1:
+        if n == 1:  # nothing to share, and a GPU's vectors stay where they are
             self.first = Worker(0, 1, model, flat, vectors, work, rows)
             return
         shared = [to_shared_memory(v) for v in vectors]

@@ -14,7 +14,10 @@ GIB = 2**30
 
 def of_the_cpu():
     """(what, its facts) of Python, NumPy and the processor."""
-    yield "minigrad", importlib.metadata.version("gpt-numpy")
+    try:
+        yield "minigrad", importlib.metadata.version("gpt-numpy")
+    except importlib.metadata.PackageNotFoundError:
+        yield "minigrad", "not installed: pip install -e ."
     yield "Python", f"{platform.python_version()} on {platform.system()}, {platform.machine()}"
     yield "NumPy", np.__version__
     for library in threadpoolctl.threadpool_info():
@@ -43,9 +46,9 @@ def of_the_gpu():
         yield f"GPU {i}", f"{name}, compute capability {capability}, {memory:.1f} GiB"
     for what in TRIALS:
         attempt(what, cupy)
-        yield "works", what
+        yield "can", what
     free, _ = runtime.memGetInfo()
-    yield "free", f"{free / GIB:.1f} GiB of GPU 0, which is the one that is used"
+    yield "free", f"{free / GIB:.1f} GiB on GPU 0, the one that is used"
 
 
 def dotted(version):
@@ -54,13 +57,13 @@ def dotted(version):
 
 
 def main():
-    conclusion = "--device auto takes the GPU."
+    conclusion = "train_shakespeare.py --device auto takes the GPU."
     try:
         for part in (of_the_cpu, of_the_gpu):
             for what, facts in part():
                 print(f"{what:11}{facts}")
     except NoGPU as error:
-        conclusion = f"--device auto takes the CPU: {error}."
+        conclusion = f"train_shakespeare.py --device auto takes the CPU: {error}."
     print(f"\n{conclusion}")
 
 

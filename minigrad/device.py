@@ -79,7 +79,7 @@ def one_device(arrays):
         )
 
 
-# ---- what differs on a GPU -----------------------------------------------------------------------
+# ---- what differs from device to device ----------------------------------------------------------
 
 
 def blocks(array, start=0, stop=None):
@@ -107,18 +107,20 @@ def add_at(array, index, values):
     On a GPU contributions arrive in any order, and a sum of floating-point numbers depends on it.
     So they are rounded to whole multiples of a unit, a 2⁶²-th of the largest possible sum: whole
     numbers have the same sum in every order, and the same run gives the same bits.  (One value that
-    is not finite makes all of the array so.)
+    is not finite makes all of the array so; on a CPU only its own place.)
     """
     if device_of(array) == CPU:
         np.add.at(array, index, values)
     elif values.size:
         largest = abs(values).max().astype(np.float64)
-        largest = cupy.maximum(largest, 1e-280)  # for it divides
-        units_of_1 = 2.0 ** (62 - values.size.bit_length()) / largest  # how many make 1
-        whole = cupy.rint(values * units_of_1).astype(np.int64)
-        total = cupy.zeros(array.shape, np.uint64)  # not every CuPy adds signed ones; modulo 2⁶⁴
-        cupy.add.at(total, index, whole.view(np.uint64))  # both come to the same bits
-        array += (total.view(np.int64) / units_of_1).astype(array.dtype)
+        largest = cupy.maximum(largest, 1e-280)  # not 0: we divide by it
+        bits = 62 - values.size.bit_length()  # so that the sum of all values fits into 63
+        units_per_one = 2.0**bits / largest
+        whole = cupy.rint(values * units_per_one).astype(np.int64)
+        # As unsigned integers, for not every CuPy adds signed ones; modulo 2⁶⁴ all bits are right.
+        total = cupy.zeros(array.shape, np.uint64)
+        cupy.add.at(total, index, whole.view(np.uint64))
+        array += (total.view(np.int64) / units_per_one).astype(array.dtype)
 
 
 @functools.cache
@@ -141,7 +143,8 @@ def launch(name, n_threads, *arguments):
                 f"not {type(x).__name__}"
             )
     if n_threads:
-        _kernel(name)((-(-n_threads // 256),), (256,), arguments)
+        n_blocks = -(-n_threads // 256)  # of 256 threads each, rounded up
+        _kernel(name)((n_blocks,), (256,), arguments)
 
 
 def keep_freed_memory():
@@ -185,10 +188,13 @@ def open_gpu():
 
 
 def choose(device):
-    """(device, reason) for "cpu", "gpu" or "auto"; NoGPU if a GPU was asked for and there is none.
+    """(device, note) for "cpu", "gpu" or "auto"; NoGPU if a GPU was asked for and there is none.
 
     auto    the GPU if there is one that works, else the CPU
+    note    which GPU it is, or why it is none
     """
+    if device not in (CPU, GPU, "auto"):
+        raise ValueError(f"there is no device {device!r}: choose 'auto', {CPU!r} or {GPU!r}")
     if device == CPU:
         return CPU, ""
     try:
@@ -241,8 +247,8 @@ def find_gpu(library):
     driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     if driver == 0:
         raise NoGPU(
-            "CuPy is installed, but there is no NVIDIA driver: install one (a container needs "
-            "docker run --gpus all)"
+            "CuPy finds no NVIDIA driver: if this machine has an NVIDIA GPU, install its driver "
+            "(in Docker: docker run --gpus all)"
         )
     try:
         if runtime.getDeviceCount() > 0:

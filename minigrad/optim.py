@@ -195,10 +195,10 @@ def clip_grad_norm(params, max_norm):
     """
     gradients = [p.grad for p in params if p.grad is not None]
     xp = array_module(*gradients)
-    squares = [(g.ravel() @ g.ravel()).astype(xp.float64) for g in gradients]  # g·g = Σ g²
-    norm = xp.sqrt(sum(squares, start=xp.zeros((), xp.float64)))
+    squares = [g.ravel() @ g.ravel() for g in gradients]  # g·g = Σ g²
+    norm = xp.sqrt(sum(squares, start=xp.zeros(())))  # from a 0 in float64 on
     scale = xp.minimum(1, max_norm / (norm + 1e-6))  # NaN if norm is: so are all gradients
-    if device_of(norm) != CPU or scale != 1:  # a look at it is free on a CPU, and only there
+    if device_of(norm) != CPU or scale != 1:  # on a GPU to look at scale is to wait
         for g in gradients:
             g *= scale.astype(g.dtype)
     return Tensor(norm)

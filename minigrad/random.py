@@ -81,10 +81,10 @@ def kept(n_rows, size, p, key):
 
 
 def kept_on_gpu(xp, n_rows, size, p, key):
-    """kept() on the GPU, by kernels/dropout_keep.cu: quicker than to copy a mask up there."""
+    """kept() on the GPU, by kernels/dropout_keep.cu, so that no mask need be copied there."""
     keep = xp.empty((n_rows, size), bool)
     numbers = (n_rows, size, round(p * 2**32), *key, MASK)
-    n_threads = n_rows * -(-size // 8)
+    n_threads = n_rows * -(-size // 8)  # each decides on 8 entries of a row
     launch("dropout_keep", n_threads, keep, *map(np.uint64, numbers))
     return keep
 

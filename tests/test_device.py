@@ -137,7 +137,7 @@ class Unmultipliable:
 FAULTS = {  # what is wrong -> (CuPy, what the one sentence must say)
     "no driver": (
         broken({"driverGetVersion": lambda: 0, "getDeviceCount": cuda_error(INSUFFICIENT)}),
-        ["no NVIDIA driver: install one", "--gpus all"],
+        ["no NVIDIA driver: if", "install its driver", "--gpus all"],
     ),
     "an old driver": (
         broken({"driverGetVersion": lambda: 11040, "getDeviceCount": cuda_error(INSUFFICIENT)}),
@@ -359,7 +359,7 @@ def test_workers_choose_the_cpu(tmp_path):
     """Where the device is left open: they share a step out over the CPU's cores."""
     done = small_run(tmp_path, "--workers", "2")
     assert done.returncode == 0, done.stderr
-    assert "\ndevice: cpu (mpirun and --workers share a step out over CPUs)\n" in done.stdout
+    assert "\ndevice: cpu (--workers shares a step out over the cores of a CPU)\n" in done.stdout
     assert "preset laptop" in done.stdout
 
 
@@ -393,6 +393,11 @@ def test_help_does_not_look_for_a_gpu(tmp_path):
     (tmp_path / "cupy.py").write_text("raise AssertionError('imported')", encoding="utf-8")
     done = python(ROOT / "examples/train_shakespeare.py", "--help", path=[tmp_path])
     assert done.returncode == 0 and "--device {auto,cpu,gpu}" in done.stdout
+    assert "(default: laptop)" in done.stdout
+    done = python(
+        ROOT / "examples/train_shakespeare.py", "--device", "gpu", "--help", path=[tmp_path]
+    )
+    assert done.returncode == 0 and "(default: baby)" in done.stdout
 
 
 def test_the_engine_does_not_import_cupy(tmp_path):
@@ -416,7 +421,7 @@ def test_the_diagnosis(without_cupy):
         assert f"\n{label:11}" in f"\n{out}"
     assert f"{np.__version__}\n" in out and " threads\n" in out
     assert out.splitlines()[-1].startswith(
-        "--device auto takes the CPU: CuPy is not installed; for an NVIDIA GPU: pip install"
+        "train_shakespeare.py --device auto takes the CPU: CuPy is not installed; for an NVIDIA GPU"
     )
 
 
@@ -426,10 +431,10 @@ def test_the_diagnosis_with_a_gpu():
         "CuPy       fake, for CUDA 12.8",
         "driver     for CUDA 12.8",
         "GPU 0      no GPU, but NumPy, compute capability 0.0, 16.0 GiB",
-        "works      hold an array",
-        "free       8.0 GiB of GPU 0, which is the one that is used",
-        "works      multiply matrices",
-        "--device auto takes the GPU.",
+        "can        hold an array",
+        "free       8.0 GiB on GPU 0, the one that is used",
+        "can        multiply matrices",
+        "train_shakespeare.py --device auto takes the GPU.",
     ):
         assert f"\n{line}\n" in out
 
@@ -437,7 +442,7 @@ def test_the_diagnosis_with_a_gpu():
 @pytest.mark.gpu
 def test_the_diagnosis_on_a_real_gpu():
     out = python("-m", "minigrad").stdout
-    assert "\nworks      multiply matrices\n" in out and out.endswith("takes the GPU.\n")
+    assert "\ncan        multiply matrices\n" in out and out.endswith("takes the GPU.\n")
 
 
 def test_the_diagnosis_of_a_gpu_that_fails(monkeypatch, capsys):
@@ -446,5 +451,5 @@ def test_the_diagnosis_of_a_gpu_that_fails(monkeypatch, capsys):
     monkeypatch.setattr(device, "installed_cupys", lambda: ["cupy-cuda12x"])
     main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-3] == "works      compile a kernel"
-    assert lines[-1].startswith("--device auto takes the CPU: CuPy cannot multiply matrices")
+    assert lines[-3] == "can        compile a kernel"
+    assert "--device auto takes the CPU: CuPy cannot multiply matrices" in lines[-1]

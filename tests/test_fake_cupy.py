@@ -333,7 +333,6 @@ print(json.dumps({
     "driver": cupy.cuda.runtime.driverGetVersion(),
     "runtime error": cupy.cuda.runtime.CUDARuntimeError.__mro__[1].__name__,
     "out of memory": [kind.__name__ for kind in cupy.cuda.memory.OutOfMemoryError.__mro__],
-    "float64": cupy.float64.__module__,
     "absent": [n for n in ("__index__", "__imatmul__") if getattr(cupy.ndarray, n, None)],
     "lazy": type(cupy.RawKernel("not compiled yet", "name")).__name__,
 }))
@@ -381,7 +380,7 @@ def test_enough_is_compared(real):
 
 
 def test_what_else_the_fake_and_the_probe_rely_on(real):
-    assert real["absent"] == [] and real["lazy"] == "RawKernel" and real["float64"] == "numpy"
+    assert real["absent"] == [] and real["lazy"] == "RawKernel"
     assert real["runtime error"] == "RuntimeError" and "MemoryError" in real["out of memory"]
     if real["driver"] == 0:
         assert len(real["errors"]) == 2
@@ -398,9 +397,7 @@ def test_the_real_cupy_without_a_driver(real):
             [sys.executable, *command], capture_output=True, encoding="utf-8", cwd=ROOT
         )
         assert done.returncode == status
-        assert (
-            "CuPy is installed, but there is no NVIDIA driver: install" in done.stdout + done.stderr
-        )
+        assert "CuPy finds no NVIDIA driver: if this machine has" in done.stdout + done.stderr
 
 
 def used_names():

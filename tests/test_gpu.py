@@ -80,7 +80,7 @@ def test_every_op_is_float64_rounded(name, gpu, monkeypatch):
 
 MASKS = [  # shape, p, key
     ((3, 8), 0.5, (1, 2, 3, 4)),
-    ((2, 3, 5), 0.2, (7, 11, 0, 2)),  # rows of 15: not a whole number of blocks
+    ((2, 3, 5), 0.2, (7, 11, 0, 2)),  # rows of 15: not a whole number of groups
     ((5, 1), 0.9, (2**64 - 1, 2**40, 5, 2**33)),
     ((1, 4099), 0.0, (0, 0, 0, 0)),
     ((64, 6, 16, 16), 0.2, (1337, 5000, 12, 640)),
@@ -246,7 +246,7 @@ def test_devices_do_not_mix(gpu):
 
 
 def test_a_model_takes_ids_from_anywhere(gpu):
-    """Ids of the CPU go up to the model; there they would wrap around, so they are looked at."""
+    """A model moves ids that are on the CPU, and checks them first: there they would wrap."""
     model = model_on("gpu")
     for ids in (IDS[None, :4], IDS[None, :4].tolist(), Tensor(IDS[None, :4]).to("gpu")):
         assert model(ids).shape == (1, 4, V) and model(ids).device == "gpu"
@@ -258,7 +258,7 @@ def test_a_model_takes_ids_from_anywhere(gpu):
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run(gpu):
-    """On a GPU it is looked at when the run logs, and then the run ends."""
+    """On a GPU it is looked at when the run logs or evaluates, and at the end."""
     model = model_on("gpu")
     model.ln_f.weight.data[0] = np.inf
     config = TrainConfig(**RUN | {"log_every": 3}, steps=9)

@@ -6,7 +6,7 @@ from minigrad import random
 from minigrad.device import CPU, GPU, array_module, device_of, dots
 from minigrad.tensor import op
 
-BLOCK = {CPU: 32, GPU: 256}  # queries
+BLOCK = {CPU: 32, GPU: 256}  # queries; the GPU's is a guess, not measured
 
 
 @op
@@ -39,7 +39,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     Numerics    The largest score of each row is subtracted first, as in softmax.
                 A block of queries at a time: what lies ahead of its last one need not be computed
                 and masked, almost half of the work where T is long.  dk and dv add up over blocks.
-                A GPU is left idle by short ones.
+                On a GPU they are longer: short ones would leave it idle.
     """
     fits = k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
     if not (fits and k.shape == v.shape):

@@ -30,8 +30,8 @@ def cross_entropy(logits, targets, *, ignore_index=None):
                 confident and wrong.
 
     Numerics    ln Σ eˣ with the largest logit subtracted first, as in log_softmax.
-                Targets on the GPU are taken on trust, see check_ids in embedding.py; and with
-                `ignore_index` the program waits for the GPU to say how many rows count.
+                Targets on the GPU are not checked (check_ids in embedding.py says why), and with
+                `ignore_index` Python waits for the GPU to say how many rows count.
     """
     xp = array_module(logits)
     targets = xp.asarray(targets)

@@ -1,6 +1,6 @@
 """CuPy without a GPU, to run the project's GPU path anywhere: NumPy inside, CuPy's manners outside.
 
-It is strict by construction, so that code which passes here has little left to fail on:
+It is strict by construction:
 
 * An array wraps NumPy's and is none itself.  What it is mixed with must be such an array, or a
   number; NumPy's arrays are refused in CuPy's own words, and NumPy's functions refuse it.
@@ -10,7 +10,7 @@ It is strict by construction, so that code which passes here has little left to 
   cannot serve as a Python index; an index out of range wraps around; to assign to one place twice
   is undefined (here: an error); atomic additions come in any order; what a function of entries
   returns is contiguous.
-* `ledger` counts what a real GPU would have to wait for: copies up to it, copies down from it.
+* `ledger` counts copies to the GPU (uploads) and back, for which Python waits (downloads).
 * Fresh memory is full of NaN, and of other nonsense where there is no NaN.
 
 What it cannot show: races between threads, how tensor cores round, memory that runs out, whether a
@@ -29,7 +29,7 @@ from fake_cupy import kernels
 
 __version__ = "fake"
 
-float64, inf = np.float64, np.inf
+inf = np.inf
 
 ledger = types.SimpleNamespace(uploads=0, downloads=0)
 _order = np.random.default_rng(0)  # in which atomic additions happen to come
