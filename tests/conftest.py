@@ -1,6 +1,5 @@
 """The GPU that tests run on: the fake one, unless `pytest -m gpu` asks for the real."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,12 +9,7 @@ import pytest
 from minigrad import device
 
 TESTS = Path(__file__).parent
-
-
-@pytest.fixture
-def fake_cupy_on_path():
-    """What PYTHONPATH must say for a program of its own to find the fake."""
-    return os.pathsep.join([str(TESTS / "fake_cupy/path"), str(TESTS)])
+FAKE_PATH = [str(TESTS / "fake_cupy/path"), str(TESTS)]  # where a program of its own finds the fake
 
 
 def opened(monkeypatch, cupy=None):

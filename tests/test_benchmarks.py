@@ -1,12 +1,14 @@
 """The benchmarks still run: every side trains a tiny model, and the arithmetic of the tables."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import FAKE_PATH
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -27,7 +29,7 @@ def test_every_side_trains(side):
     assert 0 < milliseconds < 1000
 
 
-def test_the_side_of_a_gpu(fake_cupy_on_path, monkeypatch):
+def test_the_side_of_a_gpu():
     """Where there is none, PyTorch's half of the measurement is played; ours trains on the fake."""
     options = {"n_layer": 1, "n_embd": 16, "block_size": 8, "batch_size": 3, "dropout": 0.1}
     task = {"side": "ours", "options": options, "steps": 2, "device": "gpu", "vocab_size": 600}
@@ -51,7 +53,7 @@ import side
 sys.argv = ["side.py", {json.dumps(task)!r}]
 side.main()
 """
-    found = common.python("-c", code, PYTHONPATH=f"{fake_cupy_on_path}:{BENCHMARKS}")
+    found = common.python("-c", code, PYTHONPATH=os.pathsep.join([*FAKE_PATH, str(BENCHMARKS)]))
     assert found == {"ms": found["ms"], "kernels": 2, "memory": 2000} and found["ms"] > 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import fake_cupy
 import numpy as np
 import pytest
+from conftest import FAKE_PATH
 
 import minigrad as mg
 from gpt_numpy import GPT, GPTConfig
@@ -29,7 +30,6 @@ from minigrad.device import (
 )
 
 ROOT = Path(__file__).parents[1]
-TESTS = ROOT / "tests"
 sys.path.insert(0, str(ROOT / "examples"))
 
 import generate  # noqa: E402
@@ -342,7 +342,7 @@ def test_auto_says_what_it_took_and_why(without_cupy, tmp_path):
 def test_flags_that_a_gpu_does_not_take(flags, message, tmp_path):
     script = ROOT / "examples/train_shakespeare.py"
     flags = ["--device", "gpu", "--out", tmp_path / "run", *flags]
-    done = python(script, *flags, path=[TESTS / "fake_cupy/path", TESTS])
+    done = python(script, *flags, path=FAKE_PATH)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -352,7 +352,7 @@ def small_run(tmp_path, *flags):
     small = "--steps 1 --n-layer 1 --n-head 1 --n-embd 8 --block-size 4 --batch-size 4".split()
     script = ROOT / "examples/train_shakespeare.py"
     arguments = ["--data", data, "--out", tmp_path / "run", *small, *flags]
-    return python(script, *arguments, path=[TESTS / "fake_cupy/path", TESTS])
+    return python(script, *arguments, path=FAKE_PATH)
 
 
 def test_workers_choose_the_cpu(tmp_path):
@@ -426,7 +426,7 @@ def test_the_diagnosis(without_cupy):
 
 
 def test_the_diagnosis_with_a_gpu():
-    out = python("-m", "minigrad", path=[TESTS / "fake_cupy/path", TESTS]).stdout
+    out = python("-m", "minigrad", path=FAKE_PATH).stdout
     for line in (
         "CuPy       fake, for CUDA 12.8",
         "driver     for CUDA 12.8",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rounding
-from conftest import opened
+from conftest import FAKE_PATH, opened
 
 import minigrad as mg
 import minigrad.ops as F
@@ -118,8 +118,14 @@ def trained(device, steps, dtype=np.float32, ids=IDS, **options):
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-10), (np.float32, 1e-3)])
 def test_a_run_is_the_same(dtype, tolerance, gpu):
-    """The same weights, batches and masks, and the same course: 5 steps, 200 on a real GPU."""
+    """The same weights, batches and masks, and the same course: 5 steps, 200 on a real GPU.
+
+    In float32 the fake differs in the order of sums alone, some 10⁻⁷ a step.  Of a real GPU, which
+    also has its own exp and tanh, 1e-3 is what is promised; weights that are off by a last bit from
+    the start move 200 steps on a CPU by 4·10⁻⁷.
+    """
     steps = 5 if gpu == "fake" else 200
+    tolerance = min(tolerance, 1e-5) if gpu == "fake" else tolerance
     ours, right = (trained(device, steps, dtype) for device in ("gpu", "cpu"))
     assert abs(ours[0] - right[0]).max() <= tolerance
     assert abs(ours[1] - right[1]).max() <= tolerance
@@ -331,8 +337,7 @@ def command(tmp_path, cupy, *flags):
     text = tmp_path / "text.txt"
     text.write_text("to be, or not to be, that is the question.\n" * 60, encoding="utf-8")
     small = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 8 --batch-size 4 --steps 20"
-    folders = ["fake_cupy/path", "."] if cupy == "fake" else []
-    search = os.pathsep.join(str(ROOT / "tests" / name) for name in folders)
+    search = os.pathsep.join(FAKE_PATH if cupy == "fake" else [])
     done = subprocess.run(
         [sys.executable, ROOT / "examples/train_shakespeare.py", "--data", text]
         + ["--out", tmp_path / "run", *small.split(), *flags],
@@ -362,4 +367,5 @@ def test_the_training_command(device, cupy, tmp_path):
     assert '"device": "gpu"' in saved and '"preset": "baby"' in saved and '"dropout": 0.2' in saved
     on_cpu = command(tmp_path, cupy, "--device", "cpu", "--preset", "baby", "--workers", "1")
     assert "device: cpu\n" in on_cpu
-    assert abs(final_loss(out) - final_loss(on_cpu)) < 1e-3
+    # both are printed with 4 digits; a real GPU has its own exp and tanh: 1e-3, as above
+    assert abs(final_loss(out) - final_loss(on_cpu)) < (1.5e-4 if cupy == "fake" else 1e-3)

@@ -297,6 +297,20 @@ def test_dropout_refuses_a_share(p):
         F.dropout(zeros(B, C), p, training=True)
 
 
+@pytest.mark.parametrize("ignore_index", [None, 4])
+def test_a_buffer_of_targets_may_be_filled_anew(ignore_index):
+    """After the forward pass: the gradient is that of the targets it saw."""
+    grads = []
+    for refill in (False, True):
+        logits, targets = Tensor(np.eye(4, V), True), np.array([1, 2, 0, 3])
+        loss = F.cross_entropy(logits, targets, ignore_index=ignore_index)
+        if refill:
+            targets[:] = 5
+        loss.backward()
+        grads.append(logits.grad)
+    np.testing.assert_array_equal(*grads)
+
+
 def test_all_ignored_is_an_error():
     """The mean over no rows is not a number: said at once, not found as nan in the weights."""
     with pytest.raises(ValueError, match="cross_entropy: no row"):

@@ -34,7 +34,7 @@ def cross_entropy(logits, targets, *, ignore_index=None):
                 `ignore_index` Python waits for the GPU to say how many rows count.
     """
     xp = array_module(logits)
-    targets = xp.asarray(targets)
+    targets = xp.array(targets)  # a copy, for backward reads them again
     if targets.shape != logits.shape[:-1]:
         raise ValueError(
             f"cross_entropy: logits {logits.shape} are rows of V scores and need targets of shape "
