@@ -19,6 +19,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import wait
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -70,10 +71,10 @@ class Worker:
             for other in others:
                 total[block] += other[block]
 
-    def move(self, plan):
+    def move(self, plan, going):
         """AdamW, as its plan says."""
         vectors = self.weights, self.all_gradients[0], self.exp_avg, self.exp_avg_sq
-        optim.move(vectors, plan, self.i, self.n)
+        optim.move(vectors, plan, self.i, self.n, going)
 
 
 class Workers:
@@ -129,9 +130,9 @@ class Workers:
             self._run("add_up")
         return sum(losses[1:], start=losses[0])
 
-    def move(self, plan: list[optim.Stretch]) -> None:
-        """Move the weights, as AdamW.next_step() says."""
-        self._run("move", plan)
+    def move(self, plan: list[optim.Stretch], going: Any = 1) -> None:
+        """Move the weights, as AdamW.next_step() and going() say."""
+        self._run("move", plan, going)
 
     def _run(self, task, *arguments):
         """Every process does the task, each its part; their results, in order."""

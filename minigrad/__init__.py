@@ -5,6 +5,17 @@ from minigrad.tensor import OPS, Tensor, no_grad
 
 # isort: split
 from minigrad import nn, ops, optim, schedule
+from minigrad.anomaly import detect_anomaly
 from minigrad.random import manual_seed
 
-__all__ = ["OPS", "Tensor", "manual_seed", "nn", "no_grad", "ops", "optim", "schedule"]
+__all__ = [
+    "OPS",
+    "Tensor",
+    "detect_anomaly",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "ops",
+    "optim",
+    "schedule",
+]

@@ -79,6 +79,17 @@ def one_device(arrays):
         )
 
 
+def set_writeable(array, may):
+    """Let an array be written to, or not; return whether that is a change.
+
+    False on a GPU, whose arrays can always be written to.
+    """
+    if not isinstance(array, np.ndarray) or array.flags.writeable == may:
+        return False
+    array.setflags(write=may)
+    return True
+
+
 # ---- what differs from device to device ----------------------------------------------------------
 
 

@@ -58,7 +58,8 @@ class Flat:
 
     def gather(self):
         """Copy in what was assigned to a parameter since: `p.data = ...` or `p.grad = ...`."""
-        for p, view, slot in zip(self.parameters, self.views, self.slots, strict=True):
+        arrays = zip(self.parameters, self.places, self.views, self.slots, strict=True)
+        for p, place, view, slot in arrays:
             if p.data is not view:
                 if not like(p.data, view):
                     raise RuntimeError(
@@ -66,7 +67,8 @@ class Flat:
                         f"{p.shape} of {p.dtype} on {p.device}: convert or move a model first, "
                         "then make its optimizer"
                     )
-                view[...] = p.data
+                self.data[place] = p.data.ravel()  # `view` may be read-only: see Reading
+                p.version += 1
                 p.data = view
             if p.grad is not None and p.grad is not slot:
                 slot[...] = p.grad

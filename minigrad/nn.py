@@ -7,7 +7,7 @@ from collections.abc import Callable
 import minigrad.ops as F
 from minigrad import random
 from minigrad.device import to_device
-from minigrad.tensor import Tensor, no_grad
+from minigrad.tensor import Tensor, no_grad, this_thread
 
 
 class Module:
@@ -17,7 +17,10 @@ class Module:
     forward: Callable[..., Tensor]
 
     def __call__(self, *inputs):
-        return self.forward(*inputs)
+        if this_thread.watch is None:
+            return self.forward(*inputs)
+        with this_thread.watch.inside(self):  # see detect_anomaly()
+            return self.forward(*inputs)
 
     def named_children(self):
         """(name, module) of the modules right below this one, in the order of assignment."""
@@ -100,7 +103,7 @@ class Module:
                     f"load_state_dict: {name} has shape {p.shape}, was given {state[name].shape}"
                 )
         for name, p in parameters.items():
-            p.data[...] = to_device(state[name], p.device)
+            p.overwrite(to_device(state[name], p.device))
 
 
 class ModuleList(Module):

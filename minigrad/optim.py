@@ -56,10 +56,32 @@ class AdamW:
         self.exp_avg, self.exp_avg_sq = zeros(self.flat.data), zeros(self.flat.data)  # m and v
         self.numbers = {w: i for i, w in enumerate(parameters)}
         self.steps = [0] * len(parameters)  # t of each
+        self.stopped = 0  # the step that stop_unless_finite() stopped at, if any
 
     def step(self):
         """Move every parameter that has a gradient."""
-        move(self.vectors(), self.next_step())
+        move(self.vectors(), self.next_step(), going=self.going())
+
+    def stop_unless_finite(self, step, loss, norm):
+        """If one of the two numbers (Tensors) is not finite, move nothing from this step on.
+
+        For a GPU, where to look at a number is to wait for it: the decision is made there, and
+        stopped_at() asks for it when there is time to wait.
+        """
+        xp = array_module(self.flat.data)
+        finite = xp.isfinite(loss.data) & xp.isfinite(norm.data)
+        stopped = xp.asarray(self.stopped)
+        self.stopped = xp.where((stopped != 0) | finite, stopped, step)
+
+    def stopped_at(self):
+        """The step that stop_unless_finite() stopped at, or 0."""
+        return int(self.stopped)
+
+    def going(self):
+        """1, or 0 when stopped, of the weights' dtype: how much of a step is to be made."""
+        if isinstance(self.stopped, int):
+            return 1
+        return (self.stopped == 0).astype(self.flat.data.dtype)
 
     def vectors(self):
         """(w, g, m, v): each the vector of all parameters, one after another."""
@@ -78,6 +100,7 @@ class AdamW:
                     continue
                 i = self.numbers[w]
                 self.steps[i] += 1
+                w.version += 1
                 place, options = self.flat.places[i], (group[name] for name in OPTIONS)
                 stretch = Stretch(place.start, place.stop, self.steps[i], *options)
                 if plan and plan[-1].stop == stretch.start and plan[-1][2:] == stretch[2:]:
@@ -147,22 +170,23 @@ class Stretch(NamedTuple):
 OPTIONS = Stretch._fields[3:]
 
 
-def move(vectors, plan, part=0, n_parts=1):
+def move(vectors, plan, part=0, n_parts=1, going=1):
     """Move the weights as `plan` says; or, of every stretch, only one of n_parts equal parts.
 
     vectors     w, g, m, v of shape (N,), as AdamW.vectors() returns them
     plan        what AdamW.next_step() returns
+    going       what AdamW.going() returns
     """
     for stretch in plan:
         length = stretch.stop - stretch.start
         start = stretch.start + length * part // n_parts
         stop = stretch.start + length * (part + 1) // n_parts
         for block in blocks(vectors[0], start, stop):  # the formulas pass over it a dozen times
-            _move([vector[block] for vector in vectors], stretch)
+            _move([vector[block] for vector in vectors], stretch, going)
 
 
-def _move(vectors, stretch):
-    """The formulas of AdamW, in place."""
+def _move(vectors, stretch, going):
+    """The formulas of AdamW, in place.  Where `going` is 0 they multiply by 1 and add 0."""
     w, g, m, v = vectors
     t, lr, eps, decay = stretch.t, stretch.lr, stretch.eps, stretch.weight_decay
     beta1, beta2 = stretch.betas
@@ -170,17 +194,19 @@ def _move(vectors, stretch):
     # m̂ / (√v̂ + ε) = m / (√v + ε c) · c / (1 − β₁ᵗ)  with  c = √(1 − β₂ᵗ):  two numbers are
     # corrected, not two arrays.
     c = math.sqrt(1 - beta2**t)
-    m *= beta1
+    if not isinstance(going, int):  # it is an array on the GPU
+        g = xp.where(going, g, 0)
+    m *= beta1**going
     m += (1 - beta1) * g
-    v *= beta2
+    v *= beta2**going
     square = g * g
     square *= 1 - beta2
     v += square
     step = xp.sqrt(v)
     step += eps * c
     step = m / step
-    step *= lr * c / (1 - beta1**t)
-    w *= 1 - lr * decay
+    step *= lr * c / (1 - beta1**t) * going
+    w *= 1 - lr * decay * going
     w -= step
 
 

@@ -12,6 +12,7 @@ import heapq
 import inspect
 import itertools
 import threading
+import weakref
 from collections.abc import Callable
 
 from minigrad.device import (
@@ -20,6 +21,7 @@ from minigrad.device import (
     device_of,
     is_array,
     one_device,
+    set_writeable,
     to_device,
     to_host,
 )
@@ -31,9 +33,10 @@ _clock = itertools.count()  # stamps each Step with the moment it was taken
 
 class _Thread(threading.local):
     recording = True  # False inside `with no_grad():`, for this thread alone
+    watch = None  # what looks at every result inside `with detect_anomaly():`, see anomaly.py
 
 
-_thread = _Thread()
+this_thread = _Thread()
 
 
 class Step:
@@ -42,13 +45,57 @@ class Step:
     `sources` has an entry per input: the Step that made it, the leaf Tensor itself, or None where
     no gradient is wanted.  A Step never holds the Tensors in between, so a value that no backward
     needs is freed as soon as the program lets go of it; and nothing points back, so no cycles.
+    `readings` keeps the arrays of leaves as they are, until the Step is replayed or forgotten.
     """
 
-    __slots__ = ("backward", "op", "shape", "sources", "time")
+    __slots__ = ("backward", "note", "op", "readings", "shape", "sources", "time")
 
-    def __init__(self, op, sources, backward, shape):
+    def __init__(self, op, sources, backward, shape, readings=(), note=None):
         self.op, self.sources, self.backward, self.shape = op, sources, backward, shape
+        self.readings, self.note = readings, note
         self.time = next(_clock)
+
+    def replay(self, dout):
+        """What backward(dout) returns; this once, and only if no leaf has changed since."""
+        if self.backward is None:
+            raise RuntimeError(
+                f"the step {self.op!r} was already replayed and its arrays are freed: call "
+                "backward() once, on the sum of all losses that share it"
+            )
+        for reading in self.readings:
+            reading.check(self.op)
+        return self.backward(dout)
+
+    def forget(self):
+        """Free what the step held."""
+        self.backward, self.sources, self.readings, self.note = None, (), (), None
+
+
+class Reading:
+    """A leaf's array, which steps may still read: read-only while this object lives.
+
+    Every Step that has a use for it holds the Reading.  So the array can be written to again when
+    the last of them is replayed, or gone.  (What CuPy holds has no such flag.)
+    """
+
+    __slots__ = ("__weakref__", "array", "locked", "tensor", "version")
+
+    def __init__(self, tensor):
+        self.tensor, self.version, self.array = tensor, tensor.version, tensor.data
+        self.locked = set_writeable(self.array, False)
+
+    def check(self, op_name):
+        """Raise if the array was overwritten all the same; who does so counts the versions."""
+        if self.tensor.version != self.version:
+            raise RuntimeError(
+                f"{op_name}: an input of shape {self.array.shape} was overwritten, by an optimizer "
+                "or load_state_dict(), after the forward pass that used it, and the gradient would "
+                "be wrong: call backward() first"
+            )
+
+    def __del__(self):
+        if self.locked:
+            set_writeable(self.array, True)
 
 
 class Tensor:
@@ -57,10 +104,16 @@ class Tensor:
     A Tensor that you make is a leaf: backward() leaves its gradient in `grad`.  One that an op made
     has a `step`, the record of that op.  Numbers and lists become float32; an array keeps its
     dtype and is not copied.
+
+    What backward() may still need cannot be written to, lest the gradient be wrong: the result of
+    an op that was recorded, and a leaf's array from there until backward() has passed.  Assign
+    another array instead (`x.data = x.data + 1`), or compute under no_grad().
     """
 
     __array_ufunc__ = None  # `array + tensor` is ours to compute, not NumPy's entry by entry
     slot = None  # where the gradient goes, if it has a place in a long vector: see flat.py
+    version = 0  # how often its array was overwritten
+    _reading = None  # a weak reference to the Reading of `data`
 
     def __init__(self, data, requires_grad=False):
         self.data = as_array(data)
@@ -115,12 +168,10 @@ class Tensor:
         deliver(self.step or self, dout)
         while newest:
             _, step = heapq.heappop(newest)
-            if step.backward is None:
-                raise RuntimeError(
-                    f"the step {step.op!r} was already replayed and its arrays are freed: call "
-                    "backward() once, on the sum of all losses that share it"
-                )
-            gradients = step.backward(collected.pop(step))
+            dout = collected.pop(step)
+            gradients = step.replay(dout)
+            if this_thread.watch is not None:
+                this_thread.watch.backward(step, dout, gradients)
             for source, d in zip(step.sources, gradients, strict=True):
                 if source is None:
                     continue
@@ -131,7 +182,7 @@ class Tensor:
                         f"{step.op}: gradient of shape {d.shape} for an input {source.shape}"
                     )
                 deliver(source, d)
-            step.backward, step.sources = None, ()  # forgetting the step frees what it held
+            step.forget()
 
     def _accumulate(self, d):
         """The first gradient is copied in, since others may hold `d` too; later ones add up."""
@@ -142,6 +193,26 @@ class Tensor:
             self.grad = self.slot
         else:
             self.grad = array_module(self.data).array(d, dtype=self.dtype)
+
+    def reading(self):
+        """The Reading of this leaf's array: the same one for all steps."""
+        reading = self._reading and self._reading()
+        if reading is None or reading.array is not self.data or reading.version != self.version:
+            reading = Reading(self)
+            self._reading = weakref.ref(reading)
+        return reading
+
+    def overwrite(self, array):
+        """Put other numbers into the array itself: a step that still reads it then says so."""
+        self.version += 1
+        locked = set_writeable(self.data, True)
+        self.data[...] = array
+        if locked:
+            set_writeable(self.data, False)
+
+    def __getstate__(self):
+        """For copies, which no step reads."""
+        return {name: value for name, value in vars(self).items() if name != "_reading"}
 
     # ---- what it is -------------------------------------------------------------------------
 
@@ -165,7 +236,12 @@ class Tensor:
         return len(self.data)
 
     def __bool__(self):
-        return bool(self.data)  # an error where there are several entries
+        if self.data.size != 1:
+            raise ValueError(
+                f"a Tensor of shape {self.shape} is neither true nor false: ask for x.data.any() "
+                "or x.data.all(); `if x is not None` tells whether there is one"
+            )
+        return bool(self.data)
 
     def __repr__(self):
         gradient = ", requires_grad=True" if self.requires_grad else ""
@@ -282,6 +358,7 @@ def op(array_op):
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     takes_a_list = inspect.Parameter.VAR_POSITIONAL in kinds
     n_inputs = len(kinds) - kinds.count(inspect.Parameter.KEYWORD_ONLY)
+    names = [*signature.parameters][:n_inputs]
 
     @functools.wraps(array_op)
     def tensor_op(*inputs, **options):
@@ -298,19 +375,27 @@ def op(array_op):
         arrays = [_as_operand(x) for x in inputs]
         if not any(map(is_array, arrays)):  # numbers alone: they become what Tensor(x) makes them
             arrays = [x if x is None else as_array(x) for x in arrays]
+        sources = tuple(map(_source, inputs)) if this_thread.recording else ()
+        recorded = any(source is not None for source in sources)
+        readings = [x.reading() for x in inputs if _is_leaf(x)] if recorded else ()
         try:
             one_device(arrays)
             out, backward = array_op(*arrays, **options)
         except ValueError as error:  # say whose error it is, where NumPy found it
             if str(error).startswith(f"{name}:"):
                 raise
-            shapes = ", ".join(str(x.shape) for x in arrays if is_array(x))
-            raise ValueError(f"{name}: {error} (inputs of shape {shapes})") from error
+            raise ValueError(f"{name}: {error} ({named(names, arrays, 'shape')})") from error
         result = Tensor(out)
-        sources = tuple(map(_source, inputs)) if _thread.recording else ()
-        if any(source is not None for source in sources):
+        for x in arrays:
+            if getattr(x, "dtype", result.dtype) is not result.dtype:
+                one_dtype(name, names, arrays, result.dtype)
+        note = None
+        if this_thread.watch is not None:
+            note = this_thread.watch.forward(name, names, inputs, arrays, result.data)
+        if recorded:
+            set_writeable(result.data, False)
             result.requires_grad = True
-            result.step = Step(name, sources, backward, result.shape)
+            result.step = Step(name, sources, backward, result.shape, readings, note)
         return result
 
     OPS[name] = tensor_op
@@ -319,7 +404,46 @@ def op(array_op):
 
 def _source(x):
     """Who is owed the gradient of the input `x`: its step, itself as a leaf, or nobody."""
-    return (x.step or x) if isinstance(x, Tensor) and x.requires_grad else None
+    if not (isinstance(x, Tensor) and x.requires_grad):
+        return None
+    if x.step is None:
+        return x
+    if x.step.backward is None:
+        raise RuntimeError(
+            f"a Tensor of shape {x.shape} is used after backward() has replayed {x.step.op!r}, "
+            "which made it: no gradient can pass there any more; go on with x.detach(), or with "
+            "x.item() where a number will do"
+        )
+    return x.step
+
+
+def _is_leaf(x):
+    return isinstance(x, Tensor) and x.step is None
+
+
+def input_names(names, arrays):
+    """A name for each input: of an op that takes a list, arrays[0], arrays[1] and so on."""
+    if len(names) == len(arrays):
+        return names
+    return [f"{names[0]}[{i}]" for i in range(len(arrays))]
+
+
+def named(names, arrays, what):
+    """The arrays among the inputs of an op, each with its attribute `what`: "x (2, 3), y (4,)"."""
+    pairs = zip(input_names(names, arrays), arrays, strict=True)
+    return ", ".join(f"{name} {getattr(x, what)}" for name, x in pairs if is_array(x))
+
+
+def one_dtype(op_name, names, arrays, result):
+    """Raise TypeError where the inputs' dtypes differ so that one would widen another silently."""
+    dtypes = {x.dtype for x in arrays if is_array(x)}
+    floats = {dtype for dtype in dtypes if dtype.kind == "f"}
+    widened = result.kind == "f" and result not in floats and any(d.kind in "iu" for d in dtypes)
+    if len(floats) > 1 or floats and widened:
+        raise TypeError(
+            f"{op_name}: {named(names, arrays, 'dtype')} would give {result}: convert one of them, "
+            "as in Tensor(x.data.astype('float32')), or a model by model.to(dtype='float32')"
+        )
 
 
 def _as_operand(x):
@@ -335,8 +459,8 @@ def _as_operand(x):
 @contextlib.contextmanager
 def no_grad():
     """Run ops without recording them: for evaluation and sampling.  Also a decorator."""
-    before, _thread.recording = _thread.recording, False
+    before, this_thread.recording = this_thread.recording, False
     try:
         yield
     finally:
-        _thread.recording = before
+        this_thread.recording = before

@@ -109,21 +109,6 @@ def test_a_dtype_stays_what_it_is(name, dtype, monkeypatch):
             assert dtypes(name, case, layout, dtype, monkeypatch) == {dtype.__name__}
 
 
-@pytest.mark.parametrize("exact", range(3))
-def test_one_exact_input_makes_attention_exact(exact):
-    """float64 for one of q, k and v: out is float64, and each gradient reaches its input."""
-    qkv = [zeros(*shape) for shape in QKV]
-    for i, x in enumerate(qkv):
-        x.data = np.ones(x.shape, np.float64 if i == exact else np.float32)
-        x.requires_grad = True
-    out = F.attention(*qkv)
-    assert out.dtype == np.float64
-    out.backward(np.ones(out.shape))
-    assert [x.grad.dtype == np.float64 for x in qkv] == [i == exact for i in range(3)]
-    _, backward = OPS["attention"].__wrapped__(*[x.data for x in qkv])
-    assert {d.dtype for d in backward(out.data)} == {out.dtype}
-
-
 def test_a_dropout_of_nothing_draws_nothing():
     """With p = 0 the running key stays where it is, and so do all masks that come after."""
     with random.at(seed=1, step=2):
@@ -258,7 +243,7 @@ ERRORS = [  # the op, its inputs, the error, what it must name besides the op
     ("cross_entropy", [zeros(0, V), np.array([], int)], ValueError, []),
     ("embedding", [np.array([[1, V]]), zeros(V, C)], ValueError, ["id 7 is", "0 to 6"]),
     ("embedding", [np.array([-1, 1]), zeros(V, C)], ValueError, ["id -1 is", "0 to 6"]),
-    ("add", [zeros(2), zeros(3)], ValueError, ["add: ", "inputs of shape (2,), (3,)"]),
+    ("add", [zeros(2), zeros(3)], ValueError, ["add: ", "x (2,)", "y (3,)"]),
     ("embedding", [np.array([1.0]), zeros(V, C)], TypeError, ["integers", "float64"]),
     ("embedding", [[0, 1], zeros(V, C)], TypeError, ["integers", "float32"]),
     ("attention", [zeros(B, H, T, D), zeros(B, H, T, D + 1), zeros(B, H, T, D + 1)], ValueError,
@@ -534,12 +519,15 @@ def wide(x):
 
 @pytest.mark.parametrize("name", OPS)
 def test_a_wider_dtype_is_caught(name, monkeypatch):
-    """In an output as in a gradient."""
+    """In an output (where there are ids beside the weights, by the tape) as in a gradient."""
     seen = []
     for spoil in ({"spoil_out": wide}, {"spoil": lambda i, d: wide(d)}):
         with monkeypatch.context() as patch:
             plant(patch, name, **spoil)
-            seen.append(dtypes(name, CASES[name][0], "contiguous", np.float32, monkeypatch))
+            try:
+                seen.append(dtypes(name, CASES[name][0], "contiguous", np.float32, monkeypatch))
+            except TypeError as error:
+                seen.append(re.findall(r"would give (float64)", str(error)))
     assert "float64" in seen[0] and seen[1] == {"float32", "float64"}
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from minigrad import Tensor
+from minigrad.device import to_device, to_host
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
 
@@ -318,3 +319,45 @@ def test_the_norm_is_added_up_in_double():
 def test_clipping_without_gradients():
     """Nothing to clip has length 0."""
     assert clip_grad_norm(make_parameters(), 1.0).item() == 0
+
+
+# ---- stopping on the device ----------------------------------------------------------------------
+
+
+def test_an_optimizer_that_is_stopped_moves_nothing(gpu):
+    """From the first number that is not finite on, though later ones are; and it tells when."""
+    start = np.arange(1.0, 7.0, dtype=np.float32)
+    runs = []
+    for watched in (True, False):
+        w = Tensor(start.copy()).to("gpu")
+        w.requires_grad = True
+        optimizer = AdamW([w], lr=0.1, weight_decay=0.1)
+        for step in range(1, 6):
+            bad = watched and step == 3
+            w.grad = to_device(np.full(6, np.nan if bad else step, np.float32), "gpu")
+            if watched:
+                loss, norm = (Tensor(np.float32(x)).to("gpu") for x in (1.0, np.nan if bad else 2))
+                optimizer.stop_unless_finite(step, loss, norm)
+            if watched or step < 3:
+                optimizer.step()
+        runs.append(
+            [to_host(vector) for vector in (w.data, optimizer.exp_avg, optimizer.exp_avg_sq)]
+        )
+        assert optimizer.stopped_at() == (3 if watched else 0)
+    for stopped, two_steps in zip(*runs, strict=True):
+        np.testing.assert_array_equal(stopped, two_steps)
+        assert np.isfinite(stopped).all() and stopped.any()
+
+
+@pytest.mark.parametrize("numbers", [(np.inf, 1.0), (1.0, -np.inf), (np.inf, -np.inf), (np.nan, 0)])
+def test_each_number_is_looked_at(numbers):
+    """Also infinities of both signs; the same on a CPU."""
+    w = Tensor([1.0], requires_grad=True)
+    optimizer = AdamW([w], lr=0.1)
+    optimizer.stop_unless_finite(1, Tensor(1.0), Tensor(2.0))
+    assert optimizer.stopped_at() == 0
+    optimizer.stop_unless_finite(2, *map(Tensor, numbers))
+    w.grad = np.ones(1, np.float32)
+    with np.errstate(invalid="ignore"):
+        optimizer.step()
+    assert optimizer.stopped_at() == 2 and w.data == 1

@@ -229,6 +229,15 @@ class ndarray:
     def max(self, axis=None, *, keepdims=False):
         return _device(self._array.max(axis, keepdims=keepdims))
 
+    def min(self, axis=None, *, keepdims=False):
+        return _device(self._array.min(axis, keepdims=keepdims))
+
+    def all(self):
+        return _device(self._array.all())
+
+    def any(self):
+        return _device(self._array.any())
+
     # ---- indexing ----
 
     def _index(self, index):
@@ -301,10 +310,11 @@ def _binary(name, function, in_place=True):
 add, subtract, multiply = ufunc("add"), ufunc("subtract"), ufunc("multiply")
 maximum, minimum, equal = ufunc("maximum"), ufunc("minimum"), ufunc("equal")
 exp, log, sqrt, tanh, rint = (ufunc(name) for name in ("exp", "log", "sqrt", "tanh", "rint"))
+isfinite, isinf, isnan = (ufunc(name) for name in ("isfinite", "isinf", "isnan"))
 
 for _name, _function in {
     "add": add, "sub": subtract, "mul": multiply, "truediv": ufunc("true_divide"),
-    "pow": ufunc("power"),
+    "pow": ufunc("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
 }.items():  # fmt: skip
     _binary(_name, _function)
 for _name, _function in {
