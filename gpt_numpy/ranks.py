@@ -74,6 +74,11 @@ class Ranks:
         self.comm.Allreduce(self.in_place, gradient)
         return Tensor(self.comm.allreduce(loss.data))
 
+    def first(self, text: str) -> str:
+        """The first that is not empty of the texts of all ranks, each of which calls this."""
+        texts = [text] if self.comm is None else self.comm.allgather(text)
+        return next(filter(None, texts), "")
+
     def from_first(self, make: Callable[[], T]) -> T:
         """What `make()` returns on rank 0, on every rank; or the error with which it ends there."""
         result: T | BaseException | None = None

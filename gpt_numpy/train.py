@@ -23,8 +23,8 @@ from gpt_numpy.data import Batch, random_batch, windows
 from gpt_numpy.model import GPT
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.workers import Workers
-from minigrad import Tensor, random
-from minigrad.device import CPU, array_module, keep_freed_memory, to_host
+from minigrad import Tensor, detect_anomaly, random
+from minigrad.device import CPU, array_module, device_of, keep_freed_memory, to_host
 from minigrad.ops.embedding import check_ids
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
@@ -37,8 +37,19 @@ class StepResult(NamedTuple):
     grad_norm: Tensor  # before clipping
 
 
+def adamw(model: GPT, config: TrainConfig) -> AdamW:
+    """The optimizer of a run: its moments go on from step to step, and belong to its state."""
+    groups = model.parameter_groups(config.weight_decay)
+    return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+
+
 def train(
-    model: GPT, ids: np.ndarray, config: TrainConfig, ranks: Ranks | None = None
+    model: GPT,
+    ids: np.ndarray,
+    config: TrainConfig,
+    ranks: Ranks | None = None,
+    optimizer: AdamW | None = None,
+    done: int = 0,
 ) -> Iterator[StepResult]:
     """Move the weights of `model` config.steps times; yield a StepResult after each.
 
@@ -47,42 +58,68 @@ def train(
     stop at the same step.  Until it ends, change the weights in place only: processes share them.
     (Where Python starts these afresh, on macOS, Windows and from 3.14 on everywhere, a script that
     calls this needs the line `if __name__ == "__main__":`.)
+
+    done        how many of the steps were made before: with the model and the `optimizer`, from
+                adamw(), as they were then, the run goes on as if it had never been stopped; for
+                what is random in a step depends on the seed and the step's number alone
+
     It runs where the model is.  On a GPU nothing is read back between steps, so Python runs ahead;
     loss.item() and grad_norm.item() wait for the GPU.
-    Raises FloatingPointError if a gradient is not finite: on a CPU before the weights move; on a
-    GPU only at a step that is logged or evaluated, or at the last: by then they may be spoiled.
+    Raises FloatingPointError, which names an op, if a loss or a gradient is not finite.  From that
+    step on no weight is moved.  On a GPU the error comes when a step is logged or evaluated, and at
+    the last; until then optimizer.stopped_at() tells.
     """
     ranks = ranks or Ranks()
     check_ids("train", ids, model.config.vocab_size)
     model.train()
     keep_freed_memory()  # a step allocates what the last one freed
-    optimizer = AdamW(
-        model.parameter_groups(config.weight_decay),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-    )
+    optimizer = optimizer or adamw(model, config)
     rows = ranks.rows(config.rows_per_step)
     n = config.workers if model.device == CPU else 1  # a GPU shares the work out over its own cores
     work = partial(gradients_of_rows, ids=ids, config=config, n_parts=ranks.size * n)
     team = Workers(model, optimizer, work, rows, n, ranks.on_this_machine)
     with team as workers:
-        for step in range(1, config.steps + 1):
+        for step in range(done + 1, config.steps + 1):
             lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss = workers.gradients(step)
-            loss = ranks.add_up(optimizer.flat.grad, loss)
-            grad_norm = clip_grad_norm(optimizer.flat.parameters, config.grad_clip)
-            logged = step % config.log_every == 0 or step % config.eval_every == 0
-            look = logged or step == config.steps or model.device == CPU  # where it costs nothing
-            if look and not math.isfinite(grad_norm.item()):
-                raise FloatingPointError(
-                    f"step {step}: the gradient is no longer finite (loss {loss.item():.3g}); "
-                    "try a lower --lr"
-                )
-            workers.move(optimizer.next_step())
+            with np.errstate(all="ignore"):  # what is not finite is looked for below
+                loss = workers.gradients(step)
+                loss = ranks.add_up(optimizer.flat.grad, loss)
+                grad_norm = clip_grad_norm(optimizer.flat.parameters, config.grad_clip)
+            if bad_step := not_finite(step, loss, grad_norm, optimizer, config):
+                optimizer.zero_grad()
+                found = ranks.first(anomaly_of(partial(work, model, bad_step, *rows)))
+                raise FloatingPointError(NOT_FINITE.format(bad_step, found or TOO_LONG))
+            workers.move(optimizer.next_step(), optimizer.going())
             optimizer.zero_grad()
             yield StepResult(step, loss, lr, grad_norm)
+
+
+def not_finite(step, loss, grad_norm, optimizer, config):
+    """The first step whose loss or gradient is not finite, as far as one can tell; else 0."""
+    if device_of(loss.data) == CPU:
+        return 0 if math.isfinite(loss.item() + grad_norm.item()) else step
+    optimizer.stop_unless_finite(step, loss, grad_norm)  # the GPU looks: we need not wait for it
+    logged = step % config.log_every == 0 or step % config.eval_every == 0
+    return optimizer.stopped_at() if logged or step == config.steps else 0
+
+
+def anomaly_of(replay):
+    """Compute a step's gradients once more, watching every op; say which one spoiled them."""
+    try:
+        with detect_anomaly():
+            replay()
+    except FloatingPointError as error:
+        return str(error)
+    return ""
+
+
+NOT_FINITE = (
+    "step {}: the loss or its gradient is not finite, and the weights were not moved; it began "
+    "here:\n{}\nMost often a lower --lr helps, or a longer --warmup-steps."
+)
+TOO_LONG = "no op by itself, but the gradients of all rows together are too long for their dtype"
 
 
 def accumulate_gradients(

@@ -196,7 +196,7 @@ def serve(pipe, task, blas_threads):
     worker = Worker(i, n, model, flat, [vector(memory) for memory in shared], work, rows)
     parent = multiprocessing.parent_process()
     assert parent is not None, "serve runs in a child process"
-    with ThreadpoolController().limit(limits=blas_threads):
+    with ThreadpoolController().limit(limits=blas_threads), np.errstate(all="ignore"):
         while pipe in wait([pipe, parent.sentinel]):
             try:
                 name, arguments = pipe.recv()

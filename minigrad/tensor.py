@@ -14,6 +14,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 from minigrad.device import (
     array_module,
@@ -33,7 +34,7 @@ _clock = itertools.count()  # stamps each Step with the moment it was taken
 
 class _Thread(threading.local):
     recording = True  # False inside `with no_grad():`, for this thread alone
-    watch = None  # what looks at every result inside `with detect_anomaly():`, see anomaly.py
+    watch: Any = None  # what looks at every result inside `with detect_anomaly():`, see anomaly.py
 
 
 this_thread = _Thread()

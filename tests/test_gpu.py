@@ -16,10 +16,11 @@ import pytest
 import rounding
 from conftest import FAKE_PATH, opened
 
+import gpt_numpy.train
 import minigrad as mg
 import minigrad.ops as F
 from gpt_numpy import GPT, GPTConfig, TrainConfig
-from gpt_numpy.train import evaluate, loss_by_position, train
+from gpt_numpy.train import adamw, evaluate, loss_by_position, train
 from minigrad import random
 from minigrad.device import device_of, to_device, to_host
 from minigrad.proof.cases import CASES, Case
@@ -263,17 +264,42 @@ def test_a_model_takes_ids_from_anywhere(gpu):
             next(train(model, np.append(IDS, bad), TrainConfig(**RUN, steps=1)))
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run(gpu):
-    """On a GPU it is looked at when the run logs or evaluates, and at the end."""
-    model = model_on("gpu")
-    model.ln_f.weight.data[0] = np.inf
-    config = TrainConfig(**RUN | {"log_every": 3}, steps=9)
-    steps = train(model, IDS, config)
-    with pytest.raises(FloatingPointError, match="step 3: the gradient is no longer finite"):
-        assert [next(steps).step for _ in range(4)]
-    for options in ({"steps": 2}, {"steps": 5, "eval_every": 2}):  # the last, and one measured
-        with pytest.raises(FloatingPointError, match="step 2"):
-            list(train(model, IDS, TrainConfig(**RUN | {"log_every": 3}, **options)))
+def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
+    """No weight is moved from there on; it is looked for at a logged, evaluated or last step."""
+    spoiled = 4  # a step whose loss is infinite
+    right = gpt_numpy.train.gradients_of_rows
+
+    def gradients_of_rows(model, step, *args, **kwargs):
+        if step != spoiled:
+            return right(model, step, *args, **kwargs)
+        before = model.ln_f.weight.data.copy()
+        model.ln_f.weight.data[0] = np.inf
+        try:
+            return right(model, step, *args, **kwargs)
+        finally:
+            model.ln_f.weight.data[...] = before
+
+    monkeypatch.setattr(gpt_numpy.train, "gradients_of_rows", gradients_of_rows)
+    for options, found in (
+        ({"steps": 9, "log_every": 6}, 6),
+        ({"steps": 5}, 5),
+        ({"steps": 9, "eval_every": 2}, 4),
+    ):
+        model = model_on("gpu")
+        config = TrainConfig(**RUN | {"log_every": 10**6, "eval_every": 10**6} | options)
+        optimizer = adamw(model, config)
+        weights = []
+        with pytest.raises(FloatingPointError) as error:
+            for result in train(model, IDS, config, optimizer=optimizer):
+                weights.append(model.state_dict())
+                assert (optimizer.stopped_at() == spoiled) == (result.step >= spoiled)
+        assert len(weights) == found - 1
+        assert str(error.value).startswith("step 4: the loss or its gradient is not finite")
+        assert "layer_norm was given Inf going forward, in ln_f: it is in weight" in str(
+            error.value
+        )
+        for name, array in model.state_dict().items():
+            np.testing.assert_array_equal(array, weights[spoiled - 2][name])
 
 
 @pytest.mark.parametrize("vocab_size", [V, 600])  # the table's gradient comes in two ways

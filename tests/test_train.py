@@ -1,5 +1,6 @@
 """The training loop: accumulation, evaluation, and whole runs beside PyTorch."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 import torch.nn.functional as TF
 from twin import Twin, gradients
 
+import gpt_numpy.train
 import minigrad as mg
 import minigrad.ops as F
 from gpt_numpy import GPT, GPTConfig, TrainConfig
 from gpt_numpy.data import random_batch, windows
-from gpt_numpy.train import accumulate_gradients, evaluate, loss_by_position, train
+from gpt_numpy.train import accumulate_gradients, adamw, evaluate, loss_by_position, train
 
 V = 11
 IDS = np.random.default_rng(0).integers(V, size=500)
@@ -92,15 +94,61 @@ def test_training_does_not_depend_on_the_models_mode():
     assert losses[0] == losses[1]
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run():
-    """With the step's number, before the weights are touched."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_gradient_that_is_not_finite_ends_the_run(workers):
+    """With the step's number and the op that began it, before the weights are touched."""
     model = make()
-    model.ln_f.weight.data[0] = np.inf
+    model.h[1].mlp.fc.weight.data[2] = 1e200  # gelu squares it
     before = model.state_dict()
-    with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="step 1"):
-        list(train(model, IDS, TrainConfig(steps=2, batch_size=2, block_size=8)))
+    config = TrainConfig(steps=2, batch_size=2, block_size=8, workers=workers)
+    with pytest.raises(FloatingPointError) as error:
+        list(train(model, IDS, config))
+    message = str(error.value)
+    assert message.startswith(
+        "step 1: the loss or its gradient is not finite, and the weights were"
+    )
+    assert "gelu made NaN going backward, in h.1.mlp: it is in dx\n    x     (" in message
+    assert "gpt_numpy/model.py, line" in message and "self.fc(x)" in message and "--lr" in message
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_gradient_that_no_op_spoiled(monkeypatch):
+    """Where the replay finds nothing, the rows' gradients overflowed as they were added up."""
+    monkeypatch.setattr(gpt_numpy.train, "detect_anomaly", contextlib.nullcontext)
+    model = make()
+    model.ln_f.weight.data[0] = np.inf
+    config = TrainConfig(steps=1, batch_size=2, block_size=8)
+    with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="no op by itself"):
+        list(train(model, IDS, config))
+
+
+@pytest.mark.parametrize("workers, dropout", [(1, 0.0), (2, 0.3)])
+def test_a_run_goes_on_as_if_it_had_never_been_stopped(workers, dropout):
+    """From any step: with the weights and the moments of then, to the bit, accumulation on."""
+    options = {"batch_size": 2, "accumulate": 2, "block_size": 8, "warmup_steps": 3}
+    config = TrainConfig(steps=7, workers=workers, grad_clip=0.5, **options)
+    model = make(dropout=dropout)
+    optimizer = adamw(model, config)
+    saved, losses = [], []
+    for result in train(model, IDS, config, optimizer=optimizer):
+        saved.append((model.state_dict(), optimizer.state_dict()))
+        losses.append(result.loss.item())
+    for done in (1, 3, 6):
+        weights, moments = saved[done - 1]
+        again = make(dropout=dropout)
+        again.load_state_dict(weights)
+        restored = adamw(again, config)
+        restored.load_state_dict(moments)
+        results = list(train(again, IDS, config, optimizer=restored, done=done))
+        assert [r.step for r in results] == [*range(done + 1, 8)]
+        assert [r.loss.item() for r in results] == losses[done:]
+        for name, array in again.state_dict().items():
+            np.testing.assert_array_equal(array, saved[-1][0][name])
+        ours, right = restored.state_dict()["state"], saved[-1][1]["state"]
+        for i in right:
+            np.testing.assert_array_equal(ours[i]["exp_avg_sq"], right[i]["exp_avg_sq"])
+            assert ours[i]["step"] == right[i]["step"] == 7
 
 
 def test_the_first_step_has_a_rate():
