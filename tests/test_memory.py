@@ -1,0 +1,234 @@
+"""The estimate of memory, held against the memory that runs do take."""
+
+import inspect
+import tracemalloc
+
+import numpy as np
+import psutil
+import pytest
+
+import minigrad as mg
+from gpt_numpy import GPT, GPTConfig, TrainConfig, memory
+from gpt_numpy.config import PRESETS
+from gpt_numpy.memory import estimate, machine_memory, n_parameters, refusal, size
+from gpt_numpy.ranks import Ranks
+from gpt_numpy.train import evaluate, gradients_of_rows
+from minigrad.optim import AdamW
+
+GPT2 = TrainConfig(**PRESETS["gpt2"])
+BABY = TrainConfig(**PRESETS["baby"])
+SHAPES = [  # (V, settings)
+    (65, {}),
+    (65, {"dropout": 0.2, "bias": True}),
+    (65, {"n_layer": 1, "batch_size": 40}),  # what backward holds is a fifth
+    (5000, {"n_layer": 2, "n_embd": 64}),  # logits are most of it
+    (65, {"n_layer": 2, "n_embd": 64, "block_size": 512, "batch_size": 4}),  # probabilities are
+    (65, {"n_layer": 2, "n_embd": 64, "block_size": 512, "batch_size": 4, "dropout": 0.2}),
+    (65, {"block_size": 16, "batch_size": 48, "accumulate": 2}),  # less than a block of queries
+]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [{}, {"n_layer": 3, "n_head": 3, "n_embd": 6, "block_size": 5}])
+def test_parameters_are_counted(shape, bias):
+    """By formula, as many as the model has."""
+    config = GPTConfig(vocab_size=11, bias=bias, **shape)
+    assert n_parameters(config) == sum(p.data.size for p in GPT(config).parameters())
+
+
+def test_gpt2_has_124_million():
+    """With its vocabulary of 50,257."""
+    assert n_parameters(GPT2.model(50257)) == 124_439_808
+
+
+def peak(function, *arguments):
+    """The bytes that NumPy and Python took at most during a call, above what there was."""
+    tracemalloc.start()
+    try:
+        function(*arguments)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("V, settings", SHAPES)
+def test_activations(V, settings):
+    """One process' gradient of a step, measured: the estimate is within 5 %."""
+    config = TrainConfig(workers=1, **settings)
+    mg.manual_seed(0)
+    model = GPT(config.model(V)).train()
+    AdamW(model.parameter_groups(0.1), config.lr)  # which gives gradients their places
+    ids = np.random.default_rng(0).integers(V, size=10 * config.block_size)
+    taken = peak(gradients_of_rows, model, 1, 0, config.rows_per_step, ids, config, 1)
+    assert estimate(config, V, 1).activations == pytest.approx(taken, rel=0.05)
+
+
+@pytest.mark.parametrize("V, settings", SHAPES)
+def test_evaluation(V, settings):
+    """Over several batches of rows: within 8 %, for GELU's scratch space is left out."""
+    config = TrainConfig(workers=1, **settings)
+    mg.manual_seed(0)
+    model = GPT(config.model(V))
+    ids = np.random.default_rng(0).integers(V, size=130 * config.block_size)
+    taken = peak(evaluate, model, ids)
+    assert estimate(config, V, 1).evaluation == pytest.approx(taken, rel=0.08)
+
+
+def test_evaluation_reads_as_many_rows_as_it_is_told():
+    """The estimate goes by the default of evaluate()."""
+    assert inspect.signature(evaluate).parameters["batch_size"].default == memory.EVALUATED
+
+
+def test_state_is_four_vectors_and_one_more_for_each_other_process():
+    """Weights, two moments, gradients; of 4 bytes a number."""
+    vector = 4 * n_parameters(BABY.model(65))
+    assert [estimate(BABY, 65, n).state // vector for n in (1, 2, 5)] == [4, 5, 8]
+
+
+def test_processes_share_a_batch():
+    """All hold together what one would, as far as the rows come out even; never more than rows."""
+    config = TrainConfig(batch_size=12)
+    one, two, five, many = (estimate(config, 65, n) for n in (1, 2, 5, 99))
+    assert one.activations == two.activations == many.activations
+    assert five.activations == one.activations / 12 * 15  # three rows each
+    assert many.state == estimate(config, 65, 12).state
+
+
+def test_accumulation_costs_nothing():
+    """A larger batch in the memory of a small one."""
+    assert estimate(TrainConfig(accumulate=8), 65, 2) == estimate(TrainConfig(), 65, 2)
+
+
+def test_total_is_what_there_is_at_the_same_time():
+    """A process evaluates in the memory that training has left free; others keep theirs."""
+    large, small = TrainConfig(batch_size=64), TrainConfig(batch_size=1)
+    e = estimate(large, 65, 1)
+    assert e.evaluation < e.activations
+    assert e.total == e.state + e.activations + memory.FIRST
+    e = estimate(small, 65, 1)
+    assert e.evaluation > e.activations
+    assert e.total == e.state + e.evaluation + memory.FIRST
+    e = estimate(large, 65, 8)
+    left = e.state / 11 * 4  # what the vectors were before they were shared
+    assert e.activations / 8 < e.evaluation
+    evaluating = e.activations * 7 / 8 + e.evaluation
+    assert e.total == e.state + left + evaluating + memory.FIRST + 7 * memory.OTHER
+
+
+def test_ranks_of_one_machine_add_up():
+    """Each has a model of its own; those on other machines take part of the rows alone."""
+    alone, ranks = Ranks(), Ranks()
+    ranks.size, ranks.on_this_machine = 4, 2
+    config = TrainConfig(batch_size=16)
+    one, many = estimate(config, 65, 1, alone), estimate(config, 65, 1, ranks)
+    assert many.state == 2 * one.state
+    assert many.activations == one.activations / 2
+    ranks.size = 17
+    with pytest.raises(ValueError, match="17 ranks"):
+        estimate(config, 65, 1, ranks)
+
+
+def test_a_gpu_has_one_process_and_longer_blocks_of_queries():
+    """So --workers does not count there, and more probabilities are kept."""
+    assert estimate(BABY, 65, 8, device="gpu") == estimate(BABY, 65, 1, device="gpu")
+    cpu, gpu = estimate(BABY, 65, 1), estimate(BABY, 65, 1, device="gpu")
+    assert gpu.state == cpu.state and gpu.activations > cpu.activations
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({}, 1000),
+        ({"memory.max": "max\n"}, 1000),
+        ({"memory.max": "400\n"}, 400),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 1000),  # version 1: none
+        ({"memory/memory.limit_in_bytes": "300\n"}, 300),
+        ({"memory.max": "400\n", "memory/memory.limit_in_bytes": "300\n"}, 300),
+    ],
+)
+def test_machine_memory_is_the_least_limit(files, expected, tmp_path, monkeypatch):
+    """A container may have less than the machine."""
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("", (), {"total": 1000}))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine_memory() == expected
+
+
+def test_memory_of_this_machine():
+    """Is something, and not more than there is."""
+    assert 0 < machine_memory() <= psutil.virtual_memory().total
+
+
+def test_memory_of_a_gpu(fake_gpu):
+    """All of it, whoever holds it now."""
+    assert machine_memory("gpu") == fake_gpu.cuda.runtime.memGetInfo()[1]
+
+
+def test_what_fits_is_not_refused():
+    """To the byte."""
+    total = estimate(BABY, 65, 2).total
+    assert refusal(BABY, 65, 2, total) is None
+    assert refusal(BABY, 65, 2, total - 1) is not None
+
+
+@pytest.mark.parametrize(
+    "config, n_workers, gigabytes, flags",
+    [
+        # Activations: each of these is most of their size.
+        (BABY, 1, 2, "--batch-size (and raise --accumulate as much), --block-size, "
+                     "--n-layer or --n-embd"),
+        # The vectors alone, which rows have no part in.
+        (TrainConfig(n_layer=48, n_embd=1600), 1, 12, "--n-layer or --n-embd"),
+        # As many gradients as processes.
+        (TrainConfig(n_layer=48, n_embd=1600, batch_size=16), 16, 60,
+         "--workers, --n-layer or --n-embd"),
+        # T × T probabilities, of as many heads.
+        (TrainConfig(n_embd=16, n_head=16, block_size=4096), 1, 4, "--block-size"),
+        # Nothing alone would do.
+        (TrainConfig(n_layer=96, n_embd=12288, block_size=2048, n_head=96), 1, 1,
+         "--batch-size (and raise --accumulate as much), --workers, --block-size, --n-layer and "
+         "--n-embd"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_what_would_help(config, n_workers, gigabytes, flags):
+    """Every flag that is enough alone; all of them if none is."""
+    text = refusal(config, 65, n_workers, gigabytes * 10**9)
+    needed = size(estimate(config, 65, n_workers).total)
+    assert (
+        text == f"this run needs about {needed} and the machine has {gigabytes} GB: lower {flags}"
+    )
+
+
+def test_a_gpu_is_called_one():
+    """And is not told of --workers."""
+    text = refusal(BABY, 65, 1, 10**9, device="gpu")
+    assert "and the GPU has 1 GB: lower --batch-size" in text and "--workers" not in text
+
+
+@pytest.mark.parametrize("name", memory.LEVERS)
+def test_lowered_settings_are_valid(name):
+    """Odd ones too: n_embd stays a multiple of n_head, and a step reads no fewer rows."""
+    config = TrainConfig(n_head=3, n_embd=39, batch_size=12, accumulate=3, n_layer=1, workers=2)
+    lower = memory.lowered(config, name)
+    assert getattr(lower, name) <= getattr(config, name)
+    assert lower.rows_per_step >= config.rows_per_step
+
+
+@pytest.mark.parametrize(
+    "n, text",
+    [
+        (0, "0 bytes"),
+        (112_000_000, "112 MB"),
+        (1_100_000_000, "1.1 GB"),
+        (23.5e9, "23.5 GB"),
+        (38_000_000_000, "38 GB"),
+        (999_400_000, "999 MB"),
+        (999_600_000, "1 GB"),
+        (5e12, "5 TB"),
+    ],
+)
+def test_size(n, text):
+    """Three digits, and decimal units."""
+    assert size(n) == text
