@@ -5,7 +5,6 @@ one matrix.  This page translates; nothing else in the project knows those names
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.files import write_whole
 
 State = dict[str, np.ndarray]  # name -> array
 
@@ -152,13 +152,3 @@ def from_hugging_face(config: GPTConfig, arrays: State) -> State:
     if extra := [name for name in arrays if not name.endswith(IGNORED)]:
         raise ValueError(f"it holds {len(extra)} tensors too many, such as {extra[0]}")
     return state
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write the bytes beside `path`, then swap them in: a reader sees the old or the new file."""
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -88,7 +88,8 @@ class Ranks:
             except (ValueError, OSError, SystemExit) as error:
                 result = error
         if self.comm is not None:
-            result = self.comm.bcast(result)
+            sent = self.comm.bcast(result)
+            result = result if self.rank == 0 else sent
         if isinstance(result, BaseException):
             self.shared_error = result
             raise result
@@ -103,13 +104,15 @@ class Ranks:
             self.comm.Abort(status)
 
     def __enter__(self):
-        if self.rank > 0:
-            self.handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self.rank > 0:  # the first may finish the step before it ends them all
+            signals = (signal.SIGINT, signal.SIGTERM)
+            self.handlers = {n: signal.signal(n, signal.SIG_IGN) for n in signals}
         return self
 
     def __exit__(self, kind, error, trace):
         if self.rank > 0:
-            signal.signal(signal.SIGINT, self.handler)
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
         if self.size > 1 and error is not None and error is not self.shared_error:
             traceback.print_exception(error)
             print(f"rank {self.rank} of {self.size} failed, and all end with it", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 import math
 
+from gpt_numpy.files import replacing
+
 BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
 
 LADDER = (  # the landmarks of a model whose tokens are pieces of words, some 50,000 of them
@@ -99,5 +101,6 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     right.set_yticks([math.log(p) for p in marks], [f"{p:,}" for p in marks])
     right.set_ylabel("perplexity = e^loss")
     right.spines["right"].set_visible(False)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     return figure

@@ -1,8 +1,10 @@
-"""The folder that a run leaves, and what it shows while it runs."""
+"""The folder that a run leaves, what it shows while it runs, and how it is stopped."""
 
 import contextlib
 import csv
+import io
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -10,35 +12,52 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gpt_numpy import report
-from gpt_numpy.checkpoint import write_whole
+from gpt_numpy import report, resume
+from gpt_numpy.files import Lock, sync, write_whole
 
 COLUMNS = "step train_loss val_loss lr grad_norm tokens_per_second seconds".split()  # metrics.csv
-WRITTEN = (
-    "train_config.json tokenizer.json config.json model.safetensors "
-    "metrics.csv samples.txt loss.png"
-).split()
+GROWING = ["metrics.csv", "samples.txt"]
+WRITTEN = [
+    *("train_config.json", "tokenizer.json", "config.json", "model.safetensors", "loss.png"),
+    *GROWING,
+    resume.FILE,
+]
 
 
 class RunFolder:
-    """metrics.csv, samples.txt, train_config.json, loss.png and the model: all that a run leaves.
+    """metrics.csv, samples.txt, train_config.json, loss.png, the model and the state of a run.
 
     A folder that holds any of these already is renamed aside; `moved` then tells where it went.
+    With `progress` the run that is there goes on instead, and nothing is touched before cut_back().
+    While a process writes to a folder no other one may: OSError.
     """
 
-    def __init__(self, path, settings, tokenizer):
+    def __init__(self, path, settings, tokenizer=None, progress=None):
         self.path = Path(path) if Path(path).name else Path(path).resolve()
-        self.rows = []
+        self.settings, self.rows, self.moved = settings, [], None
         try:
-            self.moved = self._set_aside()
+            if progress is not None:
+                self.lock = self._locked()
+                return
+            if self.path.is_dir():
+                self._locked().close()  # nobody writes to it: it may be renamed
+                self.moved = self._set_aside()
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / "train_config.json", json.dumps(settings, indent=2).encode())
+            self.lock = self._locked()
+            self._write_settings()
             tokenizer.save(self.path / "tokenizer.json")
             self._append("metrics.csv", COLUMNS)
         except OSError as error:
             raise OSError(
-                f"cannot write a run to {self.path}: {error.strerror}; choose another --out"
+                f"cannot write a run to {self.path}: {error.strerror or error}; choose another "
+                "--out"
             ) from error
+
+    def _locked(self):
+        try:
+            return Lock(self.path / ".lock")
+        except BlockingIOError as error:
+            raise OSError(f"another process is writing to it ({error})") from error
 
     def _set_aside(self):
         if not any((self.path / name).exists() for name in WRITTEN):
@@ -47,6 +66,22 @@ class RunFolder:
         while (aside := self.path.with_name(f"{self.path.name}-{number}")).exists():
             number += 1
         return self.path.rename(aside)
+
+    def _write_settings(self):
+        content = json.dumps(self.settings, indent=2)
+        write_whole(self.path / "train_config.json", content.encode())
+
+    def cut_back(self, progress):
+        """Go on as if nothing had been written after `progress` was saved."""
+        self.rows = read_rows(self.path / "metrics.csv", progress.lengths)
+        read_whole(self.path / "samples.txt", progress.lengths)
+        for name in GROWING:
+            with open(self.path / name, "r+b") as file:
+                file.truncate(progress.lengths[name])
+        for path in self.path.glob("*.tmp"):  # what a process that was killed had begun
+            if path.name.split(".")[0] in {name.split(".")[0] for name in WRITTEN}:
+                path.unlink()
+        self._write_settings()
 
     def log(self, **row):
         """Append a row to metrics.csv; a column that is not given stays empty."""
@@ -67,17 +102,89 @@ class RunFolder:
         """Draw loss.png from all rows so far."""
         report.loss_figure(self.rows, self.path / "loss.png", **options)
 
+    def save(self, model, optimizer, step, **facts):
+        """Save all that the next step depends on; see resume.Progress for the facts."""
+        for name in GROWING:
+            sync(self.path / name)
+        lengths = {name: (self.path / name).stat().st_size for name in GROWING}
+        progress = resume.Progress(step=step, lengths=lengths, settings=self.settings, **facts)
+        resume.save_state(self.path, model, optimizer, progress)
+
+    def close(self):
+        """Let another process write here."""
+        self.lock.close()
+
+    def __getstate__(self):
+        """For the other ranks, which do not write."""
+        return vars(self) | {"lock": None}
+
 
 def _short(value):
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-class Clock:
-    """Seconds since the start, and tokens per second of training, evaluations not counted."""
+def read_whole(path, lengths):
+    """The first bytes of a file that has grown since: as many as there were when it was saved."""
+    content, length = resume.read(path), lengths[path.name]
+    if len(content) < length:
+        raise ValueError(f"{path} has {len(content)} bytes, and had {length} when it was saved")
+    return content[:length]
 
-    def __init__(self):
-        self.start = self.last = time.perf_counter()
+
+def read_rows(path, lengths):
+    """The rows of metrics.csv, as log() was given them, with six digits."""
+    content = read_whole(path, lengths)
+    try:
+        text = content.decode("ascii")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        read = [{name: float(row[name]) if row[name] else None for name in COLUMNS} for row in rows]
+        return [row | {"step": int(row["step"] or 0)} for row in read]
+    except (csv.Error, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+class Signals:
+    """Ctrl-C and SIGTERM are noted, for whoever asks at the end of a step: `received`, or None.
+
+    The second one does what the first would have done without us: it ends the process at once.
+    """
+
+    def __enter__(self):
+        self.received = None
+        self.before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread: nothing to be noted
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, _):
+        self.received = number
+        self.__exit__()
+
+    def __exit__(self, *_):
+        while self.before:
+            signal.signal(*self.before.popitem())
+
+
+class Clock:
+    """Seconds since the start, and tokens per second of training, evaluations not counted.
+
+    before      seconds that the run had taken before it was stopped
+    """
+
+    def __init__(self, before=0.0):
+        self.last = time.perf_counter()
+        self.start = self.last - before
         self.tokens = 0
+        self.last_save = self.last
+
+    def saved(self):
+        """The run was saved just now."""
+        self.last_save = time.perf_counter()
+
+    def since_save(self):
+        """Seconds since saved() was last called, or since the start."""
+        return time.perf_counter() - self.last_save
 
     @contextlib.contextmanager
     def paused(self):

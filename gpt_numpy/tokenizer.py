@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_numpy.checkpoint import write_whole
+from gpt_numpy.files import write_whole
 
 
 class CharTokenizer:

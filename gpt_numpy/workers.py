@@ -36,6 +36,10 @@ DEAD = (
 )
 
 
+class WorkerDied(RuntimeError):
+    """A process that should have answered is gone."""
+
+
 def share(whole: Range, i: int, n: int) -> Range:
     """The i-th of n nearly equal parts of whole = (start, stop)."""
     start, length = whole[0], whole[1] - whole[0]
@@ -143,12 +147,13 @@ class Workers:
                 results = [getattr(self.first, task)(*arguments)]
             for pipe, _ in self.others:
                 results.append(pipe.recv())
-                if isinstance(results[-1], str):  # the traceback of an error: see serve()
-                    raise RuntimeError(f"a worker process failed:\n{results[-1]}")
+                if isinstance(text := results[-1], str):  # the traceback of an error: see serve()
+                    kind = MemoryError if "\nMemoryError" in text else RuntimeError
+                    raise kind(f"a worker process failed:\n{text}")
         except BaseException as error:
             self.stop()  # the others may still be at work, and their answers would come too late
             if isinstance(error, EOFError | ConnectionError):
-                raise RuntimeError(DEAD) from None
+                raise WorkerDied(DEAD) from None
             raise
         return results
 
@@ -159,9 +164,9 @@ class Workers:
         self.stop()
 
     def stop(self):
-        """End the other processes."""
+        """End the other processes, whatever they are at: they have nothing to tidy up."""
         for pipe, process in self.others:
-            process.terminate()
+            process.kill()
             process.join()
             pipe.close()
 
@@ -189,8 +194,8 @@ def start(task, blas_threads):
 
 def serve(pipe, task, blas_threads):
     """What a worker process does: a task for every message that comes, until its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and this its way to end the process
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent's business: it may finish a step first
     keep_freed_memory()
     i, n, model, flat, shared, work, rows = task
     worker = Worker(i, n, model, flat, [vector(memory) for memory in shared], work, rows)

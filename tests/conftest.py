@@ -1,10 +1,13 @@
-"""The GPU that tests run on: the fake one, unless `pytest -m gpu` asks for the real."""
+"""What several test files use: the GPU (the fake one, unless `pytest -m gpu`), and tiny runs."""
 
+import random
 import sys
+import types
 from pathlib import Path
 
 import fake_cupy
 import pytest
+from command import TINY, example, exit_status
 
 from minigrad import device
 
@@ -39,3 +42,33 @@ def gpu(request, monkeypatch):
         pytest.fail(str(error), pytrace=False)
     yield request.param
     device._kernel.cache_clear()
+
+
+WORDS = "the cat sat on a mat and ran to see her old dog by day".split()
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """A text of some 2,700 characters."""
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices(WORDS, k=6)) for _ in range(120)]
+    path = tmp_path_factory.mktemp("text") / "mat.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def train(text_file, tmp_path, capsys):
+    """train(name, *flags): a tiny run into tmp_path / name; (status, its lines, stderr, folder)."""
+    main = example("train_shakespeare").main
+
+    def train(name, *flags):
+        out = tmp_path / name
+        settings = [] if "--resume" in flags else ["--data", text_file, *TINY]
+        status = exit_status(main, "--out", out, *settings, *flags)
+        printed = capsys.readouterr()
+        return types.SimpleNamespace(
+            status=status, lines=printed.out.splitlines(), err=printed.err, folder=out
+        )
+
+    return train

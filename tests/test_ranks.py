@@ -6,6 +6,7 @@ Two cores are enough for four ranks, if they are patient.
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -127,7 +128,7 @@ def test_the_command_leaves_the_same_files(tmp_path):
     assert names[0] == names[1]
     assert not [p for p in tmp_path.iterdir() if p.name not in ("one", "two", "text.txt")]
     configs = [json.loads((tmp_path / o / "train_config.json").read_text()) for o in ("one", "two")]
-    assert configs[0] | {"out": ""} == configs[1] | {"out": ""}
+    assert configs[0] | {"ranks": 2} == configs[1] and configs[0]["ranks"] == 1
     rows = []
     for out in ("one", "two"):
         with open(tmp_path / out / "metrics.csv", encoding="utf-8") as file:
@@ -161,7 +162,7 @@ def test_a_run_that_diverges_ends_on_every_rank(tmp_path):
     """With one line of the first rank and its exit status, not with a hang."""
     result = mpirun(2, *command(tmp_path, "run", "--lr", "1e30", "--min-lr", "0", "--quiet"))
     assert result.returncode == 1
-    assert result.stderr.count("the gradient is no longer finite") == 1
+    assert result.stderr.count("the loss or its gradient is not finite") == 1
 
 
 # ---- a rank that fails ---------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def test_ctrl_c_ends_every_rank(tmp_path):
             break
     os.killpg(run.pid, signal.SIGINT)
     out, _ = run.communicate(timeout=60)
-    assert "stopped; the best model so far is in" in out and "Traceback" not in out
+    assert re.search(r"stopped; step \d+ is saved in .*--resume", out) and "Traceback" not in out
     assert run.returncode != 0
 
 

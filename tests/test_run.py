@@ -42,7 +42,7 @@ def test_a_new_folder_says_how_the_run_was_set_up(tmp_path):
     assert settings == {"steps": 6, "text": "a naïve text"}
     assert CharTokenizer.load(path / "tokenizer.json").characters == "ab"
     assert rows_of(path) == [COLUMNS]
-    names = {"train_config.json", "tokenizer.json", "metrics.csv"}
+    names = {"train_config.json", "tokenizer.json", "metrics.csv", ".lock"}
     assert {p.name for p in path.iterdir()} == names
 
 

@@ -1,18 +1,25 @@
 """The command, run as a user runs it: what it prints, what it leaves, what it refuses."""
 
-import csv
-import importlib.util
 import json
 import os
-import random
 import re
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+from command import (
+    EXAMPLES,
+    FILES,
+    TINY,
+    assert_refused,
+    example,
+    exit_status,
+    metrics_of,
+    snapshot,
+    without_times,
+)
 
 import gpt_numpy.run
 import gpt_numpy.train
@@ -21,79 +28,9 @@ from gpt_numpy.data import split
 from gpt_numpy.tokenizer import CharTokenizer
 from gpt_numpy.train import evaluate
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-TINY = (
-    "--device cpu --steps 6 --n-layer 1 --n-embd 8 --n-head 2 --block-size 8 --eval-every 3 "
-    "--log-every 2"
-).split()
-WORDS = "the cat sat on a mat and ran to see her old dog by day".split()
 LAST_LINE = r"final val_loss (\d+\.\d{4}) \(perplexity (\d+\.\d{2})\) after 6 steps"
-FILES = {
-    *("config.json", "model.safetensors", "tokenizer.json", "train_config.json"),
-    *("metrics.csv", "samples.txt", "loss.png"),
-}
-
-
-def example(name):
-    """The module of examples/`name`.py; dataclasses and tyro look it up among the loaded ones."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 train_shakespeare, speak = example("train_shakespeare"), example("generate")
-
-
-def exit_status(main, *arguments):
-    """What the shell would see, whether `main` returns it or exits with it."""
-    try:
-        return main([str(a) for a in arguments])
-    except SystemExit as stop:
-        return stop.code
-
-
-def metrics_of(folder):
-    """metrics.csv as {column: [number or None]}."""
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
-
-
-def without_times(metrics):
-    return {k: v for k, v in metrics.items() if k not in ("tokens_per_second", "seconds")}
-
-
-def snapshot(folder):
-    """Every path below `folder`, and what is in the files."""
-    return {p: p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
-
-
-@pytest.fixture(scope="module")
-def text_file(tmp_path_factory):
-    """A text of some 2,700 characters."""
-    draw = random.Random(0)
-    lines = [" ".join(draw.choices(WORDS, k=6)) for _ in range(120)]
-    path = tmp_path_factory.mktemp("text") / "mat.txt"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def train(text_file, tmp_path, capsys):
-    """train(name, *flags): a tiny run into tmp_path / name; (status, its lines, stderr, folder)."""
-
-    def train(name, *flags):
-        out = tmp_path / name
-        arguments = ["--data", text_file, "--out", out, *TINY, *flags]
-        status = exit_status(train_shakespeare.main, *arguments)
-        printed = capsys.readouterr()
-        return types.SimpleNamespace(
-            status=status, lines=printed.out.splitlines(), err=printed.err, folder=out
-        )
-
-    return train
 
 
 def ids_of(text_file):
@@ -240,21 +177,6 @@ def test_a_second_run_renames_the_first(train, tmp_path):
     assert {p.name for p in second.folder.iterdir()} == FILES
 
 
-def test_an_interrupted_run_keeps_its_best_model(train, monkeypatch):
-    """Ctrl-C: status 130, one line that says where the model is, and the model can be loaded."""
-
-    def interrupted(*arguments):
-        results = gpt_numpy.train.train(*arguments)
-        yield from (next(results) for _ in range(3))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train_shakespeare, "train", interrupted)
-    run = train("run")
-    assert (run.status, run.err) == (130, "")
-    assert run.lines[-1] == f"stopped; the best model so far is in {run.folder}"
-    GPT.from_pretrained(run.folder)
-
-
 @pytest.mark.parametrize(
     "preset, numbers",
     [
@@ -361,16 +283,6 @@ BAD_OUT = {  # a path below the test's folder, where a regular file `file` lies;
 }
 
 
-def assert_refused(capsys, main, arguments, parts):
-    """Status 2, nothing on stdout, one line on stderr that has all of `parts` and no errno."""
-    status = exit_status(main, *arguments)
-    out, err = capsys.readouterr()
-    assert (status, out) == (2, "")
-    assert err.count("\n") == 1 and err.endswith("\n"), err
-    assert all(part in err for part in parts), err
-    assert "[Errno" not in err and "Traceback" not in err, err
-
-
 @pytest.mark.parametrize("case", BAD_DATA)
 def test_bad_text_is_refused(tmp_path, capsys, case):
     """In one line that says what is wrong with it and what to give; nothing is written."""
@@ -409,7 +321,7 @@ def test_a_refusal_leaves_the_run_that_is_there(train):
     assert snapshot(folder.parent) == before
 
 
-@pytest.mark.parametrize("flags", ["--resume", "--device tpu", "--step 3", "--steps many"])
+@pytest.mark.parametrize("flags", ["--resum", "--device tpu", "--step 3", "--steps many"])
 def test_unknown_flags_are_refused(text_file, tmp_path, capsys, flags):
     """Status 2, named on stderr: what is not there yet, and what is misspelt, is never ignored."""
     arguments = ["--data", text_file, *TINY, "--out", tmp_path / "run", *flags.split()]
