@@ -53,8 +53,10 @@ class Lock:
     BlockingIOError if it is another process'.  What fork() makes of this process does not hold it.
     """
 
+    descriptor: int | None = None
+
     def __init__(self, path: Path):
-        self.descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if sys.platform == "win32":
                 msvcrt.locking(self.descriptor, msvcrt.LK_NBLCK, 1)

@@ -1,0 +1,481 @@
+"""A run that is stopped, in whatever way, and goes on: the same run to the last bit."""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from command import (
+    EXAMPLES,
+    FILES,
+    TINY,
+    assert_refused,
+    example,
+    metrics_of,
+    snapshot,
+    without_times,
+)
+
+import gpt_numpy.memory
+import gpt_numpy.run
+import gpt_numpy.train
+from gpt_numpy.files import Lock
+from gpt_numpy.resume import FILE, load_state
+from gpt_numpy.tokenizer import CharTokenizer
+
+train_shakespeare = example("train_shakespeare")
+HARD = "--dropout 0.2 --accumulate 2 --batch-size 3 --steps 11 --eval-every 4 --log-every 3".split()
+
+
+def assert_same_run(ours, right):
+    """Weights, moments, loss curve, samples and best model: all bits; each step stands once."""
+    for name in ("model.safetensors", "samples.txt", "config.json", "tokenizer.json"):
+        assert (ours / name).read_bytes() == (right / name).read_bytes(), name
+    (a, arrays), (b, expected) = load_state(ours), load_state(right)
+    assert (a.step, a.best, a.val_loss) == (b.step, b.best, b.val_loss)
+    assert arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array, name)
+    metrics = metrics_of(ours)
+    assert without_times(metrics) == without_times(metrics_of(right))
+    assert metrics["step"] == sorted(set(metrics["step"]))
+    assert metrics["seconds"] == sorted(metrics["seconds"])
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(step, *signals): the process gets these when it has done that step, once."""
+
+    def stop_at(step, *signals):
+        steps = gpt_numpy.train.train
+
+        def stopping(*arguments):
+            for result in steps(*arguments):
+                if result.step == step:
+                    monkeypatch.setattr(train_shakespeare, "train", steps)
+                    for number in signals:
+                        os.kill(os.getpid(), number)
+                yield result
+
+        monkeypatch.setattr(train_shakespeare, "train", stopping)
+
+    return stop_at
+
+
+# ---- the same run --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(text_file, tmp_path_factory):
+    """undisturbed(workers): the folder of the run HARD that nobody stopped."""
+    folders = {}
+
+    def undisturbed(workers):
+        if workers not in folders:
+            folders[workers] = tmp_path_factory.mktemp("whole") / "run"
+            flags = [*TINY, *HARD, "--workers", workers, "--quiet", "--out", folders[workers]]
+            assert train_shakespeare.main([*map(str, ["--data", text_file, *flags])]) == 0
+        return folders[workers]
+
+    return undisturbed
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("steps", [[1], [3, 4], [5, 6, 10]])
+def test_a_stopped_run_ends_as_if_it_had_not_been(steps, workers, train, stop_at, undisturbed):
+    """Dropout and accumulation on, stopped at any step and more than once."""
+    flags = [*HARD, "--workers", str(workers)]
+    for step in steps:
+        stop_at(step, signal.SIGINT)
+        run = train("run", *flags)
+        assert run.status == 130 and f"step {step} is saved" in run.lines[-1]
+        assert load_state(run.folder)[0].step == step
+        flags = ["--resume"]
+    run = train("run", "--resume")
+    assert (run.status, run.err) == (0, "")
+    assert any(line.startswith(f"resuming: from step {steps[-1]}, val_loss ") for line in run.lines)
+    assert_same_run(run.folder, undisturbed(workers))
+    assert {p.name for p in run.folder.iterdir()} == FILES
+
+
+@pytest.mark.parametrize("save_at, later", [(4, 8), (0, 11), (8, 8)])
+def test_what_was_written_after_the_save_is_cut_off(
+    save_at, later, train, monkeypatch, tmp_path, undisturbed
+):
+    """The state of an earlier save beside later metrics, samples and model, as after a crash."""
+    kept = tmp_path / "kept"
+    save = gpt_numpy.run.RunFolder.save
+
+    def keeping(self, model, optimizer, step, **facts):
+        save(self, model, optimizer, step, **facts)
+        if step == save_at:
+            shutil.copy(self.path / FILE, kept)
+        if step == later:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpt_numpy.run.RunFolder, "save", keeping)
+        run = train("run", *HARD, "--workers", "1")
+    assert run.status == 130 and "stopped at once" in run.err
+    shutil.copy(kept, run.folder / FILE)
+    with open(run.folder / "metrics.csv", "a") as file:
+        file.write("99,1.2")  # a row that was not finished
+    (run.folder / "training_state.safetensors.77.tmp").write_bytes(b"half")
+    (run.folder / "mine.tmp").write_bytes(b"the user's")
+    assert train("run", "--resume").status == 0
+    assert_same_run(run.folder, undisturbed(1))
+    assert {p.name for p in run.folder.iterdir()} == FILES | {"mine.tmp"}
+
+
+def test_a_run_goes_on_on_a_gpu(gpu, train, stop_at):
+    """The same, all bits, on the device."""
+    flags = [*HARD, "--device", "gpu", "--preset", "laptop"]
+    whole = train("whole", *flags)
+    assert whole.status == 0 and "device: gpu" in "\n".join(whole.lines)
+    for step in (2, 6):
+        stop_at(step, signal.SIGTERM)
+        stopped = train("run", *flags)
+        assert stopped.status == 143
+        flags = ["--resume"]
+    resumed = train("run", "--resume")
+    assert resumed.status == 0 and "device: gpu" in "\n".join(resumed.lines)
+    assert_same_run(resumed.folder, whole.folder)
+
+
+def test_a_finished_run_ends_again(train):
+    """Nothing is computed anew, the last line is the same, and the files are."""
+    first = train("run")
+    before = snapshot(first.folder)
+    again = train("run", "--resume")
+    assert (again.status, again.lines[-1]) == (0, first.lines[-1])
+    assert snapshot(first.folder) == before
+
+
+# ---- how it is stopped ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_the_step_finish(number, status, train, stop_at):
+    """One line says where it is saved and how to go on, also with --quiet; nothing on stderr."""
+    stop_at(2, number)
+    run = train("run", "--quiet")
+    assert (run.status, run.err) == (status, "")
+    command = f"python examples/train_shakespeare.py --resume --out {run.folder}"
+    assert run.lines == [
+        f"stopped; step 2 is saved in {run.folder}; to go on from there: {command}"
+    ]
+
+
+def test_a_second_ctrl_c_stops_at_once(train, stop_at):
+    """What was saved before stays; nothing is half written."""
+    stop_at(5, signal.SIGINT, signal.SIGINT)
+    run = train("run")
+    assert run.status == 130 and run.err.startswith("train_shakespeare: stopped at once")
+    assert load_state(run.folder)[0].step == 3
+    assert train("run", "--resume").status == 0
+
+
+def test_a_signal_in_the_last_step_changes_nothing(train, stop_at):
+    """The run is done."""
+    stop_at(6, signal.SIGTERM)
+    run = train("run")
+    assert run.status == 0 and run.lines[-1].startswith("final val_loss")
+
+
+def test_handlers_are_put_back(train):
+    """After a run Ctrl-C means what it meant before."""
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    train("run")
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_long_run_is_saved_between_evaluations(train, stop_at, monkeypatch):
+    """When SAVE_EVERY seconds have gone by, at the end of the step under way."""
+    monkeypatch.setattr(train_shakespeare, "SAVE_EVERY", 0)
+    steps = []
+    save = gpt_numpy.run.RunFolder.save
+
+    def noting(self, model, optimizer, step, **facts):
+        steps.append(step)
+        save(self, model, optimizer, step, **facts)
+
+    monkeypatch.setattr(gpt_numpy.run.RunFolder, "save", noting)
+    train("run")
+    assert sorted(set(steps)) == [0, 1, 2, 3, 4, 5, 6]
+
+
+# ---- what may be otherwise -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--lr", "1e-2"], "--lr"),
+        (["--dropout", "0.1"], "--dropout"),
+        (["--n-layer", "2"], "--n-layer"),
+        (["--seed", "2", "--beta2", "0.9"], "--beta2 and --seed"),
+        (["--preset", "baby"], "--preset"),
+        (["--batch-size", "5"], "--batch-size"),
+        (["--steps", "2"], "--steps must be above 3"),
+        (["--steps", "0"], "steps must be at least 1"),
+    ],
+)
+def test_what_would_alter_the_past_is_refused(train, stop_at, flags, named):
+    """In a line that names the flag; nothing is touched."""
+    stop_at(3, signal.SIGINT)
+    folder = train("run").folder
+    before = snapshot(folder)
+    run = train("run", "--resume", *flags)
+    assert run.status == 2 and named in run.err and run.err.count("\n") == 1
+    assert snapshot(folder) == before
+
+
+def test_flags_that_say_the_same_are_welcome(train, stop_at, text_file):
+    """Only those that differ are held against the run."""
+    stop_at(3, signal.SIGINT)
+    train("run", "--lr", "1e-2")
+    flags = ["--lr", "0.01", "--n-layer", "1", "--data", str(text_file), "--device", "cpu"]
+    assert train("run", "--resume", *flags).status == 0
+
+
+def test_a_run_can_be_made_longer(train):
+    """The past stays as it is; the rate follows the longer cosine from there, with a line."""
+    first = train("run", "--warmup-steps", "2")
+    past = metrics_of(first.folder)
+    run = train("run", "--resume", "--steps", "12", "--eval-every", "6")
+    assert run.status == 0 and any("steps: 6 before, 12 from here on" in x for x in run.lines)
+    metrics = metrics_of(run.folder)
+    for name, values in past.items():
+        assert metrics[name][: len(values)] == values
+    assert metrics["step"] == [0, 2, 3, 4, 6, 8, 10, 12]
+    rates = dict(zip(metrics["step"], metrics["lr"], strict=True))
+    assert rates[6] == 1e-4 < rates[8] > rates[10] > rates[12] == 1e-4
+    settings = json.loads((run.folder / "train_config.json").read_text())
+    assert (settings["steps"], settings["eval_every"]) == (12, 6)
+    assert train("run", "--resume").lines[-1] == run.lines[-1]
+
+
+def test_a_run_may_move(train, stop_at, text_file, tmp_path):
+    """To another folder, with its text elsewhere: then --data says where."""
+    text = tmp_path / "text.txt"
+    text.write_bytes(text_file.read_bytes())
+    stop_at(3, signal.SIGINT)
+    run = train("run", "--data", str(text))
+    run.folder.rename(tmp_path / "moved")
+    text.unlink()
+    run = train("moved", "--resume")
+    assert run.status == 2 and f"cannot read {text}" in run.err
+    assert train("moved", "--resume", "--data", str(text_file)).status == 0
+
+
+@pytest.mark.parametrize("flags", [["--workers", "2"], ["--device", "gpu"]])
+def test_workers_and_device_may_change(train, stop_at, flags, fake_gpu):
+    """With lines that say so; the curve is the same but for rounding."""
+    whole = train("whole", "--workers", "1")
+    stop_at(3, signal.SIGINT)
+    train("run", "--workers", "1")
+    run = train("run", "--resume", *flags)
+    assert run.status == 0
+    name, before, now = flags[0][2:], "1" if "2" in flags else "cpu", flags[1]
+    assert any(f"{name}: {before} before, {now} from here on" in line for line in run.lines)
+    assert any("last digits may differ" in line for line in run.lines)
+    ours, right = metrics_of(run.folder), metrics_of(whole.folder)
+    assert ours["step"] == right["step"]
+    np.testing.assert_allclose(ours["val_loss"][-1], right["val_loss"][-1], rtol=2e-5)
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+def test_without_a_run_there_is_nothing_to_resume(tmp_path, capsys):
+    """In a folder that is not there, or holds something else; status 2, and nothing is made."""
+    for folder in (tmp_path / "none", tmp_path):
+        parts = ["no run to resume in", str(folder)]
+        assert_refused(capsys, train_shakespeare.main, ["--resume", "--out", str(folder)], parts)
+    assert snapshot(tmp_path) == {}
+
+
+def rewritten(name, change):
+    def spoil(folder):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(settings | change))
+
+    return spoil
+
+
+def cut_short(name):
+    return lambda folder: os.truncate(folder / name, 20)
+
+
+def foreign(folder):
+    (folder / FILE).write_bytes((folder / "model.safetensors").read_bytes())
+
+
+def of_another_vocabulary(folder):
+    CharTokenizer("abc").save(folder / "tokenizer.json")
+
+
+def with_arrays(change):
+    """A state whose arrays are changed, with a checksum that fits."""
+
+    def spoil(folder):
+        progress, arrays = load_state(folder)
+        arrays = change(dict(arrays))
+        about = json.dumps(vars(progress))
+        checksum = gpt_numpy.resume.checksum(about, arrays)
+        metadata = {"about": about, "checksum": checksum}
+        (folder / FILE).write_bytes(safetensors.numpy.save(arrays, metadata))
+
+    return spoil
+
+
+def renamed(arrays):
+    arrays["weight.ln_g.weight"] = arrays.pop("weight.ln_f.weight")
+    return arrays
+
+
+WTE = "exp_avg.wte.weight"
+SPOILED = {  # what is done to a run's folder, which file is named, what else is said
+    "settings edited": (rewritten("train_config.json", {"lr": 0.5}), "train_config.json", "lr"),
+    "settings are words": (rewritten("train_config.json", {"lr": "x"}), "train_config.json", "lr"),
+    "settings cut off": (cut_short("train_config.json"), "train_config.json", "not JSON"),
+    "state cut off": (cut_short(FILE), FILE, "cannot be read"),
+    "state of something else": (foreign, FILE, "lacks 'about'"),
+    "another tokenizer": (of_another_vocabulary, "tokenizer.json", "not the one"),
+    "metrics cut off": (cut_short("metrics.csv"), "metrics.csv", "has 20 bytes"),
+    "samples cut off": (cut_short("samples.txt"), "samples.txt", "has 20 bytes"),
+    "a parameter renamed": (with_arrays(renamed), FILE, "lacks weight.ln_f.weight"),
+    "a moment of another shape": (
+        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), FILE, WTE,
+    ),
+    "a moment of another dtype": (
+        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].astype(np.float64)}), FILE, "float64",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_spoiled_run_is_refused(case, train, stop_at, capsys):
+    """One line with file and fault, status 2, and nothing is written."""
+    spoil, file, part = SPOILED[case]
+    stop_at(3, signal.SIGINT)
+    folder = train("run").folder
+    spoil(folder)
+    before = snapshot(folder)
+    arguments = ["--resume", "--out", str(folder)]
+    assert_refused(capsys, train_shakespeare.main, arguments, [str(folder / file), part])
+    assert snapshot(folder) == before
+
+
+def test_another_text_is_refused(train, stop_at, text_file, tmp_path):
+    """The file has changed, or --data names another."""
+    stop_at(3, signal.SIGINT)
+    train("run")
+    other = tmp_path / "other.txt"
+    other.write_text(text_file.read_text()[::-1])
+    run = train("run", "--resume", "--data", str(other))
+    assert run.status == 2
+    assert "learns from: that was mat.txt, this is other.txt" in run.err
+
+
+# ---- two processes, a full disk, a folder that cannot be written to ------------------------------
+
+
+def process(*arguments, **options):
+    """The command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, EXAMPLES / "train_shakespeare.py", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        **options,
+    )
+
+
+def test_two_runs_in_one_folder(text_file, tmp_path, capsys):
+    """The second is refused, also one that would go on; when the first is killed it may."""
+    out = tmp_path / "run"
+    flags = ["--data", text_file, *TINY, "--steps", "100000", "--workers", "2", "--out", out]
+    first = process(*flags)
+    try:
+        while not (out / FILE).exists():
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.05)
+        for more in ([], ["--resume"]):
+            arguments = [*map(str, flags), *more]
+            parts = ["another process is writing", str(out)]
+            assert_refused(capsys, train_shakespeare.main, arguments, parts)
+    finally:
+        first.kill()
+        first.communicate()
+    assert {p.name for p in tmp_path.iterdir()} == {"run"}
+    step = load_state(out)[0].step
+    arguments = ["--resume", "--steps", str(step + 1), "--eval-every", "1000000", "--out", str(out)]
+    assert train_shakespeare.main(arguments) == 0
+
+
+def test_a_lock_can_be_taken_again(tmp_path):
+    """After close(), or when its owner is forgotten."""
+    for _ in range(3):
+        lock = Lock(tmp_path / "lock")
+    lock.close()
+    lock.close()
+
+
+def finished(*arguments, **options):
+    """(status, stdout, stderr) of the command as a process."""
+    run = process(*arguments, **options)
+    stdout, stderr = run.communicate(timeout=60)
+    return run.returncode, stdout, stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit for a file's length")
+def test_a_full_disk_loses_nothing(text_file, tmp_path):
+    """A file's length is limited, which stands in for it: one line, and the last save is whole."""
+    import resource
+
+    out = tmp_path / "run"
+    assert finished("--data", text_file, *TINY, "--out", out, "--quiet")[0] == 0
+    before = snapshot(out)
+    limit = (out / FILE).stat().st_size // 2
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    more = ["--resume", "--steps", "12", "--out", out, "--quiet"]
+    status, stdout, stderr = finished(*more, preexec_fn=full)
+    assert (status, stdout) == (1, "")
+    line = rf"train_shakespeare: cannot write to {out}: File too large\. step 6 is saved .*\n"
+    assert re.fullmatch(line, stderr)
+    assert (out / FILE).read_bytes() == before[out / FILE]
+    assert {p.name for p in out.iterdir()} == FILES
+    assert finished(*more)[0] == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gives up a right of Linux")
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_a_folder_that_cannot_be_written_to(flags, text_file, tmp_path):
+    """One line, status 2, for a new run and for one that would go on."""
+    out = tmp_path / "run"
+    assert finished("--data", text_file, *TINY, "--out", out, "--quiet")[0] == 0
+    (out / ".lock").unlink()
+    out.chmod(0o500)
+
+    def without_roots_rights():  # with CAP_DAC_OVERRIDE root may write anywhere
+        ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP
+
+    arguments = ["--data", text_file, *TINY, "--steps", "12", "--out", out, *flags]
+    if flags:
+        arguments = ["--resume", "--steps", "12", "--out", out]
+    status, stdout, stderr = finished(*arguments, preexec_fn=without_roots_rights)
+    out.chmod(0o700)
+    assert (status, stdout, stderr.count("\n")) == (2, "", 1)
+    assert f"cannot write a run to {out}: Permission denied" in stderr
