@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gpt_numpy import GPT
+from gpt_numpy import GPT, checkpoint
 from gpt_numpy.tokenizer import CharTokenizer
 from minigrad.device import NoGPU, choose, in_one_line, out_of_memory
 
@@ -45,6 +45,7 @@ def speak(
     if device == "auto":
         print(f"device: {chosen} ({why})", file=sys.stderr)
     model = GPT.from_pretrained(folder).to(chosen)
+    checkpoint.check_tokenizer(folder, tokenizer.vocab_size, tokenizer.fingerprint())
     stream = model.stream(
         tokenizer.encode(prompt)[None],
         tokens,

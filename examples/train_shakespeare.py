@@ -25,6 +25,7 @@ from gpt_numpy import GPT, TrainConfig, memory, report, resume, verse
 from gpt_numpy.config import PRESETS, physical_cores
 from gpt_numpy.corpus import Corpus, load_corpus
 from gpt_numpy.data import split
+from gpt_numpy.files import fingerprint, read_json
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.run import Clock, Display, RunFolder, Signals
 from gpt_numpy.tokenizer import CharTokenizer
@@ -211,7 +212,7 @@ def prepare_resumed(arguments, out, ranks):
     """The same for a run that goes on; nothing is written yet."""
     progress, arrays = resume.load_state(out)
     folder = RunFolder(out, progress.settings, progress=progress)
-    written = resume.load_settings(out)
+    written = read_json(out / "train_config.json")
     differ = [k for k, v in progress.settings.items() if k not in FREE and written.get(k) != v]
     if differ:
         raise ValueError(
@@ -227,14 +228,14 @@ def prepare_resumed(arguments, out, ranks):
         raise ValueError(f"--steps must be above {progress.step}: so many the run has made already")
     ranks.rows(command.rows_per_step)
     corpus = load_corpus(command.data)
-    if resume.fingerprint(corpus.text) != progress.text:
+    if fingerprint(corpus.text) != progress.text:
         raise ValueError(
             f"the text is not the one that the run in {out} learns from: that was "
             f"{progress.settings['text']}, this is {corpus.name}"
             + (f" ({corpus.reason})" if corpus.reason else "")
         )
     tokenizer = CharTokenizer.load(out / "tokenizer.json")
-    if resume.fingerprint(tokenizer.characters) != progress.tokenizer:
+    if tokenizer.fingerprint() != progress.tokenizer:
         raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
     ids = split(tokenizer.encode(corpus.text), command.block_size)
     check_memory(command, tokenizer, ranks)
@@ -344,8 +345,8 @@ class Run:
         self.display, self.job, self.model, self.optimizer = display, job, model, optimizer
         self.command, self.folder, self.tokenizer = job.command, job.folder, job.tokenizer
         self.fingerprints = {
-            "text": resume.fingerprint(job.corpus.text),
-            "tokenizer": resume.fingerprint(job.tokenizer.characters),
+            "text": fingerprint(job.corpus.text),
+            "tokenizer": job.tokenizer.fingerprint(),
         }
         prompt = "\n" if "\n" in job.corpus.text else job.corpus.text[0]
         self.prompt = job.tokenizer.encode(prompt)[None]  # (1, 1)
@@ -419,7 +420,7 @@ class Run:
         self.folder.sample(step, self.val_loss, sample)
         if self.val_loss < self.best:
             self.best = self.val_loss
-            self.model.save_pretrained(self.folder.path)
+            self.model.save_pretrained(self.folder.path, self.tokenizer)
         self.display.evaluation(step, self.val_loss, sample)
 
     def save(self, step):

@@ -4,6 +4,8 @@ The files use GPT-2's names, store linear weights as (in, out), and keep query, 
 one matrix.  This page translates; nothing else in the project knows those names.
 """
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.files import write_whole
+from gpt_numpy.files import read_json, write_whole
 
 State = dict[str, np.ndarray]  # name -> array
 
@@ -36,8 +38,11 @@ UNCHANGED = {  # what else a folder must say, if it says anything of it
 }
 
 
-def save(folder: Path | str, config: GPTConfig, state: State) -> None:
-    """Write the model with the GPTConfig `config` and the arrays `state` to `folder`."""
+def save(folder: Path | str, config: GPTConfig, state: State, tokenizer: str = "") -> None:
+    """Write the model with the GPTConfig `config` and the arrays `state` to `folder`.
+
+    tokenizer       the fingerprint of the tokenizer whose ids it has learned
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     theirs = {
@@ -55,17 +60,21 @@ def save(folder: Path | str, config: GPTConfig, state: State) -> None:
         "bos_token_id": None,
         "eos_token_id": None,
         "bias": config.bias,  # ours: whether the zero biases in the file are to be left out again
+        "checksum": "sha256",  # ours: that there is one in model.safetensors
     }
-    arrays = safetensors.numpy.save(to_hugging_face(config, state), metadata={"format": "pt"})
-    write_whole(folder / "model.safetensors", arrays)
+    arrays = to_hugging_face(config, state)
+    metadata = {"format": "pt", "checksum": checksum(shape_of(config), arrays)}
+    if tokenizer:
+        metadata["tokenizer"] = tokenizer
+    write_arrays(folder / "model.safetensors", arrays, metadata)
     write_whole(folder / "config.json", json.dumps(theirs, indent=2).encode())
 
 
 def load(folder: Path | str) -> tuple[GPTConfig, State]:
     """(GPTConfig, state) of the model in `folder`; OSError or ValueError names file and fault."""
     path = Path(folder) / "config.json"
+    theirs = read_json(path)
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
         for key, value in (OURS | UNCHANGED).items():
             if theirs.get(key, UNCHANGED.get(key)) != value:
                 raise ValueError(f"{key} must be {value!r}, it is {theirs.get(key)!r}")
@@ -78,21 +87,74 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
             dropout=theirs["resid_pdrop"],
             bias=theirs.get("bias", True),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not describe a GPT-2 that can be read here: {error}"
         ) from error
     path = path.with_name("model.safetensors")
+    arrays, metadata = read_arrays(path)
+    ours = "checksum" in theirs or "checksum" in metadata  # models of others have none
     try:
-        arrays = safetensors.numpy.load(path.read_bytes())
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    try:
-        return config, from_hugging_face(config, arrays)
+        state = from_hugging_face(config, arrays)
+        if ours and metadata.get("checksum") != checksum(shape_of(config), arrays):
+            raise ValueError("the checksum differs, so one of them is damaged")
+        return config, state
     except KeyError as error:
         raise ValueError(f"{path} lacks the tensor {error}") from error
     except ValueError as error:
         raise ValueError(f"{path} does not fit its config.json: {error}") from error
+
+
+def check_tokenizer(folder: Path | str, vocab_size: int, tokenizer: str) -> None:
+    """ValueError if the model in `folder` has learned other ids than those of its tokenizer.json.
+
+    tokenizer       the fingerprint of what is in that file
+    """
+    path = Path(folder) / "model.safetensors"
+    arrays, metadata = read_arrays(path)
+    rows = len(arrays.get(f"{PREFIX}wte.weight", arrays.get("wte.weight", [])))
+    if rows != vocab_size or metadata.get("tokenizer", tokenizer) != tokenizer:
+        raise ValueError(
+            f"{path.with_name('tokenizer.json')} is not the tokenizer of the model beside it: "
+            f"{vocab_size} tokens for {rows} in the model"
+        )
+
+
+def write_arrays(path: Path, arrays: State, metadata: dict[str, str]) -> None:
+    """Replace a file of safetensors: the same arrays and metadata make the same bytes."""
+    content = memoryview(safetensors.numpy.save(arrays, metadata))
+    # An 8-byte length, a header of JSON, the arrays.  The library keeps metadata in an order that
+    # is another one in every process.
+    start, end = 8, 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[start:end]))
+    header["__metadata__"] = metadata
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    write_whole(path, bytes(content[:start]), text.ljust(end - start), content[end:])
+
+
+def read_arrays(path: Path) -> tuple[State, dict[str, str]]:
+    """(arrays, metadata) of a file of safetensors; OSError or ValueError names file and fault."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def checksum(about: str, arrays: State) -> str:
+    """The SHA-256 of a text and of arrays: their names, dtypes, shapes and every entry."""
+    digest = hashlib.sha256(about.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def shape_of(config: GPTConfig) -> str:
+    """What of a config decides what the weights compute: all but dropout."""
+    return json.dumps(dataclasses.asdict(config) | {"dropout": None})
 
 
 def to_hugging_face(config: GPTConfig, state: State) -> State:

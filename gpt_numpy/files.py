@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 if sys.platform == "win32":
     import msvcrt
@@ -32,10 +35,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path | str, content: bytes) -> None:
-    """Make the file `path` of these bytes, or leave the old one as it is."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+def write_whole(path: Path | str, *parts: bytes | memoryview) -> None:
+    """Make the file `path` of these bytes, one after another, or leave the old one as it is."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(parts)
 
 
 def sync(path: Path) -> None:
@@ -45,6 +48,30 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read(path: Path) -> bytes:
+    """The content of a file; OSError says in words why it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON; ValueError or OSError names file and fault."""
+    try:
+        content = json.loads(read(path).decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not what it should be: it holds no JSON object")
+    return content
+
+
+def fingerprint(text: str) -> str:
+    """Two texts with the same fingerprint (SHA-256) are the same, as far as anybody knows."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Lock:

@@ -138,9 +138,13 @@ class GPT(nn.Module):
         """ids (B, T) → ids (B, T + max_new_tokens), a Tensor: gpt_numpy.generate.generate."""
         return generate.generate(self, ids, max_new_tokens, **options)
 
-    def save_pretrained(self, folder):
-        """Write config.json and model.safetensors as Hugging Face's GPT-2 has them."""
-        checkpoint.save(folder, self.config, self.state_dict())
+    def save_pretrained(self, folder, tokenizer=None):
+        """Write config.json and model.safetensors as Hugging Face's GPT-2 has them.
+
+        tokenizer       the one whose ids it has learned, so that another one can be told from it
+        """
+        which = "" if tokenizer is None else tokenizer.fingerprint()
+        checkpoint.save(folder, self.config, self.state_dict(), which)
 
     @classmethod
     def from_pretrained(cls, folder):

@@ -1,7 +1,7 @@
 """The state of a run in one file: all that its next step depends on.
 
     of every parameter   the weight, and AdamW's mean of gradients and mean of their squares
-    where it stands      the step, the least validation loss, the length of its other files
+    where it stands      the step, the least validation loss, how long its other files are
     what it belongs to   the settings, and a fingerprint each of the text and the tokenizer
 
 That is all: what is random in a step is a function of (seed, step, place), so there is no generator
@@ -9,17 +9,14 @@ whose state must be kept.  A checksum covers every bit of it, and the file is re
 """
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from gpt_numpy.files import write_whole
+from gpt_numpy.checkpoint import checksum, read_arrays, write_arrays
 from gpt_numpy.model import GPT
 from minigrad.device import to_host
 from minigrad.optim import AdamW
@@ -38,12 +35,7 @@ class Progress:
     settings: dict[str, Any]  # what train_config.json says
     text: str  # the text's fingerprint
     tokenizer: str
-    lengths: dict[str, int]  # of the files that grow, in bytes
-
-
-def fingerprint(text: str) -> str:
-    """Two texts with the same fingerprint (SHA-256) are the same, as far as anybody knows."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    files: dict[str, list]  # of those that grow: [bytes, their SHA-256]
 
 
 def save_state(folder: Path, model: GPT, optimizer: AdamW, progress: Progress) -> None:
@@ -57,7 +49,7 @@ def save_state(folder: Path, model: GPT, optimizer: AdamW, progress: Progress) -
     }
     about = json.dumps(dataclasses.asdict(progress))
     metadata = {"about": about, "checksum": checksum(about, arrays)}
-    write_whole(folder / FILE, safetensors.numpy.save(arrays, metadata))
+    write_arrays(folder / FILE, arrays, metadata)
 
 
 def load_state(folder: Path) -> tuple[Progress, dict[str, np.ndarray]]:
@@ -65,40 +57,14 @@ def load_state(folder: Path) -> tuple[Progress, dict[str, np.ndarray]]:
     path = folder / FILE
     if not path.exists():
         raise ValueError(f"there is no run to resume in {folder}: {FILE} is not there")
+    arrays, metadata = read_arrays(path)
+    about = metadata.get("about", "")
+    if metadata.get("checksum") != checksum(about, arrays):
+        raise ValueError(f"{path} is damaged, or not the state of a run: its checksum is wrong")
     try:
-        with safetensors.safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-        about = metadata["about"]
-        if checksum(about, arrays) != metadata["checksum"]:
-            raise ValueError("its checksum is wrong, so it is damaged")
         return Progress(**json.loads(about)), arrays
-    except KeyError as error:
-        raise ValueError(f"{path} is not the state of a run: it lacks {error}") from error
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def load_settings(folder: Path) -> dict[str, Any]:
-    """What train_config.json says; ValueError or OSError names file and fault."""
-    path = folder / "train_config.json"
-    try:
-        settings = json.loads(read(path).decode())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} does not hold the settings of a run")
-    return settings
-
-
-def read(path: Path) -> bytes:
-    """The content of a file; OSError says in words why it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is the state of a run of another kind: {error}") from error
 
 
 def restore(
@@ -126,12 +92,3 @@ def restore(
         for name, p in parameters.items()
     }
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-
-
-def checksum(about: str, arrays: dict[str, np.ndarray]) -> str:
-    """The SHA-256 of a text and of arrays: their names, dtypes, shapes and every entry."""
-    digest = hashlib.sha256(about.encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

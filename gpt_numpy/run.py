@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
+import os
 import signal
 import sys
 import time
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gpt_numpy import report, resume
-from gpt_numpy.files import Lock, sync, write_whole
+from gpt_numpy.files import Lock, read, sync, write_whole
 
 COLUMNS = "step train_loss val_loss lr grad_norm tokens_per_second seconds".split()  # metrics.csv
 GROWING = ["metrics.csv", "samples.txt"]
@@ -73,11 +75,10 @@ class RunFolder:
 
     def cut_back(self, progress):
         """Go on as if nothing had been written after `progress` was saved."""
-        self.rows = read_rows(self.path / "metrics.csv", progress.lengths)
-        read_whole(self.path / "samples.txt", progress.lengths)
-        for name in GROWING:
-            with open(self.path / name, "r+b") as file:
-                file.truncate(progress.lengths[name])
+        self.rows = read_rows(self.path / "metrics.csv", progress.files)
+        read_back(self.path / "samples.txt", progress.files)
+        for name, (length, _) in progress.files.items():
+            os.truncate(self.path / name, length)
         for path in self.path.glob("*.tmp"):  # what a process that was killed had begun
             if path.name.split(".")[0] in {name.split(".")[0] for name in WRITTEN}:
                 path.unlink()
@@ -106,8 +107,8 @@ class RunFolder:
         """Save all that the next step depends on; see resume.Progress for the facts."""
         for name in GROWING:
             sync(self.path / name)
-        lengths = {name: (self.path / name).stat().st_size for name in GROWING}
-        progress = resume.Progress(step=step, lengths=lengths, settings=self.settings, **facts)
+        files = {name: extent((self.path / name).read_bytes()) for name in GROWING}
+        progress = resume.Progress(step=step, files=files, settings=self.settings, **facts)
         resume.save_state(self.path, model, optimizer, progress)
 
     def close(self):
@@ -123,24 +124,25 @@ def _short(value):
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def read_whole(path, lengths):
-    """The first bytes of a file that has grown since: as many as there were when it was saved."""
-    content, length = resume.read(path), lengths[path.name]
-    if len(content) < length:
-        raise ValueError(f"{path} has {len(content)} bytes, and had {length} when it was saved")
-    return content[:length]
+def extent(content):
+    """[how many bytes, their SHA-256]"""
+    return [len(content), hashlib.sha256(content).hexdigest()]
 
 
-def read_rows(path, lengths):
+def read_back(path, files):
+    """What stood in a file when the run was saved, which is how it begins now; else ValueError."""
+    content = read(path)[: files[path.name][0]]
+    if extent(content) != files[path.name]:
+        raise ValueError(f"{path} is not what it was when the run was saved: put it back")
+    return content
+
+
+def read_rows(path, files):
     """The rows of metrics.csv, as log() was given them, with six digits."""
-    content = read_whole(path, lengths)
-    try:
-        text = content.decode("ascii")
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        read = [{name: float(row[name]) if row[name] else None for name in COLUMNS} for row in rows]
-        return [row | {"step": int(row["step"] or 0)} for row in read]
-    except (csv.Error, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    text = read_back(path, files).decode()
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    numbers = [{name: float(row[name]) if row[name] else None for name in COLUMNS} for row in rows]
+    return [row | {"step": int(row["step"] or 0)} for row in numbers]
 
 
 class Signals:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_numpy.files import write_whole
+from gpt_numpy.files import fingerprint, read_json, write_whole
 
 
 class CharTokenizer:
@@ -58,6 +58,10 @@ class CharTokenizer:
             )
         return self._points[ids].tobytes().decode("utf-32-le")
 
+    def fingerprint(self):
+        """Two tokenizers with the same one turn the same texts into the same ids."""
+        return fingerprint(self.characters)
+
     def save(self, path):
         """Write tokenizer.json as Hugging Face's `tokenizers` reads it: whole, or not at all."""
         content = json.dumps(self._document(), indent=2, ensure_ascii=False)
@@ -66,10 +70,7 @@ class CharTokenizer:
     @classmethod
     def load(cls, path):
         """Read what `save` wrote; ValueError if the file is broken or another tokenizer's."""
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not a tokenizer.json: {error}") from error
+        document = read_json(Path(path))
         match document:
             case {"model": {"vocab": dict(vocab)}} if vocab:
                 tokenizer = cls("".join(vocab))

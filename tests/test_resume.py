@@ -27,6 +27,7 @@ from command import (
 import gpt_numpy.memory
 import gpt_numpy.run
 import gpt_numpy.train
+from gpt_numpy.checkpoint import checksum
 from gpt_numpy.files import Lock
 from gpt_numpy.resume import FILE, load_state
 from gpt_numpy.tokenizer import CharTokenizer
@@ -330,8 +331,7 @@ def with_arrays(change):
         progress, arrays = load_state(folder)
         arrays = change(dict(arrays))
         about = json.dumps(vars(progress))
-        checksum = gpt_numpy.resume.checksum(about, arrays)
-        metadata = {"about": about, "checksum": checksum}
+        metadata = {"about": about, "checksum": checksum(about, arrays)}
         (folder / FILE).write_bytes(safetensors.numpy.save(arrays, metadata))
 
     return spoil
@@ -348,10 +348,10 @@ SPOILED = {  # what is done to a run's folder, which file is named, what else is
     "settings are words": (rewritten("train_config.json", {"lr": "x"}), "train_config.json", "lr"),
     "settings cut off": (cut_short("train_config.json"), "train_config.json", "not JSON"),
     "state cut off": (cut_short(FILE), FILE, "cannot be read"),
-    "state of something else": (foreign, FILE, "lacks 'about'"),
+    "state of something else": (foreign, FILE, "not the state of a run"),
     "another tokenizer": (of_another_vocabulary, "tokenizer.json", "not the one"),
-    "metrics cut off": (cut_short("metrics.csv"), "metrics.csv", "has 20 bytes"),
-    "samples cut off": (cut_short("samples.txt"), "samples.txt", "has 20 bytes"),
+    "metrics cut off": (cut_short("metrics.csv"), "metrics.csv", "is not what it was"),
+    "samples cut off": (cut_short("samples.txt"), "samples.txt", "is not what it was"),
     "a parameter renamed": (with_arrays(renamed), FILE, "lacks weight.ln_f.weight"),
     "a moment of another shape": (
         with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), FILE, WTE,

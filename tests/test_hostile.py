@@ -1,0 +1,223 @@
+"""Files that were damaged, exchanged or made up: refused in one line, and never believed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import TINY, example
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpt_numpy import GPT, checkpoint, resume
+from gpt_numpy.ranks import Ranks
+from gpt_numpy.run import read_back, read_rows
+from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.train import adamw
+
+train_shakespeare, speak = example("train_shakespeare"), example("generate")
+MANY = settings(
+    max_examples=1100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.fixture(scope="module")
+def run_folder(text_file, tmp_path_factory):
+    """A run that was stopped at its third step of six."""
+    out = tmp_path_factory.mktemp("hostile") / "run"
+    flags = ["--data", text_file, *TINY, "--steps", "3", "--out", out, "--quiet"]
+    assert train_shakespeare.main([*map(str, flags)]) == 0
+    return out
+
+
+def resumed(folder):
+    """What --resume would go on with: progress, settings, weights, moments, rows."""
+    job = train_shakespeare.prepare_resumed(["--resume", "--out", str(folder)], folder, Ranks())
+    progress, arrays = job.saved
+    model = GPT(job.command.model(job.tokenizer.vocab_size))
+    optimizer = adamw(model, job.command)
+    resume.restore(model, optimizer, progress, arrays, folder / resume.FILE)
+    rows = read_rows(folder / "metrics.csv", progress.files)
+    read_back(folder / "samples.txt", progress.files)
+    job.folder.close()
+    moments = optimizer.state_dict()["state"]
+    return (
+        [vars(progress), job.command.settings(), [row["step"] for row in rows]],
+        [*model.state_dict().values(), *(m[k] for m in moments.values() for k in sorted(m))],
+    )
+
+
+def loaded(folder):
+    """What examples/generate.py would speak with."""
+    tokenizer = CharTokenizer.load(folder / "tokenizer.json")
+    model = GPT.from_pretrained(folder)
+    checkpoint.check_tokenizer(folder, tokenizer.vocab_size, tokenizer.fingerprint())
+    config = vars(model.config) | {"dropout": None}  # which no checksum covers: it is not used
+    return [config, tokenizer.characters], [*model.state_dict().values()]
+
+
+def assert_refused_or_equal(load, folder, right, name):
+    """The one thing that must never be: other weights, without a word."""
+    try:
+        facts, arrays = load(folder)
+    except (ValueError, OSError) as error:
+        message = str(error)
+        assert "\n" not in message and len(message) < 600, message
+        assert str(folder) in message and "Traceback" not in message, message
+        return False
+    assert facts == right[0], f"{name} was damaged and other facts were believed"
+    for ours, expected in zip(arrays, right[1], strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    return True
+
+
+# ---- what is done to a file ----------------------------------------------------------------------
+
+
+def flip(draw, content, _):
+    """One to three bits."""
+    content = bytearray(content)
+    for _ in range(draw(st.integers(1, 3))):
+        content[draw(st.integers(0, len(content) - 1))] ^= 1 << draw(st.integers(0, 7))
+    return bytes(content)
+
+
+def flip_early(draw, content, _):
+    """A bit of the first bytes, where lengths and names stand."""
+    return flip(draw, content[:600], _) + content[600:]
+
+
+def truncate(draw, content, _):
+    return content[: draw(st.integers(0, len(content) - 1))]
+
+
+def lengthen(draw, content, _):
+    return content + draw(st.binary(min_size=1, max_size=50))
+
+
+def overwrite(draw, content, _):
+    """A stretch, with bytes of any kind or with zeros, as a bad disk does."""
+    start = draw(st.integers(0, len(content) - 1))
+    new = draw(st.one_of(st.binary(min_size=1, max_size=64), st.integers(1, 512).map(bytes)))
+    return (content[:start] + new + content[start + len(new) :])[: len(content)]
+
+
+def exchange(draw, content, others):
+    """The content of another file of the run."""
+    return draw(st.sampled_from(others))
+
+
+def invent(draw, content, _):
+    """Something else altogether."""
+    return draw(
+        st.one_of(
+            st.binary(max_size=100),
+            st.sampled_from([b"", b"[]", b"{}", b"null", b"[" * 100_000, b"\x80\x04." * 20]),
+            st.integers(0, 2**64 - 1).map(lambda n: n.to_bytes(8, "little") + b"{}"),
+        )
+    )
+
+
+JSON = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+    st.just([]), st.just({}), st.just(10**400), st.just("1"),
+)  # fmt: skip
+
+
+def edit(draw, content, _):
+    """A value of a JSON document, or of a safetensors header, is another one or is missing."""
+    n = 0
+    try:
+        document = json.loads(content)
+    except ValueError:
+        n = int.from_bytes(content[:8], "little")
+        try:
+            document = json.loads(content[8 : 8 + n])
+        except ValueError:
+            return flip(draw, content, _)
+    where = document
+    while True:
+        key = draw(st.sampled_from(sorted(where) if isinstance(where, dict) else range(len(where))))
+        if isinstance(where[key], dict | list) and where[key] and draw(st.booleans()):
+            where = where[key]
+            continue
+        if draw(st.booleans()) and isinstance(where, dict):
+            del where[key]
+        else:
+            where[key] = draw(JSON)
+        break
+    text = json.dumps(document).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + n :] if n else text
+
+
+WAYS = [flip, flip_early, truncate, lengthen, overwrite, exchange, invent, edit]
+
+
+def damage(data, folder, names, right, load):
+    """Spoil one of the files in some way, load, and put it back; whether it was refused."""
+    name = data.draw(st.sampled_from(names))
+    way = data.draw(st.sampled_from(WAYS))
+    path = folder / name
+    content = path.read_bytes()
+    others = [(folder / other).read_bytes() for other in names if other != name]
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    spoiled = way(data.draw, content, others)
+    path.write_bytes(spoiled)
+    try:
+        assert_refused_or_equal(load, folder, right, f"{name} ({way.__name__})")
+        now = {p: p.read_bytes() for p in folder.iterdir()}
+        assert now == before | {path: spoiled}, "something was written"
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def scratch(run_folder, tmp_path_factory):
+    folder = Path(tmp_path_factory.mktemp("scratch")) / "run"
+    shutil.copytree(run_folder, folder)
+    return folder
+
+
+RUN = [resume.FILE, "train_config.json", "tokenizer.json", "metrics.csv", "samples.txt"]
+MODEL = ["model.safetensors", "config.json", "tokenizer.json"]
+
+
+@MANY
+@given(data=st.data())
+def test_a_run_is_never_taken_for_another(data, scratch):
+    """More than a thousand ways to damage what --resume reads."""
+    damage(data, scratch, RUN, resumed(scratch), resumed)
+
+
+@MANY
+@given(data=st.data())
+def test_a_model_is_never_taken_for_another(data, scratch):
+    """And what generate.py reads."""
+    damage(data, scratch, MODEL, loaded(scratch), loaded)
+
+
+def test_the_whole_command_says_it_in_one_line(scratch, capsys):
+    """Both commands, with each of their files in turn full of noise: exit status 2."""
+    noise = np.random.default_rng(0).bytes(3000)
+    for main, arguments, names in (
+        (train_shakespeare.main, ["--resume", "--out", str(scratch)], RUN),
+        (speak.main, [str(scratch), "--prompt", "the"], MODEL),
+    ):
+        for name in names:
+            content = (scratch / name).read_bytes()
+            (scratch / name).write_bytes(noise)
+            assert main(arguments) == 2, name
+            out, err = capsys.readouterr()
+            assert out == "" and err.count("\n") == 1 and str(scratch / name) in err, err
+            (scratch / name).write_bytes(content)
+
+
+def test_nothing_that_is_read_is_executed():
+    """No pickle, no eval, no NumPy files with objects in what reads a run."""
+    source = Path(checkpoint.__file__).parent
+    for path in source.glob("*.py"):
+        for word in ("pickle", "eval(", "exec(", "np.load", "marshal", "yaml"):
+            assert word not in path.read_text(encoding="utf-8"), (path, word)
