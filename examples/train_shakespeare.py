@@ -378,11 +378,12 @@ class Run:
                 self.look(result)
             if step == command.steps:
                 break
-            if signals.received:
-                self.save(step)
-                return signals.received
-            if self.clock.since_save() > SAVE_EVERY:
-                self.save(step)
+            stop = signals.received
+            if stop or self.clock.since_save() > SAVE_EVERY:
+                with self.clock.paused():
+                    self.save(step)
+            if stop:
+                return stop
         self.conclude()
         return None
 
@@ -428,8 +429,7 @@ class Run:
         if self.optimizer.stopped_at():
             return  # the weights are of that step: train() will say so
         facts = {"best": self.best, "val_loss": self.val_loss, **self.fingerprints}
-        with self.clock.paused():
-            self.folder.save(self.model, self.optimizer, step, **facts)
+        self.folder.save(self.model, self.optimizer, step, **facts)
         self.saved = step
         self.clock.saved()
 

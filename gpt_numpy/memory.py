@@ -15,6 +15,7 @@ import psutil
 import minigrad.device
 from gpt_numpy.config import GPTConfig, TrainConfig
 from gpt_numpy.ranks import Ranks
+from gpt_numpy.train import rows_at_once
 from minigrad.device import CPU, GPU
 from minigrad.ops.attention import BLOCK
 
@@ -25,7 +26,6 @@ KEPT = {  # what a block keeps of each token until its backward, in vectors of C
 }
 MASKS = 2  # those of dropout after attention and after the MLP, likewise
 UNDER_WAY = 5  # gradients that backward holds in the last block's MLP, less what it has freed there
-EVALUATED = 64  # rows that train.evaluate reads at once
 # Bytes of Python, the libraries, the text and the figure, in the first process; and of each other,
 # which shares the libraries' pages: measured as in benchmarks/memory.py, on train_shakespeare.py
 # with a model of next to no weights.
@@ -73,8 +73,8 @@ def numbers_per_token(config: GPTConfig, device: str = CPU) -> tuple[int, int]:
     if config.dropout:
         training += C
     # One block at a time: in its MLP, or in its attention.  At the end log-softmax has three arrays
-    # of the logits' size; the one of the rows before is let go only then.
-    evaluation = V + max(15 * C, 8 * C + seen, 3 * V)
+    # of the logits' size.
+    evaluation = max(15 * C, 8 * C + seen, 3 * V)
     return training, evaluation
 
 
@@ -98,14 +98,13 @@ def estimate(
     model = config.model(vocab_size)
     vector = 4 * n_parameters(model)
     training, evaluation = (4 * config.block_size * x for x in numbers_per_token(model, device))
-    training, evaluation = rows * training, EVALUATED * evaluation
+    training, evaluation = rows * training, rows_at_once(model) * evaluation
     here = ranks.on_this_machine
     state, activations = here * (3 + n) * vector, here * n * training
-    # A process keeps what it has freed, so the first evaluates in what it trained in.
-    rest = max(0, evaluation - training) + here * (FIRST + (n - 1) * OTHER)
-    if n > 1:  # forked processes hold on to the four vectors as they were before they were shared
-        rest += here * 4 * vector
-    return Estimate(state, activations, evaluation, state + activations + rest)
+    # A process keeps what it has freed, so the first evaluates in what it trained in; and before
+    # there are activations, the vectors that are copied to shared memory are there twice.
+    peak = max(activations + max(0, evaluation - training), (n > 1) * here * 4 * vector)
+    return Estimate(state, activations, evaluation, state + peak + here * (FIRST + (n - 1) * OTHER))
 
 
 def machine_memory(device: str = CPU) -> int:

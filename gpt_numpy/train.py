@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 import minigrad.ops as F
-from gpt_numpy.config import TrainConfig
+from gpt_numpy.config import GPTConfig, TrainConfig
 from gpt_numpy.data import Batch, random_batch, windows
 from gpt_numpy.model import GPT
 from gpt_numpy.ranks import Ranks
@@ -161,27 +161,29 @@ def gradients_of_rows(
     return accumulate_gradients(model, batches, config.tokens_per_step, config.seed, step, first)
 
 
-def evaluate(model: GPT, ids: np.ndarray, batch_size: int = 64) -> float:
+def evaluate(model: GPT, ids: np.ndarray, batch_size: int | None = None) -> float:
     """The mean loss over the whole of `ids` (N,), in nats per token: every token but the first.
 
-    The text is cut into windows of block_size, one after another, the last one shorter.
+    The text is cut into windows of block_size, one after another, the last one shorter, and
+    batch_size of them are read at once: rows_at_once(), if it is not given.
     """
     losses = token_losses(model, ids, batch_size)
     return float(np.concatenate([loss.ravel() for loss in losses]).mean(dtype=np.float64))
 
 
-def loss_by_position(model: GPT, ids: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def loss_by_position(model: GPT, ids: np.ndarray, batch_size: int | None = None) -> np.ndarray:
     """The mean loss at each place (T,) of a full window of `ids`: it falls as context grows."""
     T = model.config.block_size
     full = [loss for loss in token_losses(model, ids, batch_size) if loss.shape[1] == T]
     return np.concatenate(full).mean(0, dtype=np.float64)
 
 
-def token_losses(model: GPT, ids: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def token_losses(model: GPT, ids: np.ndarray, batch_size: int | None) -> list[np.ndarray]:
     """−ln p of every token but the first, as a list of arrays (B, T), dropout off."""
     if len(ids) < 2:
         raise ValueError(f"a loss needs 2 tokens, one to foretell the other; got {len(ids)}")
     T = model.config.block_size
+    batch_size = batch_size or rows_at_once(model.config)
     starts = range(0, (len(ids) - 1) // T * T, T)
     batches = [
         windows(ids, starts[i : i + batch_size], T) for i in range(0, len(starts), batch_size)
@@ -196,4 +198,10 @@ def token_losses(model: GPT, ids: np.ndarray, batch_size: int) -> list[np.ndarra
             targets = y.to(model.device).data[..., None]
             picked = array_module(logp).take_along_axis(logp, targets, -1)[..., 0]
             losses.append(to_host(-picked))
+            del logp, picked  # (B, T, V) may be large, and the next ones need the room
     return losses
+
+
+def rows_at_once(config: GPTConfig) -> int:
+    """How many windows an evaluation reads at once: 64, or fewer with more than 2²⁴ scores."""
+    return max(1, min(64, 2**24 // (config.block_size * config.vocab_size)))

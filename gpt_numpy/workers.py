@@ -108,12 +108,13 @@ class Workers:
         flat = optimizer.flat
         flat.gather()
         weights, gradient, *moments = optimizer.vectors()
-        vectors = [weights, *moments, *[gradient] * n]
         self.others = []
         if n == 1:  # nothing to share, and a GPU's vectors stay where they are
+            vectors = [weights, *moments, gradient]
             self.first = Worker(0, 1, model, flat, vectors, work, rows)
             return
-        shared = [to_shared_memory(v) for v in vectors]
+        shared = [to_shared_memory(v) for v in [weights, *moments, *[gradient] * n]]
+        del weights, gradient, moments  # forked processes would hold on to them
         vectors = [vector(memory) for memory in shared]
         optimizer.exp_avg, optimizer.exp_avg_sq = vectors[1:3]
         flat.release()  # a process that is started afresh is sent the model, not its numbers

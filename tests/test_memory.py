@@ -1,6 +1,5 @@
 """The estimate of memory, held against the memory that runs do take."""
 
-import inspect
 import tracemalloc
 
 import numpy as np
@@ -12,7 +11,7 @@ from gpt_numpy import GPT, GPTConfig, TrainConfig, memory
 from gpt_numpy.config import PRESETS
 from gpt_numpy.memory import estimate, machine_memory, n_parameters, refusal, size
 from gpt_numpy.ranks import Ranks
-from gpt_numpy.train import evaluate, gradients_of_rows
+from gpt_numpy.train import evaluate, gradients_of_rows, rows_at_once
 from minigrad.optim import AdamW
 
 GPT2 = TrainConfig(**PRESETS["gpt2"])
@@ -74,9 +73,12 @@ def test_evaluation(V, settings):
     assert estimate(config, V, 1).evaluation == pytest.approx(taken, rel=0.08)
 
 
-def test_evaluation_reads_as_many_rows_as_it_is_told():
-    """The estimate goes by the default of evaluate()."""
-    assert inspect.signature(evaluate).parameters["batch_size"].default == memory.EVALUATED
+@pytest.mark.parametrize("T, V, rows", [(64, 65, 64), (1024, 1000, 16), (1024, 50_257, 1)])
+def test_evaluation_reads_fewer_rows_of_many_scores(T, V, rows):
+    """64 windows, or as many as have 2²⁴ scores; one in any case."""
+    assert (
+        rows_at_once(GPTConfig(vocab_size=V, block_size=T, n_layer=1, n_head=1, n_embd=1)) == rows
+    )
 
 
 def test_state_is_four_vectors_and_one_more_for_each_other_process():
@@ -109,10 +111,16 @@ def test_total_is_what_there_is_at_the_same_time():
     assert e.evaluation > e.activations
     assert e.total == e.state + e.evaluation + memory.FIRST
     e = estimate(large, 65, 8)
-    left = e.state / 11 * 4  # what the vectors were before they were shared
-    assert e.activations / 8 < e.evaluation
     evaluating = e.activations * 7 / 8 + e.evaluation
-    assert e.total == e.state + left + evaluating + memory.FIRST + 7 * memory.OTHER
+    assert e.activations / 8 < e.evaluation
+    assert e.total == e.state + evaluating + memory.FIRST + 7 * memory.OTHER
+
+
+def test_vectors_are_there_twice_while_they_are_shared():
+    """Which is the peak of a large model that reads little at once."""
+    config = TrainConfig(n_embd=1024, batch_size=2, block_size=4)
+    e = estimate(config, 65, 2)
+    assert e.total == e.state + e.state / 5 * 4 + memory.FIRST + memory.OTHER
 
 
 def test_ranks_of_one_machine_add_up():

@@ -21,10 +21,12 @@ from command import (
     without_times,
 )
 
+import gpt_numpy.memory
 import gpt_numpy.run
 import gpt_numpy.train
 from gpt_numpy import GPT, corpus, verse
 from gpt_numpy.data import split
+from gpt_numpy.resume import load_state
 from gpt_numpy.tokenizer import CharTokenizer
 from gpt_numpy.train import evaluate
 
@@ -135,7 +137,7 @@ def test_accumulated_batches_are_one_large_batch(train, dropout):
 
 
 def test_tokens_per_second_leave_out_all_but_training(train, monkeypatch):
-    """Of a clock on which a step takes 1 s, an evaluation 100 and the figure 1000: 12 · 8 per s."""
+    """Of a clock on which a step takes 1 s, an evaluation 100, a save 30, the figure 1000: 12 · 8 per s."""
     clock = types.SimpleNamespace(now=0.0)
 
     def taking(seconds, function):
@@ -150,6 +152,9 @@ def test_tokens_per_second_leave_out_all_but_training(train, monkeypatch):
     clip = taking(1, gpt_numpy.train.clip_grad_norm)  # once a step
     monkeypatch.setattr(gpt_numpy.train, "clip_grad_norm", clip)
     monkeypatch.setattr(train_shakespeare, "evaluate", taking(100, evaluate))
+    monkeypatch.setattr(train_shakespeare, "SAVE_EVERY", 0)
+    save = taking(30, gpt_numpy.run.RunFolder.save)
+    monkeypatch.setattr(gpt_numpy.run.RunFolder, "save", save)
     monkeypatch.setattr(gpt_numpy.run.report, "loss_figure", taking(1000, lambda *_, **__: None))
     rates = metrics_of(train("run").folder)["tokens_per_second"]
     assert rates == [None, 96, 96, 96, 96]
@@ -319,6 +324,41 @@ def test_a_refusal_leaves_the_run_that_is_there(train):
     for flags in (["--steps", "0"], ["--seed", str(2**64)], ["--data", folder / "none.txt"]):
         assert train("run", *flags).status == 2
     assert snapshot(folder.parent) == before
+
+
+def test_what_does_not_fit_into_memory_is_refused(text_file, tmp_path, capsys, monkeypatch):
+    """Before anything is written, with what it needs, what there is, and what to turn down."""
+    monkeypatch.setattr(gpt_numpy.memory, "machine_memory", lambda device: 100_000_000)
+    arguments = ["--data", text_file, *TINY, "--workers", "1", "--out", tmp_path / "run"]
+    parts = ["this run needs about 11", " and the machine has 100 MB: lower --batch-size"]
+    assert_refused(capsys, train_shakespeare.main, arguments, parts)
+    assert snapshot(tmp_path) == {}
+
+
+def test_memory_that_runs_out_in_a_worker(train, monkeypatch):
+    """One line, status 1, and the same advice."""
+
+    def no_memory(*_, **__):
+        raise MemoryError("Unable to allocate 1. TiB")
+
+    monkeypatch.setattr(gpt_numpy.train, "accumulate_gradients", no_memory)
+    run = train("run", "--workers", "2")
+    assert run.status == 1 and run.err.count("\n") == 1
+    assert "there is not enough memory" in run.err and "lower --batch-size" in run.err
+
+
+def test_a_rate_that_is_too_high_ends_in_a_name(train):
+    """Not in a curve of NaN: an op, a module, shapes, a line; and what was saved stays."""
+    run = train("run", "--lr", "1e6", "--steps", "50", "--warmup-steps", "1")
+    assert run.status == 1 and "Warning" not in run.err and "Traceback" not in run.err
+    first, op, *shapes, line, advice, saved = run.err.splitlines()
+    assert re.match(r"train_shakespeare: step \d+: the loss or its gradient is not finite", first)
+    assert re.match(r"\w+ (made|was given) .* going (for|back)ward, in (h\.0|ln_f|GPT)", op)
+    assert all(re.match(r"    \w+ +\(.*\) float32, from ", shape) for shape in shapes) and shapes
+    assert re.match(r"in .*gpt_numpy/model\.py, line \d+: ", line) and "--lr" in advice
+    assert saved == "Step 0, the last one saved, stays as it is."
+    assert all(v is not None for v in metrics_of(run.folder)["train_loss"][1:])
+    assert load_state(run.folder)[0].step == 0
 
 
 @pytest.mark.parametrize("flags", ["--resum", "--device tpu", "--step 3", "--steps many"])
