@@ -137,7 +137,7 @@ def test_accumulated_batches_are_one_large_batch(train, dropout):
 
 
 def test_tokens_per_second_leave_out_all_but_training(train, monkeypatch):
-    """Of a clock on which a step takes 1 s, an evaluation 100, a save 30, the figure 1000: 12 · 8 per s."""
+    """A step takes 1 s, an evaluation 100, a save 30, the figure 1000: 12 · 8 tokens per s."""
     clock = types.SimpleNamespace(now=0.0)
 
     def taking(seconds, function):
