@@ -102,10 +102,12 @@ class GPT(nn.Module):
         """ids (B, T), integers, T ≤ block_size → logits (B, T, V), scores for the next token."""
         if not isinstance(ids, Tensor):
             ids = Tensor(ids if is_array(ids) else np.asarray(ids))  # a list's numbers are integers
-        if ids.ndim != 2 or ids.shape[1] > self.config.block_size:
+        if ids.ndim != 2:
+            raise ValueError(f"GPT: ids {ids.shape} must have 2 axes, (B, T): one row is (1, T)")
+        if ids.shape[1] > self.config.block_size:
             raise ValueError(
-                f"GPT: ids must have shape (B, T) with T up to block_size "
-                f"{self.config.block_size}, not {ids.shape}"
+                f"GPT: ids {ids.shape} are too long: axis 1 has T = {ids.shape[1]} tokens, more "
+                f"than block_size {self.config.block_size}"
             )
         if ids.device != self.device:
             check_ids("GPT", ids.data, self.config.vocab_size)

@@ -360,6 +360,7 @@ def op(array_op):
     takes_a_list = inspect.Parameter.VAR_POSITIONAL in kinds
     n_inputs = len(kinds) - kinds.count(inspect.Parameter.KEYWORD_ONLY)
     names = [*signature.parameters][:n_inputs]
+    find_fault = getattr(array_op, "find_fault", lambda **_: None)  # see ops/faults.py
 
     @functools.wraps(array_op)
     def tensor_op(*inputs, **options):
@@ -382,10 +383,14 @@ def op(array_op):
         try:
             one_device(arrays)
             out, backward = array_op(*arrays, **options)
-        except ValueError as error:  # say whose error it is, where NumPy found it
-            if str(error).startswith(f"{name}:"):
+        except (ValueError, IndexError) as error:  # say whose error it is, where NumPy found it
+            bound = signature.bind(*arrays, **options)
+            bound.apply_defaults()
+            fault = find_fault(**bound.arguments)
+            if fault is None and str(error).startswith(f"{name}:"):
                 raise
-            raise ValueError(f"{name}: {error} ({named(names, arrays, 'shape')})") from error
+            fault = fault or f"{error} ({named(names, arrays, 'shape')})"
+            raise type(error)(f"{name}: {fault}") from error
         result = Tensor(out)
         for x in arrays:
             if getattr(x, "dtype", result.dtype) is not result.dtype:

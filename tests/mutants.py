@@ -21,6 +21,7 @@ import ast
 import builtins
 import copy
 import importlib.machinery
+import inspect
 import os
 import random
 import signal
@@ -38,7 +39,7 @@ os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading them takes longer 
 ROOT = Path(__file__).parents[1]
 OPS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("minigrad/ops/[a-z]*.py"))]
 TESTS = {  # file -> the tests that matter to it
-    **dict.fromkeys(OPS, ["test_ops.py", "test_tensor.py", "test_nn.py", "test_gpu.py"]),
+    **dict.fromkeys(OPS, [f"test_{name}.py" for name in ("ops", "errors", "tensor", "nn", "gpu")]),
     "minigrad/tensor.py": [f"test_{name}.py" for name in ("tensor", "flat", "ops", "nn", "gpu")],
     "minigrad/flat.py": ["test_flat.py", "test_optim.py", "test_gpu.py"],
     "minigrad/optim.py": ["test_optim.py", "test_flat.py", "test_gpu.py"],
@@ -260,7 +261,7 @@ def meet_the_tests(mutant):
     from minigrad.tensor import OPS
 
     for name, op in OPS.items():
-        file = op.__wrapped__.__code__.co_filename
+        file = inspect.unwrap(op).__code__.co_filename
         if mutant.file == "minigrad/tensor.py" or os.path.samefile(file, ROOT / mutant.file):
             for case in CASES[name]:
                 try:

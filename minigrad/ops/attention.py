@@ -4,6 +4,7 @@ import math
 
 from minigrad import random
 from minigrad.device import CPU, GPU, array_module, device_of, dots
+from minigrad.ops.faults import misfit
 from minigrad.tensor import op
 
 BLOCK = {CPU: 32, GPU: 256}  # queries; the GPU's is a guess, not measured
@@ -43,13 +44,11 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     """
     fits = k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
     if not (fits and k.shape == v.shape):
-        raise ValueError(
-            "attention: q (B, H, T, D) and k, v (B, H, N, D) must agree in B, H and D, got "
-            f"q {q.shape}, k {k.shape}, v {v.shape}"
-        )
+        shapes = "q (B, H, T, D)  k (B, H, N, D)  v (B, H, N, D)"
+        raise ValueError(f"attention: {misfit(shapes, q=q, k=k, v=v)}")
     (B, H, T, D), N = q.shape, k.shape[2]
-    if causal and N < T:
-        raise ValueError(f"attention: {T} causal queries need at least as many keys, got {N}")
+    if D == 0 or N == 0 < T or (causal and N < T):
+        raise ValueError(f"attention: {too_few(q, k)}")
     xp = array_module(q)
     scale = 1 / math.sqrt(D)
     scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
@@ -95,6 +94,19 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
         return dq, dk, dv
 
     return out, backward
+
+
+def too_few(q, k):
+    """What q and k, which fit each other, have too few of."""
+    T, N = q.shape[2], k.shape[2]
+    if q.shape[3] == 0:
+        return f"q {q.shape} has no channels: D, its axis 3, must be at least 1"
+    if N == 0:
+        return f"k {k.shape} has no keys: N, its axis 2, must be at least 1"
+    return (
+        f"q {q.shape} has more queries than k {k.shape} has keys: T is {T} in axis 2 of q, N is "
+        f"{N} in axis 2 of k, and causal queries are the last T of N positions"
+    )
 
 
 def transposed(x):

@@ -5,6 +5,7 @@ A logit is a score: softmax makes probabilities of them.
 
 from minigrad.device import array_module
 from minigrad.ops.embedding import check_ids
+from minigrad.ops.faults import misfit
 from minigrad.tensor import op
 
 
@@ -35,18 +36,18 @@ def cross_entropy(logits, targets, *, ignore_index=None):
     """
     xp = array_module(logits)
     targets = xp.array(targets)  # a copy, for backward reads them again
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"cross_entropy: logits {logits.shape} are rows of V scores and need targets of shape "
-            f"{logits.shape[:-1]}, not {targets.shape}"
-        )
+    if not logits.ndim or targets.shape != logits.shape[:-1]:
+        fault = misfit("logits (..., V)  targets (...)", logits=logits, targets=targets)
+        raise ValueError(f"cross_entropy: {fault}")
     shape, V = logits.shape, logits.shape[-1]
     logits, targets = logits.reshape(-1, V), targets.reshape(-1)
     counted = slice(None) if ignore_index is None else targets != ignore_index
     rows, targets = logits[counted], targets[counted]  # (n, V), (n,)
     n = len(rows)
     if n == 0:
-        raise ValueError("cross_entropy: no row has a target to be measured against")
+        raise ValueError(
+            f"cross_entropy: no row of logits {shape} has a target to be measured against"
+        )
     check_ids("cross_entropy", targets, V)
 
     shifted = rows - rows.max(-1, keepdims=True)

@@ -4,6 +4,7 @@ Each derivation speaks of one entry.  What dx, dout and [c] mean stands in ops/_
 """
 
 from minigrad.device import array_module, is_array
+from minigrad.ops.faults import explained, no_broadcast
 from minigrad.tensor import op
 
 
@@ -27,6 +28,7 @@ def unbroadcast(dout, shape):
 
 
 @op
+@explained(no_broadcast)
 def add(x, y):
     """out = x + y
 
@@ -43,6 +45,7 @@ def add(x, y):
 
 
 @op
+@explained(no_broadcast)
 def sub(x, y):
     """out = x − y
 
@@ -59,6 +62,7 @@ def sub(x, y):
 
 
 @op
+@explained(no_broadcast)
 def mul(x, y):
     """out = x y
 
@@ -74,6 +78,7 @@ def mul(x, y):
 
 
 @op
+@explained(no_broadcast)
 def div(x, y):
     """out = x / y
 
@@ -107,6 +112,7 @@ def neg(x):
 
 
 @op
+@explained(no_broadcast)
 def pow(x, y):
     """out = xʸ
 
@@ -216,6 +222,7 @@ def relu(x):
 
 
 @op
+@explained(no_broadcast)
 def where(condition, x, y):
     """out = x where condition holds, else y
 

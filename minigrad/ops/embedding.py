@@ -1,6 +1,7 @@
 """Embedding: a token's id picks its vector from a table."""
 
 from minigrad.device import CPU, add_at, array_module, device_of
+from minigrad.ops.faults import misfit
 from minigrad.tensor import op
 
 SMALL = 512  # tokens: up to here a product with S is quicker than adding row by row
@@ -37,6 +38,8 @@ def embedding(ids, weight):
     """
     xp = array_module(weight)
     ids = xp.asarray(ids)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: {misfit('weight (V, C)', weight=weight)}")
     check_ids("embedding", ids, len(weight))
     V, C = weight.shape
 

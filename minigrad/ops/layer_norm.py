@@ -4,6 +4,7 @@ Layer upon layer adds to a vector, and the sums would grow; the next layer wants
 """
 
 from minigrad.device import array_module, dots
+from minigrad.ops.faults import misfit
 from minigrad.tensor import op
 
 
@@ -38,13 +39,13 @@ def layer_norm(x, weight, bias=None, *, eps=1e-5):
     Numerics    The variance in two passes.  mean(x²) − μ² is quicker, and loses every digit where
                 the mean is large.
     """
-    if not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
-        raise ValueError(
-            f"layer_norm: x {x.shape} needs weight and bias of shape {x.shape[-1:]}, got weight "
-            f"{weight.shape}" + ("" if bias is None else f", bias {bias.shape}")
-        )
+    if not x.ndim or not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
+        fault = misfit("x (..., C)  weight (C,)  bias (C,)", x=x, weight=weight, bias=bias)
+        raise ValueError(f"layer_norm: {fault}")
     xp = array_module(x)
     C = x.shape[-1]
+    if C == 0:
+        raise ValueError(f"layer_norm: x {x.shape} has no entries along axis -1, and so no mean")
     average = xp.full(C, 1 / C, x.dtype)  # a product with it is the mean of a row, quickly
     xhat = x - (x @ average)[..., None]  # at first x − μ
     var = dots(xhat, xhat) / C  # (...,); divides by C, not C − 1

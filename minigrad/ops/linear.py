@@ -1,5 +1,6 @@
 """The affine map: the one op in which nearly all of a GPT's work is done."""
 
+from minigrad.ops.faults import misfit
 from minigrad.tensor import op
 
 
@@ -21,13 +22,10 @@ def linear(x, weight, bias=None):
     Numerics    All axes in front are flattened into rows, so that forward and backward are one
                 large matrix product each, not a batch of small ones.
     """
-    if x.shape[-1:] != weight.shape[1:]:
-        raise ValueError(
-            f"linear: x {x.shape} has {x.shape[-1] if x.ndim else 'no'} features in its last axis, "
-            f"weight (out, in) {weight.shape} expects {weight.shape[-1]}"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"linear: weight (out, in) {weight.shape} and bias {bias.shape} disagree")
+    bias_shape = weight.shape[:1] if bias is None else bias.shape
+    if weight.ndim != 2 or weight.shape != bias_shape + x.shape[-1:]:
+        fault = misfit("x (..., I)  weight (O, I)  bias (O,)", x=x, weight=weight, bias=bias)
+        raise ValueError(f"linear: {fault}")
     x_shape = x.shape
     rows = x.reshape(-1, x_shape[-1])  # (N, I)
     out = rows @ weight.T  # (N, O)

@@ -2,10 +2,12 @@
 
 from minigrad.device import array_module
 from minigrad.ops.elementwise import unbroadcast
+from minigrad.ops.faults import explained, no_product
 from minigrad.tensor import op
 
 
 @op
+@explained(no_product)
 def matmul(x, y):
     """out = x y,  that is  outᵢⱼ = Σₖ xᵢₖ yₖⱼ
 
@@ -17,13 +19,6 @@ def matmul(x, y):
                 yₖⱼ meets xᵢₖ in outᵢⱼ, for every i:   dyₖⱼ = Σᵢ xᵢₖ doutᵢⱼ,   dy = xᵀ dout
     """
     xp = array_module(x)
-    try:
-        out = x @ y
-    except ValueError as error:
-        raise ValueError(
-            f"matmul: x {xp.shape(x)} @ y {xp.shape(y)}: the last axis of x must be as long as "
-            "the last but one of y, and the axes in front must broadcast"
-        ) from error
 
     def backward(dout):
         rows, columns = x, y  # as matrices, with dout to match
@@ -35,4 +30,4 @@ def matmul(x, y):
         dy = unbroadcast(rows.swapaxes(-1, -2) @ dout, columns.shape)
         return dx.reshape(x.shape), dy.reshape(y.shape)
 
-    return out, backward
+    return x @ y, backward

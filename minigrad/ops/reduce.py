@@ -5,18 +5,20 @@ with length 1.
 """
 
 from minigrad.device import array_module
+from minigrad.ops.faults import explained, no_axis
 from minigrad.tensor import op
 
 
 def spread(out, shape, axis, keepdims):
     """`out`, one entry per group, copied (as a view) to every entry of the group in `shape`."""
     xp = array_module(out)
-    if not keepdims:
+    if not keepdims and shape:  # a number has no axis to lose
         out = xp.expand_dims(out, tuple(range(len(shape))) if axis is None else axis)
     return xp.broadcast_to(out, shape)
 
 
 @op
+@explained(no_axis)
 def sum(x, *, axis=None, keepdims=False):
     """out = Σ x,  over the entries of each group
 
@@ -33,6 +35,7 @@ def sum(x, *, axis=None, keepdims=False):
 
 
 @op
+@explained(no_axis)
 def mean(x, *, axis=None, keepdims=False):
     """out = (Σ x) / n,  over the n entries of each group
 
@@ -51,6 +54,7 @@ def mean(x, *, axis=None, keepdims=False):
 
 
 @op
+@explained(no_axis)
 def max(x, *, axis=None, keepdims=False):
     """out = max x,  over the entries of each group
 

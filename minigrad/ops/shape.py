@@ -3,10 +3,19 @@
 import itertools
 
 from minigrad.device import add_at, array_module
+from minigrad.ops.faults import (
+    explained,
+    no_entry,
+    no_permutation,
+    no_reshape,
+    no_row,
+    no_stack,
+)
 from minigrad.tensor import op
 
 
 @op
+@explained(no_reshape)
 def reshape(x, *, shape):
     """out = the entries of x, in the same order, in another shape
 
@@ -23,6 +32,7 @@ def reshape(x, *, shape):
 
 
 @op
+@explained(no_permutation)
 def transpose(x, *, axes=None):
     """out = x with its axes in another order: axis i of out is axis `axes[i]` of x
 
@@ -30,16 +40,19 @@ def transpose(x, *, axes=None):
     Source      a permutation matrix P has the inverse Pᵀ
     Derivation  out = P x, so  dx = Pᵀ dout = P⁻¹ dout:  the axes in the order that undoes it
     """
-    axes = range(x.ndim)[::-1] if axes is None else [a % x.ndim for a in axes]
-    inverse = [axes.index(i) for i in range(x.ndim)]
+    axes = range(x.ndim)[::-1] if axes is None else axes
+    out = x.transpose(tuple(axes))  # an error where axes are no permutation
+    places = [a % x.ndim for a in axes]
+    inverse = [places.index(i) for i in range(x.ndim)]
 
     def backward(dout):
         return (dout.transpose(inverse),)
 
-    return x.transpose(axes), backward
+    return out, backward
 
 
 @op
+@explained(no_entry)
 def getitem(x, *, index):
     """out = x[index]
 
@@ -64,6 +77,7 @@ def getitem(x, *, index):
 
 
 @op
+@explained(no_row)
 def concat(*arrays, axis=0):
     """out = the arrays, one after another along an axis: concat([x, y], axis=0)
 
@@ -72,6 +86,7 @@ def concat(*arrays, axis=0):
     Derivation  Each array fills a slice of out, and gets that slice of dout
     """
     xp = array_module(arrays[0])
+    out = xp.concatenate(arrays, axis)
     ends = [0, *itertools.accumulate(array.shape[axis] for array in arrays)]
 
     def backward(dout):
@@ -79,10 +94,11 @@ def concat(*arrays, axis=0):
         slices = [along[a:b] for a, b in itertools.pairwise(ends)]
         return [xp.moveaxis(part, 0, axis) for part in slices]
 
-    return xp.concatenate(arrays, axis), backward
+    return out, backward
 
 
 @op
+@explained(no_stack)
 def stack(*arrays, axis=0):
     """out = the arrays side by side along a new axis: stack([x, y], axis=0)
 

@@ -1,10 +1,12 @@
 """Softmax: scores become probabilities, larger scores larger ones; and its logarithm."""
 
 from minigrad.device import array_module
+from minigrad.ops.faults import explained, no_axis
 from minigrad.tensor import op
 
 
 @op
+@explained(no_axis)
 def softmax(x, *, axis=-1):
     """out = eˣ / S  with  S = Σ eˣ  along the axis
 
@@ -37,6 +39,7 @@ def softmax(x, *, axis=-1):
 
 
 @op
+@explained(no_axis)
 def log_softmax(x, *, axis=-1):
     """out = ln softmax(x) = x − ln Σ eˣ  along the axis
 

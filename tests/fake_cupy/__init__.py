@@ -388,10 +388,6 @@ def asnumpy(a):
 # ---- functions of whole arrays -------------------------------------------------------------------
 
 
-def shape(a):
-    return a.shape if isinstance(a, ndarray) else np.shape(_host(a))
-
-
 def result_type(*arrays_and_dtypes):
     return np.result_type(*[x.dtype if isinstance(x, ndarray) else x for x in arrays_and_dtypes])
 

@@ -1,0 +1,559 @@
+"""What an op or a module says when shapes do not fit, word for word."""
+
+import numpy as np
+import pytest
+from numpy.exceptions import AxisError
+
+import minigrad.ops as F
+from gpt_numpy.config import GPTConfig
+from gpt_numpy.model import GPT
+from minigrad import OPS, Tensor, nn
+
+
+def of(*shape):
+    """A tensor of that shape."""
+    return Tensor(np.zeros(shape))
+
+
+def ids(*numbers):
+    return np.array(numbers)
+
+
+def gpt():
+    return GPT(GPTConfig(vocab_size=5, block_size=6, n_layer=1, n_head=2, n_embd=4))
+
+
+E = np.zeros((0, 3))  # nothing in it
+
+TABLE = {  # what is wrong -> (what does it, the kind of error, what it says)
+    # ---- entry by entry
+    "add, lengths": (
+        lambda: of(2, 3) + of(4),
+        ValueError,
+        "add: x (2, 3) and y (4,) do not broadcast: in axis -1 their lengths are 3 and 4, and "
+        "neither is 1",
+    ),
+    "add, lengths further in front": (
+        lambda: of(2, 1, 3) + of(4, 5, 3),
+        ValueError,
+        "add: x (2, 1, 3) and y (4, 5, 3) do not broadcast: in axis -3 their lengths are 2 and 4, "
+        "and neither is 1",
+    ),
+    "add, an axis without entries": (
+        lambda: of(2, 0) + of(2, 3),
+        ValueError,
+        "add: x (2, 0) and y (2, 3) do not broadcast: in axis -1 their lengths are 0 and 3, and "
+        "neither is 1",
+    ),
+    "add, by name": (
+        lambda: F.add(y=of(4), x=of(2, 3)),
+        ValueError,
+        "add: x (2, 3) and y (4,) do not broadcast: in axis -1 their lengths are 3 and 4, and "
+        "neither is 1",
+    ),
+    "add, array first": (
+        lambda: np.zeros(4) + of(2, 3),
+        ValueError,
+        "add: x (4,) and y (2, 3) do not broadcast: in axis -1 their lengths are 4 and 3, and "
+        "neither is 1",
+    ),
+    "sub, lengths": (
+        lambda: of(2) - of(3),
+        ValueError,
+        "sub: x (2,) and y (3,) do not broadcast: in axis -1 their lengths are 2 and 3, and "
+        "neither is 1",
+    ),
+    "mul, lengths": (
+        lambda: of(2) * of(3),
+        ValueError,
+        "mul: x (2,) and y (3,) do not broadcast: in axis -1 their lengths are 2 and 3, and "
+        "neither is 1",
+    ),
+    "div, lengths": (
+        lambda: of(2, 3) / of(3, 3),
+        ValueError,
+        "div: x (2, 3) and y (3, 3) do not broadcast: in axis -2 their lengths are 2 and 3, and "
+        "neither is 1",
+    ),
+    "pow, lengths": (
+        lambda: of(2) ** of(3),
+        ValueError,
+        "pow: x (2,) and y (3,) do not broadcast: in axis -1 their lengths are 2 and 3, and "
+        "neither is 1",
+    ),
+    "where, condition": (
+        lambda: F.where(np.zeros(2, bool), of(3), of(3)),
+        ValueError,
+        "where: condition (2,) and x (3,) do not broadcast: in axis -1 their lengths are 2 and 3, "
+        "and neither is 1",
+    ),
+    "where, values": (
+        lambda: F.where(np.zeros((2, 1), bool), of(2, 3), of(4)),
+        ValueError,
+        "where: x (2, 3) and y (4,) do not broadcast: in axis -1 their lengths are 3 and 4, and "
+        "neither is 1",
+    ),
+    "where, a number": (
+        lambda: F.where(np.zeros(2, bool), 0.0, of(3)),
+        ValueError,
+        "where: condition (2,) and y (3,) do not broadcast: in axis -1 their lengths are 2 and 3, "
+        "and neither is 1",
+    ),
+    # ---- products
+    "matmul, matrices": (
+        lambda: of(2, 3) @ of(5, 7),
+        ValueError,
+        "matmul: x (2, 3) and y (5, 7) disagree: axis -1 of x has length 3, axis -2 of y has 5",
+    ),
+    "matmul, a vector": (
+        lambda: of(2, 3) @ of(5),
+        ValueError,
+        "matmul: x (2, 3) and y (5,) disagree: axis -1 of x has length 3, axis -1 of y has 5",
+    ),
+    "matmul, batches": (
+        lambda: of(2, 3, 5) @ of(4, 5, 7),
+        ValueError,
+        "matmul: x (2, 3, 5) and y (4, 5, 7) do not broadcast: in axis -3 their lengths are 2 and "
+        "4, and neither is 1",
+    ),
+    "matmul, no axis": (
+        lambda: of(2, 3) @ of(),
+        ValueError,
+        "matmul: x (2, 3) and y (): y is a number, without an axis to sum over; multiply by "
+        "* instead",
+    ),
+    "matmul, a number": (
+        lambda: 2.0 @ of(2, 3),
+        ValueError,
+        "matmul: x () and y (2, 3): x is a number, without an axis to sum over; multiply by "
+        "* instead",
+    ),
+    "linear, features": (
+        lambda: F.linear(of(2, 3, 5), of(7, 6)),
+        ValueError,
+        "linear: x (2, 3, 5) and weight (7, 6) disagree in I: axis -1 of x has length 5, axis 1 of "
+        "weight has 6",
+    ),
+    "linear, bias": (
+        lambda: F.linear(of(2, 5), of(7, 5), of(5)),
+        ValueError,
+        "linear: weight (7, 5) and bias (5,) disagree in O: axis 0 of weight has length 7, axis 0 "
+        "of bias has 5",
+    ),
+    "linear, bias of two axes": (
+        lambda: F.linear(of(2, 5), of(7, 5), of(1, 7)),
+        ValueError,
+        "linear: bias (1, 7) must have 1 axis, (O,)",
+    ),
+    "linear, weight of one axis": (
+        lambda: F.linear(of(2, 5), of(5)),
+        ValueError,
+        "linear: weight (5,) must have 2 axes, (O, I)",
+    ),
+    "linear, no axis and one": (
+        lambda: F.linear(of(), of(5)),
+        ValueError,
+        "linear: x () must have 1 axis or more, (..., I)",
+    ),
+    "linear, three axes that would fit": (
+        lambda: F.linear(of(4), of(7, 4, 4), of(7, 4)),
+        ValueError,
+        "linear: weight (7, 4, 4) must have 2 axes, (O, I)",
+    ),
+    # ---- layers
+    "layer_norm, weight": (
+        lambda: F.layer_norm(of(2, 3, 5), of(3)),
+        ValueError,
+        "layer_norm: x (2, 3, 5) and weight (3,) disagree in C: axis -1 of x has length 5, axis 0 "
+        "of weight has 3",
+    ),
+    "layer_norm, bias": (
+        lambda: F.layer_norm(of(2, 5), of(5), of(1)),
+        ValueError,
+        "layer_norm: x (2, 5) and bias (1,) disagree in C: axis -1 of x has length 5, axis 0 of "
+        "bias has 1",
+    ),
+    "layer_norm, weight of two axes": (
+        lambda: F.layer_norm(of(2, 5), of(1, 5)),
+        ValueError,
+        "layer_norm: weight (1, 5) must have 1 axis, (C,)",
+    ),
+    "layer_norm, no axis": (
+        lambda: F.layer_norm(of(), of()),
+        ValueError,
+        "layer_norm: x () must have 1 axis or more, (..., C)",
+    ),
+    "layer_norm, no entries": (
+        lambda: F.layer_norm(of(2, 0), of(0)),
+        ValueError,
+        "layer_norm: x (2, 0) has no entries along axis -1, and so no mean",
+    ),
+    "dropout, no axis": (
+        lambda: F.dropout(of(), 0.5, training=True),
+        ValueError,
+        "dropout: x () must have 1 axis or more, (B, ...): its rows are masked",
+    ),
+    "attention, B": (
+        lambda: F.attention(of(2, 4, 3, 6), of(5, 4, 3, 6), of(5, 4, 3, 6)),
+        ValueError,
+        "attention: q (2, 4, 3, 6) and k (5, 4, 3, 6) disagree in B: axis 0 of q has length 2, "
+        "axis 0 of k has 5",
+    ),
+    "attention, H": (
+        lambda: F.attention(of(2, 4, 3, 6), of(2, 1, 3, 6), of(2, 1, 3, 6)),
+        ValueError,
+        "attention: q (2, 4, 3, 6) and k (2, 1, 3, 6) disagree in H: axis 1 of q has length 4, "
+        "axis 1 of k has 1",
+    ),
+    "attention, D": (
+        lambda: F.attention(of(2, 4, 3, 6), of(2, 4, 3, 7), of(2, 4, 3, 7)),
+        ValueError,
+        "attention: q (2, 4, 3, 6) and k (2, 4, 3, 7) disagree in D: axis 3 of q has length 6, "
+        "axis 3 of k has 7",
+    ),
+    "attention, D of v": (
+        lambda: F.attention(of(2, 4, 3, 6), of(2, 4, 3, 6), of(2, 4, 3, 7)),
+        ValueError,
+        "attention: q (2, 4, 3, 6) and v (2, 4, 3, 7) disagree in D: axis 3 of q has length 6, "
+        "axis 3 of v has 7",
+    ),
+    "attention, N": (
+        lambda: F.attention(of(2, 4, 3, 6), of(2, 4, 3, 6), of(2, 4, 5, 6)),
+        ValueError,
+        "attention: k (2, 4, 3, 6) and v (2, 4, 5, 6) disagree in N: axis 2 of k has length 3, "
+        "axis 2 of v has 5",
+    ),
+    "attention, no heads": (
+        lambda: F.attention(of(2, 3, 6), of(2, 3, 6), of(2, 3, 6)),
+        ValueError,
+        "attention: q (2, 3, 6) must have 4 axes, (B, H, T, D)",
+    ),
+    "attention, an axis too many": (
+        lambda: F.attention(of(2, 4, 3, 6), of(2, 4, 3, 6, 1), of(2, 4, 3, 6, 1)),
+        ValueError,
+        "attention: k (2, 4, 3, 6, 1) must have 4 axes, (B, H, N, D)",
+    ),
+    "attention, too few keys": (
+        lambda: F.attention(of(2, 4, 6, 3), of(2, 4, 5, 3), of(2, 4, 5, 3)),
+        ValueError,
+        "attention: q (2, 4, 6, 3) has more queries than k (2, 4, 5, 3) has keys: T is 6 in axis 2 "
+        "of q, N is 5 in axis 2 of k, and causal queries are the last T of N positions",
+    ),
+    "attention, no keys": (
+        lambda: F.attention(of(2, 4, 6, 3), of(2, 4, 0, 3), of(2, 4, 0, 3), causal=False),
+        ValueError,
+        "attention: k (2, 4, 0, 3) has no keys: N, its axis 2, must be at least 1",
+    ),
+    "attention, no channels": (
+        lambda: F.attention(of(2, 4, 6, 0), of(2, 4, 6, 0), of(2, 4, 6, 0)),
+        ValueError,
+        "attention: q (2, 4, 6, 0) has no channels: D, its axis 3, must be at least 1",
+    ),
+    "cross_entropy, targets": (
+        lambda: F.cross_entropy(of(2, 3, 7), np.zeros((2, 4), int)),
+        ValueError,
+        "cross_entropy: logits (2, 3, 7) and targets (2, 4) disagree: axis 1 of logits has length "
+        "3, axis 1 of targets has 4",
+    ),
+    "cross_entropy, flat targets": (
+        lambda: F.cross_entropy(of(2, 3, 7), np.zeros(6, int)),
+        ValueError,
+        "cross_entropy: logits (2, 3, 7) and targets (6,) disagree in their axes in front, ...: "
+        "logits has (2, 3) there, targets has (6,)",
+    ),
+    "cross_entropy, no axis": (
+        lambda: F.cross_entropy(of(), ids(1)[0]),
+        ValueError,
+        "cross_entropy: logits () must have 1 axis or more, (..., V)",
+    ),
+    "cross_entropy, no rows": (
+        lambda: F.cross_entropy(of(0, 7), np.zeros(0, int)),
+        ValueError,
+        "cross_entropy: no row of logits (0, 7) has a target to be measured against",
+    ),
+    "cross_entropy, id": (
+        lambda: F.cross_entropy(of(2, 7), ids(0, 7)),
+        ValueError,
+        "cross_entropy: id 7 is outside the vocabulary, 0 to 6",
+    ),
+    "embedding, weight": (
+        lambda: F.embedding(ids(0, 1), of(5)),
+        ValueError,
+        "embedding: weight (5,) must have 2 axes, (V, C)",
+    ),
+    "embedding, id": (
+        lambda: F.embedding(ids(0, -1), of(5, 4)),
+        ValueError,
+        "embedding: id -1 is outside the vocabulary, 0 to 4",
+    ),
+    # ---- over an axis
+    "sum, axis": (
+        lambda: of(2, 3).sum(2),
+        AxisError,
+        "sum: x (2, 3) has no axis 2: count from -2 to 1",
+    ),
+    "sum, one axis of two": (
+        lambda: of(2, 3).sum((0, -3)),
+        AxisError,
+        "sum: x (2, 3) has no axis -3: count from -2 to 1",
+    ),
+    "sum, the same axis twice": (
+        lambda: of(2, 3).sum((0, -2)),
+        ValueError,
+        "sum: axis (0, -2) names axis 0 of x (2, 3) twice",
+    ),
+    "sum, no axis": (lambda: of().sum(1), AxisError, "sum: x () has no axis 1: it has none"),
+    "mean, axis": (
+        lambda: of(2, 3).mean(-3),
+        AxisError,
+        "mean: x (2, 3) has no axis -3: count from -2 to 1",
+    ),
+    "max, axis": (
+        lambda: of(2).max(1),
+        AxisError,
+        "max: x (2,) has no axis 1: count from -1 to 0",
+    ),
+    "max, an axis without entries": (
+        lambda: Tensor(E).max(-2),
+        ValueError,
+        "max: x (0, 3) has no entries along axis 0, and so no largest",
+    ),
+    "max, no entries": (
+        lambda: Tensor(E).max(),
+        ValueError,
+        "max: x (0, 3) has no entries along axis 0, and so no largest",
+    ),
+    "softmax, axis": (
+        lambda: F.softmax(of(2, 3), axis=2),
+        AxisError,
+        "softmax: x (2, 3) has no axis 2: count from -2 to 1",
+    ),
+    "softmax, no entries": (
+        lambda: F.softmax(of(2, 0)),
+        ValueError,
+        "softmax: x (2, 0) has no entries along axis 1, and so no largest",
+    ),
+    "log_softmax, axis": (
+        lambda: F.log_softmax(of(2, 3), axis=-3),
+        AxisError,
+        "log_softmax: x (2, 3) has no axis -3: count from -2 to 1",
+    ),
+    # ---- another shape
+    "reshape, entries": (
+        lambda: of(2, 3).reshape(4, 2),
+        ValueError,
+        "reshape: x (2, 3) has 6 entries, shape (4, 2) has 8",
+    ),
+    "reshape, a number": (
+        lambda: F.reshape(of(2, 3), shape=5),
+        ValueError,
+        "reshape: x (2, 3) has 6 entries, shape (5,) has 5",
+    ),
+    "reshape, what remains": (
+        lambda: of(2, 3).view(4, -1),
+        ValueError,
+        "reshape: x (2, 3) has 6 entries, shape (4, -1) needs a multiple of 4",
+    ),
+    "reshape, two open": (
+        lambda: of(2, 3).reshape(-1, -1),
+        ValueError,
+        "reshape: shape (-1, -1) leaves 2 lengths open, and only one may be -1",
+    ),
+    "transpose, axis": (
+        lambda: of(2, 3).transpose(0, 3),
+        AxisError,
+        "transpose: x (2, 3) has no axis 3: count from -2 to 1",
+    ),
+    "transpose, twice": (
+        lambda: of(2, 3).transpose(1, -1),
+        ValueError,
+        "transpose: axes (1, -1) names axis 1 of x (2, 3) twice: name each once",
+    ),
+    "transpose, too many": (
+        lambda: of(2, 3).transpose(0, 1, 1),
+        ValueError,
+        "transpose: x (2, 3) has 2 axes, axes (0, 1, 1) names 3: name each once",
+    ),
+    "transpose, too few": (
+        lambda: of(2, 3).transpose(0),
+        ValueError,
+        "transpose: x (2, 3) has 2 axes, axes (0,) names 1: name each once",
+    ),
+    "transpose, no axis": (
+        lambda: of().transpose(0),
+        ValueError,
+        "transpose: x () has 0 axes, axes (0,) names 1: name each once",
+    ),
+    # ---- parts
+    "getitem, index": (
+        lambda: of(2, 3)[:, 5],
+        IndexError,
+        "getitem: index 5 is outside axis 1 of x (2, 3), which has length 3",
+    ),
+    "getitem, index from the end": (
+        lambda: of(2, 3)[-3],
+        IndexError,
+        "getitem: index -3 is outside axis 0 of x (2, 3), which has length 2",
+    ),
+    "getitem, behind an ellipsis": (
+        lambda: of(2, 4, 3)[None, 1, ..., 3],
+        IndexError,
+        "getitem: index 3 is outside axis 2 of x (2, 4, 3), which has length 3",
+    ),
+    "getitem, one of a list": (
+        lambda: of(2, 3)[[0, 1, 2]],
+        IndexError,
+        "getitem: index 2 is outside axis 0 of x (2, 3), which has length 2",
+    ),
+    "getitem, too many": (
+        lambda: of(2, 3)[0, :, 0],
+        IndexError,
+        "getitem: x (2, 3) has 2 axes, the index is made for 3",
+    ),
+    "getitem, a mask": (
+        lambda: of(2, 3)[:, np.ones(4, bool)],
+        IndexError,
+        "getitem: x (2, 3) and the mask (4,) disagree: axis 1 of x has length 3, axis 0 of the "
+        "mask has 4",
+    ),
+    "getitem, arrays": (
+        lambda: of(2, 3)[ids(0, 1), ids(0, 1, 2)],
+        IndexError,
+        "getitem: index[0] (2,) and index[1] (3,) do not broadcast: in axis -1 their lengths are 2 "
+        "and 3, and neither is 1",
+    ),
+    "getitem, a fraction": (
+        lambda: of(2, 3)[0.5],
+        IndexError,
+        "getitem: x (2, 3) takes an index of integers, slices, one ..., None, and arrays of "
+        "integers or booleans",
+    ),
+    "getitem, two ellipses": (
+        lambda: of(2, 3)[..., 0, ...],
+        IndexError,
+        "getitem: x (2, 3) takes an index of integers, slices, one ..., None, and arrays of "
+        "integers or booleans",
+    ),
+    # ---- several arrays
+    "concat, lengths": (
+        lambda: F.concat([of(2, 3), of(5, 3), of(2, 4)]),
+        ValueError,
+        "concat: arrays[0] (2, 3) and arrays[2] (2, 4) disagree: axis 1 of arrays[0] has length 3, "
+        "axis 1 of arrays[2] has 4; only axis 0 may differ",
+    ),
+    "concat, lengths beside the last axis": (
+        lambda: F.concat([of(2, 3), of(5, 4)], axis=-1),
+        ValueError,
+        "concat: arrays[0] (2, 3) and arrays[1] (5, 4) disagree: axis 0 of arrays[0] has length 2, "
+        "axis 0 of arrays[1] has 5; only axis -1 may differ",
+    ),
+    "concat, axes": (
+        lambda: F.concat([of(2, 3), of(3)]),
+        ValueError,
+        "concat: arrays[0] (2, 3) has 2 axes, arrays[1] (3,) has 1: all must have the same number",
+    ),
+    "concat, axis": (
+        lambda: F.concat([of(2, 3), of(2, 3)], axis=2),
+        AxisError,
+        "concat: arrays[0] (2, 3) has no axis 2: count from -2 to 1",
+    ),
+    "concat, no axis": (
+        lambda: F.concat([of(), of()]),
+        ValueError,
+        "concat: arrays[0] () has no axis to join along: stack makes one",
+    ),
+    "concat, a number": (
+        lambda: F.concat([of(2), 1.0]),
+        ValueError,
+        "concat: arrays[0] (2,) has 1 axis, arrays[1] () has 0: all must have the same number",
+    ),
+    "stack, lengths": (
+        lambda: F.stack([of(2, 3), of(2, 4)]),
+        ValueError,
+        "stack: arrays[0] (2, 3) and arrays[1] (2, 4) disagree: axis 1 of arrays[0] has length 3, "
+        "axis 1 of arrays[1] has 4; all must be alike",
+    ),
+    "stack, axes": (
+        lambda: F.stack([of(2, 3), of(2, 3), of(3)]),
+        ValueError,
+        "stack: arrays[0] (2, 3) has 2 axes, arrays[2] (3,) has 1: all must have the same number",
+    ),
+    "stack, axis": (
+        lambda: F.stack([of(2, 3), of(2, 3)], axis=3),
+        AxisError,
+        "stack: out, of 3 axes, has no axis 3: count from -3 to 2",
+    ),
+    # ---- modules
+    "Linear": (
+        lambda: nn.Linear(5, 7)(of(2, 6)),
+        ValueError,
+        "linear: x (2, 6) and weight (7, 5) disagree in I: axis -1 of x has length 6, axis 1 of "
+        "weight has 5",
+    ),
+    "Embedding": (
+        lambda: nn.Embedding(5, 4)(ids(5)),
+        ValueError,
+        "embedding: id 5 is outside the vocabulary, 0 to 4",
+    ),
+    "LayerNorm": (
+        lambda: nn.LayerNorm(5)(of(2, 4)),
+        ValueError,
+        "layer_norm: x (2, 4) and weight (5,) disagree in C: axis -1 of x has length 4, axis 0 of "
+        "weight has 5",
+    ),
+    "Dropout": (
+        lambda: nn.Dropout(0.5)(of()),
+        ValueError,
+        "dropout: x () must have 1 axis or more, (B, ...): its rows are masked",
+    ),
+    "GPT, too long": (
+        lambda: gpt()(np.zeros((1, 7), int)),
+        ValueError,
+        "GPT: ids (1, 7) are too long: axis 1 has T = 7 tokens, more than block_size 6",
+    ),
+    "GPT, one row": (
+        lambda: gpt()([1, 2, 3]),
+        ValueError,
+        "GPT: ids (3,) must have 2 axes, (B, T): one row is (1, T)",
+    ),
+    "GPT, id": (
+        lambda: gpt()([[1, 5]]),
+        ValueError,
+        "embedding: id 5 is outside the vocabulary, 0 to 4",
+    ),
+}
+
+ANY_SHAPE = {"neg", "exp", "log", "sqrt", "tanh", "relu", "gelu"}  # one operand, entry by entry
+
+
+@pytest.mark.parametrize("mistake, kind, message", TABLE.values(), ids=TABLE)
+def test_a_mistake_is_explained(mistake, kind, message):
+    """The error is of its natural kind, and says what does not fit in these words."""
+    with pytest.raises(kind) as caught:
+        mistake()
+    assert (type(caught.value), str(caught.value)) == (kind, message)
+
+
+def test_every_op_is_in_the_table():
+    """Each has a row, but those that take any shape: they do."""
+    explained = {message.partition(":")[0] for _, _, message in TABLE.values()}
+    assert explained - {"GPT"} == set(OPS) - ANY_SHAPE
+    for name in ANY_SHAPE:
+        for shape in [(), (0,), (2, 0, 3), (2, 3)]:
+            assert OPS[name](np.ones(shape)).shape == shape
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("op", ["sum", "max"])
+def test_a_number_has_an_axis_of_its_own(op, axis):
+    """NumPy reduces a number along axis 0 or -1 to itself; so its gradient is passed on."""
+    x = Tensor(np.array(3.0), requires_grad=True)
+    out = OPS[op](x, axis=axis)
+    out.backward()
+    assert out.item() == 3 and x.grad == 1
+
+
+def test_an_error_that_is_not_of_shapes_keeps_its_words():
+    """No shape is blamed for what is wrong with the numbers."""
+    with pytest.raises(ValueError, match="^pow: Integers to negative integer powers"):
+        F.pow(np.array([1, 2]), -1)
