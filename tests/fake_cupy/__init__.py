@@ -388,10 +388,6 @@ def asnumpy(a):
 # ---- functions of whole arrays -------------------------------------------------------------------
 
 
-def result_type(*arrays_and_dtypes):
-    return np.result_type(*[x.dtype if isinstance(x, ndarray) else x for x in arrays_and_dtypes])
-
-
 def concatenate(tup, axis=0):
     return _device(np.concatenate([_array_inside(a) for a in tup], axis))
 
