@@ -47,7 +47,9 @@ def is_array(x):
 
 def as_array(x):
     """An array of `x`: arrays keep their dtype, Python's numbers and lists become float32."""
-    if is_array(x):
+    if type(x) is np.ndarray:  # as most are
+        array = x
+    elif is_array(x):
         array = array_module(x).asarray(x)
     else:
         array = np.asarray(x, dtype=np.float32)
@@ -84,7 +86,7 @@ def set_writeable(array, may):
 
     False on a GPU, whose arrays can always be written to.
     """
-    if not isinstance(array, np.ndarray) or array.flags.writeable == may:
+    if array_module(array) is not np or array.flags.writeable == may:
         return False
     array.setflags(write=may)
     return True

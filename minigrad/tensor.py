@@ -377,9 +377,13 @@ def op(array_op):
         arrays = [_as_operand(x) for x in inputs]
         if not any(map(is_array, arrays)):  # numbers alone: they become what Tensor(x) makes them
             arrays = [x if x is None else as_array(x) for x in arrays]
-        sources = tuple(map(_source, inputs)) if this_thread.recording else ()
-        recorded = any(source is not None for source in sources)
-        readings = [x.reading() for x in inputs if _is_leaf(x)] if recorded else ()
+        sources = [_source(x) for x in inputs] if this_thread.recording else []
+        recorded = sources.count(None) < len(sources)
+        readings = []
+        if recorded:
+            for x in inputs:
+                if isinstance(x, Tensor) and x.step is None:
+                    readings.append(x.reading())
         try:
             one_device(arrays)
             out, backward = array_op(*arrays, **options)
@@ -392,16 +396,17 @@ def op(array_op):
             fault = fault or f"{error} ({named(names, arrays, 'shape')})"
             raise type(error)(f"{name}: {fault}") from error
         result = Tensor(out)
+        dtype = result.data.dtype
         for x in arrays:
-            if getattr(x, "dtype", result.dtype) is not result.dtype:
-                one_dtype(name, names, arrays, result.dtype)
+            if getattr(x, "dtype", dtype) is not dtype:
+                one_dtype(name, names, arrays, dtype)
         note = None
         if this_thread.watch is not None:
             note = this_thread.watch.forward(name, names, inputs, arrays, result.data)
         if recorded:
             set_writeable(result.data, False)
             result.requires_grad = True
-            result.step = Step(name, sources, backward, result.shape, readings, note)
+            result.step = Step(name, sources, backward, result.data.shape, readings, note)
         return result
 
     OPS[name] = tensor_op
@@ -421,10 +426,6 @@ def _source(x):
             "x.item() where a number will do"
         )
     return x.step
-
-
-def _is_leaf(x):
-    return isinstance(x, Tensor) and x.step is None
 
 
 def input_names(names, arrays):
