@@ -23,8 +23,6 @@ def gpt():
     return GPT(GPTConfig(vocab_size=5, block_size=6, n_layer=1, n_head=2, n_embd=4))
 
 
-E = np.zeros((0, 3))  # nothing in it
-
 TABLE = {  # what is wrong -> (what does it, the kind of error, what it says)
     # ---- entry by entry
     "add, lengths": (
@@ -314,12 +312,12 @@ TABLE = {  # what is wrong -> (what does it, the kind of error, what it says)
         "max: x (2,) has no axis 1: count from -1 to 0",
     ),
     "max, an axis without entries": (
-        lambda: Tensor(E).max(-2),
+        lambda: of(0, 3).max(-2),
         ValueError,
         "max: x (0, 3) has no entries along axis 0, and so no largest",
     ),
     "max, no entries": (
-        lambda: Tensor(E).max(),
+        lambda: of(0, 3).max(),
         ValueError,
         "max: x (0, 3) has no entries along axis 0, and so no largest",
     ),
@@ -532,6 +530,26 @@ def test_a_mistake_is_explained(mistake, kind, message):
     with pytest.raises(kind) as caught:
         mistake()
     assert (type(caught.value), str(caught.value)) == (kind, message)
+
+
+CPU_ALONE = {  # arrays of NumPy's among the operands, or a mistake that CuPy answers otherwise
+    "add, array first", "matmul, a number", "concat, a number",
+    "getitem, one of a list", "getitem, a mask", "getitem, arrays", "getitem, a fraction",
+}  # fmt: skip
+ON_GPU = {
+    name: row
+    for name, row in TABLE.items()
+    if name not in CPU_ALONE
+    and name.partition(",")[0] in set(OPS) - {"where", "cross_entropy", "embedding"}
+}
+
+
+@pytest.mark.parametrize("mistake, kind, message", ON_GPU.values(), ids=ON_GPU)
+def test_a_gpu_says_the_same(mistake, kind, message, gpu, monkeypatch):
+    """The words are the op's own, whichever library has found the mistake."""
+    on_cpu = of
+    monkeypatch.setitem(globals(), "of", lambda *shape: on_cpu(*shape).to("gpu"))
+    test_a_mistake_is_explained(mistake, kind, message)
 
 
 def test_every_op_is_in_the_table():

@@ -8,6 +8,7 @@ How to read them:
     [c]         1 where c holds, else 0
     B, T, C     rows of a batch, places in time, channels (numbers per token)
     H, D, V     heads, channels per head (C = H D), tokens of the vocabulary
+    @explained  chooses the words of an error, and nothing else: faults.py, to be read last
 """
 
 from minigrad.ops.attention import attention

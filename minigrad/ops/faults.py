@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 
-from minigrad.device import array_module
+from minigrad.device import array_module, to_host
 
 
 def explained(find_fault):
@@ -165,7 +165,7 @@ def no_entry(x, index):
     """An index with too many parts, or one that points outside."""
     index = index if isinstance(index, tuple) else (index,)
     kinds = type(None), type(...), slice
-    parts = [p if isinstance(p, kinds) else array_module(x).asarray(p) for p in index]
+    parts = [p if isinstance(p, kinds) else to_host(array_module(x).asarray(p)) for p in index]
     arrays = {f"index[{i}]": p for i, p in enumerate(parts) if not isinstance(p, kinds)}
     if any(p.dtype.kind not in "iub" for p in arrays.values()) or sum(p is ... for p in parts) > 1:
         return (
