@@ -65,7 +65,10 @@ class Step:
             )
         for reading in self.readings:
             reading.check(self.op)
-        return self.backward(dout)
+        gradients = self.backward(dout)
+        if this_thread.watch is not None:
+            this_thread.watch.backward(self, dout, gradients)
+        return gradients
 
     def forget(self):
         """Free what the step held."""
@@ -169,10 +172,7 @@ class Tensor:
         deliver(self.step or self, dout)
         while newest:
             _, step = heapq.heappop(newest)
-            dout = collected.pop(step)
-            gradients = step.replay(dout)
-            if this_thread.watch is not None:
-                this_thread.watch.backward(step, dout, gradients)
+            gradients = step.replay(collected.pop(step))
             for source, d in zip(step.sources, gradients, strict=True):
                 if source is None:
                     continue
