@@ -81,6 +81,9 @@ def test_a_run_survives_many_kills(text_file, tmp_path, capsys):
     """Sixty."""
     kills, ended = killed_and_resumed(60, 150, 2, text_file, tmp_path)
     with capsys.disabled():
-        counts = ", ".join(f"{n} at a moment of the {kind}" for kind, n in kills.items())
-        print(f"\n{sum(kills.values())} kills ({counts}); {ended} runs ended, bit-identical")
+        print(
+            f"\n{sum(kills.values())} kills, {kills['clock']} of them by the clock and "
+            f"{kills['file event']} at a file event; {ended} runs came to their end, each of them "
+            "equal to the undisturbed one to the last bit"
+        )
     assert min(kills.values()) >= 15
