@@ -123,7 +123,10 @@ def parse_resumed(arguments, saved, folder, ranks):
     device, why = CPU, ""
     if command.device != CPU:
         workers = str(command.workers) if "workers" in changed else None
-        device, why = choose_device(command.device, ranks, workers)
+        try:
+            device, why = choose_device(command.device, ranks, workers)
+        except NoGPU as error:
+            raise NoGPU(f"{error}; to go on without a GPU: --device cpu") from error
     if device == GPU and "workers" not in changed:
         command = replace(command, workers=1)
     changed = {"ranks": (saved["ranks"], ranks.size)}
@@ -379,7 +382,7 @@ class Run:
             if step == command.steps:
                 break
             stop = signals.received
-            if stop or self.clock.since_save() > SAVE_EVERY:
+            if self.saved != step and (stop or self.clock.since_save() > SAVE_EVERY):
                 with self.clock.paused():
                     self.save(step)
             if stop:

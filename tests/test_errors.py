@@ -1,9 +1,10 @@
-"""What an op or a module says when shapes do not fit, word for word."""
+"""What an op, a module or a Tensor says of a mistake, word for word."""
 
 import numpy as np
 import pytest
 from numpy.exceptions import AxisError
 
+import minigrad as mg
 import minigrad.ops as F
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT
@@ -550,6 +551,128 @@ def test_a_gpu_says_the_same(mistake, kind, message, gpu, monkeypatch):
     on_cpu = of
     monkeypatch.setitem(globals(), "of", lambda *shape: on_cpu(*shape).to("gpu"))
     test_a_mistake_is_explained(mistake, kind, message)
+
+
+# ---- what a Tensor refuses -----------------------------------------------------------------------
+
+
+def leaf(*values):
+    return Tensor(np.array(values), requires_grad=True)
+
+
+def replayed():
+    y = leaf(3.0) * 2
+    y.backward()
+    return y * 2
+
+
+def moved():
+    w = leaf(1.0)
+    y = w * w
+    w.grad = np.ones(1)
+    mg.optim.AdamW([w], lr=0.1).step()
+    y.backward()
+
+
+def overwritten():
+    layer = nn.Linear(3, 2)
+    y = layer(np.ones((1, 3), np.float32)).sum()
+    layer.load_state_dict(layer.state_dict())
+    y.backward()
+
+
+def written():
+    x = leaf(1.0)
+    y = x * x
+    x.data[0] = 2.0
+    y.backward()
+
+
+CONVERT = (
+    " would give float64: convert one of them, as in Tensor(x.data.astype('float32')), or a model "
+    "by model.to(dtype='float32')"
+)
+CALL_FIRST = (
+    " was overwritten, by an optimizer or load_state_dict(), after the forward pass that used it, "
+    "and the gradient would be wrong: call backward() first"
+)
+REFUSED = {  # what is done -> (how, the kind of error, what it says)
+    "the truth of many entries": (
+        lambda: bool(of(2, 3)),
+        ValueError,
+        "a Tensor of shape (2, 3) is neither true nor false: ask for x.data.any() or "
+        "x.data.all(); `if x is not None` tells whether there is one",
+    ),
+    "two dtypes": (
+        lambda: F.linear(Tensor([[1.0, 2.0]]), np.ones((1, 2))),
+        TypeError,
+        "linear: x float32, weight float64" + CONVERT,
+    ),
+    "an integer that widens": (
+        lambda: Tensor([1.0]) + np.arange(1),
+        TypeError,
+        "add: x float32, y int64" + CONVERT,
+    ),
+    "used after its step was replayed": (
+        replayed,
+        RuntimeError,
+        "a Tensor of shape (1,) is used after backward() has replayed 'mul', which made it: no "
+        "gradient can pass there any more; go on with x.detach(), or with x.item() where a number "
+        "will do",
+    ),
+    "moved before backward": (moved, RuntimeError, "mul: an input of shape (1,)" + CALL_FIRST),
+    "overwritten before backward": (
+        overwritten,
+        RuntimeError,
+        "linear: an input of shape (2, 3)" + CALL_FIRST,
+    ),
+    "written to before backward": (written, ValueError, "assignment destination is read-only"),
+    "backward of many entries": (
+        lambda: (leaf(1.0, 2.0) * 2).backward(),
+        RuntimeError,
+        "backward() alone needs one entry, this tensor has shape (2,): reduce it to a loss, or "
+        "pass dout",
+    ),
+    "a dout of another shape": (
+        lambda: (leaf(1.0, 2.0) * 2).backward(np.ones(3)),
+        ValueError,
+        "dout has shape (3,), the tensor (2,)",
+    ),
+    "nothing to follow": (
+        lambda: of(1).backward(),
+        RuntimeError,
+        "backward() has nothing to follow: no input required a gradient, or the tensor was made "
+        "under no_grad()",
+    ),
+    "integers with a gradient": (
+        lambda: Tensor(np.arange(2), requires_grad=True),
+        TypeError,
+        "only floating-point tensors have gradients, this is int64",
+    ),
+    "words": (
+        lambda: Tensor(np.array(["a"])),
+        TypeError,
+        "a tensor holds real numbers or booleans, not <U1",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake, kind, message", REFUSED.values(), ids=REFUSED)
+def test_a_refusal_is_explained(mistake, kind, message):
+    """In these words; NumPy's own where an array is written to."""
+    test_a_mistake_is_explained(mistake, kind, message)
+
+
+def test_devices_are_not_mixed(fake_gpu):
+    """Whoever wants that says so."""
+    mistake = lambda: of(2) + of(2).to("gpu")  # noqa: E731
+    words = (
+        "add: inputs on cpu and gpu: move them to one device, as in x.to('gpu') (x (2,), y (2,))"
+    )
+    test_a_mistake_is_explained(lambda: of(2) + of(2).to("gpu"), ValueError, words)
+
+
+# ---- the table is complete -----------------------------------------------------------------------
 
 
 def test_every_op_is_in_the_table():

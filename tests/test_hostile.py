@@ -185,18 +185,17 @@ RUN = [resume.FILE, "train_config.json", "tokenizer.json", "metrics.csv", "sampl
 MODEL = ["model.safetensors", "config.json", "tokenizer.json"]
 
 
-@MANY
-@given(data=st.data())
-def test_a_run_is_never_taken_for_another(data, scratch):
-    """More than a thousand ways to damage what --resume reads."""
-    damage(data, scratch, RUN, resumed(scratch), resumed)
+@pytest.mark.parametrize("names, load", [(RUN, resumed), (MODEL, loaded)])
+def test_nothing_is_taken_for_what_it_is_not(names, load, scratch):
+    """More than a thousand ways each to damage what --resume and what generate.py read."""
+    right = load(scratch)
 
+    @MANY
+    @given(data=st.data())
+    def damaged(data):
+        damage(data, scratch, names, right, load)
 
-@MANY
-@given(data=st.data())
-def test_a_model_is_never_taken_for_another(data, scratch):
-    """And what generate.py reads."""
-    damage(data, scratch, MODEL, loaded(scratch), loaded)
+    damaged()
 
 
 def test_the_whole_command_says_it_in_one_line(scratch, capsys):

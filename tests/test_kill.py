@@ -71,9 +71,9 @@ def killed_and_resumed(n_kills, steps, seed, text_file, folder):
 
 
 def test_a_run_survives_a_few_kills(text_file, tmp_path):
-    """Six, half of them by the clock: weights, moments, curve and samples to the last bit."""
-    kills, _ = killed_and_resumed(6, 30, 1, text_file, tmp_path)
-    assert sum(kills.values()) >= 6
+    """Of a few of them: weights, moments, curve and samples to the last bit."""
+    kills, _ = killed_and_resumed(5, 20, 1, text_file, tmp_path)
+    assert sum(kills.values()) >= 5 and min(kills.values()) >= 1
 
 
 @pytest.mark.kill

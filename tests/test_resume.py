@@ -27,6 +27,7 @@ from command import (
 import gpt_numpy.memory
 import gpt_numpy.run
 import gpt_numpy.train
+import minigrad.device
 from gpt_numpy.checkpoint import checksum
 from gpt_numpy.files import Lock
 from gpt_numpy.resume import FILE, load_state
@@ -291,6 +292,17 @@ def test_workers_and_device_may_change(train, stop_at, flags, fake_gpu):
     ours, right = metrics_of(run.folder), metrics_of(whole.folder)
     assert ours["step"] == right["step"]
     np.testing.assert_allclose(ours["val_loss"][-1], right["val_loss"][-1], rtol=2e-5)
+
+
+def test_a_run_on_a_gpu_that_is_gone(train, stop_at, fake_gpu, monkeypatch):
+    """It is refused, with the flag that goes on without one."""
+    stop_at(3, signal.SIGINT)
+    train("run", "--device", "gpu", "--preset", "laptop")
+    monkeypatch.setattr(minigrad.device, "cupy", None)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    run = train("run", "--resume")
+    assert run.status == 2 and run.err.endswith("; to go on without a GPU: --device cpu\n")
+    assert train("run", "--resume", "--device", "cpu").status == 0
 
 
 # ---- what is refused -----------------------------------------------------------------------------
