@@ -10,154 +10,21 @@ Without a network a built-in grammar writes the text.  The run leaves the model,
 samples and its loss curve in a folder, and all that it takes to go on.
 """
 
-import argparse
 import contextlib
 import sys
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
-
-import numpy as np
-import tyro
 
 import minigrad as mg
-from gpt_numpy import GPT, TrainConfig, memory, report, resume, verse
-from gpt_numpy.config import PRESETS, physical_cores
-from gpt_numpy.corpus import Corpus, load_corpus
-from gpt_numpy.data import split
-from gpt_numpy.files import fingerprint, read_json
+from gpt_numpy import GPT, memory, report, resume, verse
+from gpt_numpy.command import Command, prepare
+from gpt_numpy.files import fingerprint
 from gpt_numpy.ranks import Ranks
-from gpt_numpy.run import Clock, Display, RunFolder, Signals
-from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.run import Clock, Display, Signals
 from gpt_numpy.train import adamw, evaluate, loss_by_position, train
 from gpt_numpy.workers import WorkerDied
-from minigrad.device import CPU, GPU, NoGPU, choose, in_one_line, out_of_memory
+from minigrad.device import NoGPU, in_one_line, out_of_memory
 
 SAMPLE_TOKENS = 240
 SAVE_EVERY = 180  # seconds, between two evaluations that are further apart
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command(TrainConfig):
-    preset: Literal["laptop", "baby", "gpt2"] = "laptop"
-    """Which settings to start from: by default laptop, or baby on a GPU."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute; auto: on an NVIDIA GPU if there is one that works."""
-    data: Path | None = None
-    """A text file (UTF-8) to learn from, instead of tiny Shakespeare."""
-    out: Path = Path("runs/shakespeare")
-    """The folder for the results; an earlier run there is renamed, not overwritten."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on with the run in --out where it was saved, with its settings."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print only the last line."""
-
-    def __post_init__(self):
-        """No check yet: prepare() makes it, where an error becomes one line, not a traceback."""
-
-    def settings(self) -> dict[str, Any]:
-        """What train_config.json keeps of this."""
-        kept = [f.name for f in fields(self) if f.name not in ("out", "resume", "quiet")]
-        settings = {name: getattr(self, name) for name in kept}
-        return settings | {"data": self.data and str(self.data.resolve())}
-
-
-# What a run that goes on may have otherwise: where and how it is computed, and what is to come.
-FREE = {"steps", "eval_every", "log_every", "workers", "device", "data", "out", "resume", "quiet"}
-
-
-class Job(NamedTuple):
-    """All that is known before a run begins."""
-
-    command: Command
-    why: str  # its device was chosen
-    notes: list[str]  # on what is otherwise than before
-    corpus: Corpus
-    tokenizer: CharTokenizer
-    train_ids: np.ndarray
-    val_ids: np.ndarray
-    folder: RunFolder
-    saved: tuple[resume.Progress, dict[str, np.ndarray]] | None  # of the run that goes on
-
-
-def parse(arguments, ranks):
-    """(Command, why on its device): the flags over the preset that they or the device name."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", nargs="?")
-    first.add_argument("--device", nargs="?", default="auto")
-    first.add_argument("--workers", nargs="?")
-    first.add_argument("-h", "--help", action="store_true")
-    flags = first.parse_known_args(arguments)[0]
-    device: Any = CPU  # --help need not wait for a GPU
-    why = ""
-    if flags.device in ("auto", GPU) and not flags.help:
-        device, why = choose_device(flags.device, ranks, flags.workers)
-    preset: Any = flags.preset or ("baby" if GPU in (device, flags.device) else "laptop")
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
-    workers = physical_cores() if device == CPU and ranks.size == 1 else 1
-    default = Command(preset=preset, workers=workers, **PRESETS[preset])
-    command = tyro.cli(Command, args=arguments, default=default, description=__doc__)
-    return with_device(command, device), why
-
-
-def parse_resumed(arguments, saved, folder, ranks):
-    """(Command, why on its device, notes): the saved settings, but for the FREE ones in flags."""
-    settings = {k: v for k, v in saved.items() if k not in ("text", "ranks")}
-    if settings["data"] is not None:
-        settings["data"] = Path(settings["data"])
-    before = Command(**settings, out=folder)
-    before.check()
-    command = tyro.cli(Command, args=arguments, default=before, description=__doc__)
-    changed = {
-        f.name: (getattr(before, f.name), getattr(command, f.name))
-        for f in fields(command)
-        if getattr(before, f.name) != getattr(command, f.name)
-    }
-    if fixed := changed.keys() - FREE:
-        flags = " and ".join("--" + name.replace("_", "-") for name in sorted(fixed))
-        raise ValueError(
-            f"{flags} would change what the run in {folder} has computed so far: leave it out to "
-            "go on with --resume, or start another run with another --out"
-        )
-    device, why = CPU, ""
-    if command.device != CPU:
-        workers = str(command.workers) if "workers" in changed else None
-        try:
-            device, why = choose_device(command.device, ranks, workers)
-        except NoGPU as error:
-            raise NoGPU(f"{error}; to go on without a GPU: --device cpu") from error
-    if device == GPU and "workers" not in changed:
-        command = replace(command, workers=1)
-    changed = {"ranks": (saved["ranks"], ranks.size)}
-    for name in ("steps", "eval_every", "log_every", "workers", "device"):
-        changed[name] = (getattr(before, name), getattr(command, name))
-    changed["device"] = (before.device, device)
-    notes = [f"{name}: {a} before, {b} from here on" for name, (a, b) in changed.items() if a != b]
-    if any(changed[name][0] != changed[name][1] for name in ("ranks", "workers", "device")):
-        notes.append("sums are rounded in another order now: the last digits may differ")
-    return with_device(command, device), why, notes
-
-
-def with_device(command, device):
-    """The Command on that device; ValueError if it asks for several processes on a GPU."""
-    if device == GPU and command.workers > 1:
-        raise ValueError(
-            "--workers shares a step out over the cores of a CPU, but the device is gpu: leave out "
-            "one of the two"
-        )
-    return replace(command, device=device)
-
-
-def choose_device(device, ranks, workers):
-    """(device, why) of "auto" or "gpu"; what shares a step out computes on CPUs."""
-    if device == GPU and ranks.size > 1:
-        raise ValueError("mpirun shares a step out over CPUs: start one process for a GPU")
-    if device == "auto" and ranks.size > 1:
-        return CPU, "mpirun shares a step out over CPUs"
-    if device == "auto" and workers not in (None, "1"):
-        return CPU, "--workers shares a step out over the cores of a CPU"
-    return choose(device)
 
 
 def main(arguments=None):
@@ -190,76 +57,10 @@ def refuse(error, status=2):
     return status
 
 
-def prepare(arguments, ranks):
-    """Read flags, text and what was saved, and see to it that all fits: a Job."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--resume", action="store_true")
-    first.add_argument("--out", nargs="?", default=str(Command.out))
-    first.add_argument("-h", "--help", action="store_true")
-    flags = first.parse_known_args(arguments)[0]
-    if flags.resume and not flags.help:
-        return prepare_resumed(arguments, Path(flags.out), ranks)
-    command, why = parse(arguments, ranks)
-    command.check()
-    ranks.rows(command.rows_per_step)  # there must be some for each
-    corpus = load_corpus(command.data)
-    tokenizer = CharTokenizer.from_text(corpus.text)
-    ids = split(tokenizer.encode(corpus.text), command.block_size)
-    check_memory(command, tokenizer, ranks)
-    settings = command.settings() | {"text": corpus.name, "ranks": ranks.size}
-    folder = RunFolder(command.out, settings, tokenizer)
-    return Job(command, why, [], corpus, tokenizer, *ids, folder, None)
-
-
-def prepare_resumed(arguments, out, ranks):
-    """The same for a run that goes on; nothing is written yet."""
-    progress, arrays = resume.load_state(out)
-    folder = RunFolder(out, progress.settings, progress=progress)
-    written = read_json(out / "train_config.json")
-    differ = [k for k, v in progress.settings.items() if k not in FREE and written.get(k) != v]
-    if differ:
-        raise ValueError(
-            f"{out / 'train_config.json'} was changed since the run was saved, in "
-            f"{', '.join(differ)}: put it back"
-        )
-    try:
-        command, why, notes = parse_resumed(arguments, progress.settings, out, ranks)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{out / resume.FILE} has other settings: {error}") from error
-    command.check()
-    if command.steps <= progress.step and command.steps != progress.settings["steps"]:
-        raise ValueError(f"--steps must be above {progress.step}: so many the run has made already")
-    ranks.rows(command.rows_per_step)
-    corpus = load_corpus(command.data)
-    if fingerprint(corpus.text) != progress.text:
-        raise ValueError(
-            f"the text is not the one that the run in {out} learns from: that was "
-            f"{progress.settings['text']}, this is {corpus.name}"
-            + (f" ({corpus.reason})" if corpus.reason else "")
-        )
-    tokenizer = CharTokenizer.load(out / "tokenizer.json")
-    if tokenizer.fingerprint() != progress.tokenizer:
-        raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
-    ids = split(tokenizer.encode(corpus.text), command.block_size)
-    check_memory(command, tokenizer, ranks)
-    folder.settings = command.settings() | {"text": corpus.name, "ranks": ranks.size}
-    return Job(command, why, notes, corpus, tokenizer, *ids, folder, (progress, arrays))
-
-
-def check_memory(command, tokenizer, ranks):
-    """ValueError if the machine has too little memory for the run."""
-    there = memory.machine_memory(command.device)
-    no = memory.refusal(
-        command, tokenizer.vocab_size, command.workers, there, ranks, command.device
-    )
-    if no:
-        raise ValueError(no)
-
-
 def train_and_report(arguments, ranks):
     """What every rank does: all of them train, and the first also prints and writes."""
     try:
-        job = ranks.from_first(lambda: prepare(arguments, ranks))
+        job = ranks.from_first(lambda: prepare(arguments, ranks, __doc__))
     except (ValueError, OSError, NoGPU) as error:
         return refuse(error) if ranks.rank == 0 else 2
     command = job.command

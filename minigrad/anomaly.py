@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrad.device import array_module, is_array
-from minigrad.tensor import Tensor, input_names, this_thread
+from minigrad.faults import input_names
+from minigrad.tensor import Tensor, this_thread
 
 ENGINE = str(Path(__file__).parent) + os.sep
 

@@ -26,6 +26,7 @@ from minigrad.device import (
     to_device,
     to_host,
 )
+from minigrad.faults import named, one_dtype
 
 # name -> op on Tensors; tests/test_ops.py checks every entry
 OPS: dict[str, Callable[..., "Tensor"]] = {}
@@ -360,7 +361,7 @@ def op(array_op):
     takes_a_list = inspect.Parameter.VAR_POSITIONAL in kinds
     n_inputs = len(kinds) - kinds.count(inspect.Parameter.KEYWORD_ONLY)
     names = [*signature.parameters][:n_inputs]
-    find_fault = getattr(array_op, "find_fault", lambda **_: None)  # see ops/faults.py
+    find_fault = getattr(array_op, "find_fault", lambda **_: None)  # see faults.py
 
     @functools.wraps(array_op)
     def tensor_op(*inputs, **options):
@@ -426,31 +427,6 @@ def _source(x):
             "x.item() where a number will do"
         )
     return x.step
-
-
-def input_names(names, arrays):
-    """A name for each input: of an op that takes a list, arrays[0], arrays[1] and so on."""
-    if len(names) == len(arrays):
-        return names
-    return [f"{names[0]}[{i}]" for i in range(len(arrays))]
-
-
-def named(names, arrays, what):
-    """The arrays among the inputs of an op, each with its attribute `what`: "x (2, 3), y (4,)"."""
-    pairs = zip(input_names(names, arrays), arrays, strict=True)
-    return ", ".join(f"{name} {getattr(x, what)}" for name, x in pairs if is_array(x))
-
-
-def one_dtype(op_name, names, arrays, result):
-    """Raise TypeError where the inputs' dtypes differ so that one would widen another silently."""
-    dtypes = {x.dtype for x in arrays if is_array(x)}
-    floats = {dtype for dtype in dtypes if dtype.kind == "f"}
-    widened = result.kind == "f" and result not in floats and any(d.kind in "iu" for d in dtypes)
-    if len(floats) > 1 or floats and widened:
-        raise TypeError(
-            f"{op_name}: {named(names, arrays, 'dtype')} would give {result}: convert one of them, "
-            "as in Tensor(x.data.astype('float32')), or a model by model.to(dtype='float32')"
-        )
 
 
 def _as_operand(x):

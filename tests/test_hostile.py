@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt_numpy import GPT, checkpoint, resume
+from gpt_numpy.command import prepare
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.run import read_back, read_rows
 from gpt_numpy.tokenizer import CharTokenizer
@@ -35,7 +36,7 @@ def run_folder(text_file, tmp_path_factory):
 
 def resumed(folder):
     """What --resume would go on with: progress, settings, weights, moments, rows."""
-    job = train_shakespeare.prepare_resumed(["--resume", "--out", str(folder)], folder, Ranks())
+    job = prepare(["--resume", "--out", str(folder)], Ranks(), None)
     progress, arrays = job.saved
     model = GPT(job.command.model(job.tokenizer.vocab_size))
     optimizer = adamw(model, job.command)
@@ -45,7 +46,7 @@ def resumed(folder):
     job.folder.close()
     moments = optimizer.state_dict()["state"]
     return (
-        [vars(progress), job.command.settings(), [row["step"] for row in rows]],
+        [vars(progress), job.folder.settings, [row["step"] for row in rows]],
         [*model.state_dict().values(), *(m[k] for m in moments.values() for k in sorted(m))],
     )
 

@@ -4,7 +4,7 @@ import math
 
 from minigrad import random
 from minigrad.device import CPU, GPU, array_module, device_of, dots
-from minigrad.ops.faults import misfit
+from minigrad.faults import misfit
 from minigrad.tensor import op
 
 BLOCK = {CPU: 32, GPU: 256}  # queries; the GPU's is a guess, not measured

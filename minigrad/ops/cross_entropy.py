@@ -4,8 +4,8 @@ A logit is a score: softmax makes probabilities of them.
 """
 
 from minigrad.device import array_module
+from minigrad.faults import misfit
 from minigrad.ops.embedding import check_ids
-from minigrad.ops.faults import misfit
 from minigrad.tensor import op
 
 

@@ -4,7 +4,7 @@ Each derivation speaks of one entry.  What dx, dout and [c] mean stands in ops/_
 """
 
 from minigrad.device import array_module, is_array
-from minigrad.ops.faults import explained, no_broadcast
+from minigrad.faults import explained, no_broadcast
 from minigrad.tensor import op
 
 

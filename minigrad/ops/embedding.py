@@ -1,7 +1,7 @@
 """Embedding: a token's id picks its vector from a table."""
 
 from minigrad.device import CPU, add_at, array_module, device_of
-from minigrad.ops.faults import misfit
+from minigrad.faults import misfit
 from minigrad.tensor import op
 
 SMALL = 512  # tokens: up to here a product with S is quicker than adding row by row

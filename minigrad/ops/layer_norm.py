@@ -4,7 +4,7 @@ Layer upon layer adds to a vector, and the sums would grow; the next layer wants
 """
 
 from minigrad.device import array_module, dots
-from minigrad.ops.faults import misfit
+from minigrad.faults import misfit
 from minigrad.tensor import op
 
 

@@ -1,6 +1,6 @@
 """The affine map: the one op in which nearly all of a GPT's work is done."""
 
-from minigrad.ops.faults import misfit
+from minigrad.faults import misfit
 from minigrad.tensor import op
 
 

@@ -1,8 +1,8 @@
 """Matrix product: rows times columns, over any number of matrices at once."""
 
 from minigrad.device import array_module
+from minigrad.faults import explained, no_product
 from minigrad.ops.elementwise import unbroadcast
-from minigrad.ops.faults import explained, no_product
 from minigrad.tensor import op
 
 

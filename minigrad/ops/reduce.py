@@ -5,7 +5,7 @@ with length 1.
 """
 
 from minigrad.device import array_module
-from minigrad.ops.faults import explained, no_axis
+from minigrad.faults import explained, no_axis
 from minigrad.tensor import op
 
 

@@ -3,7 +3,7 @@
 import itertools
 
 from minigrad.device import add_at, array_module
-from minigrad.ops.faults import (
+from minigrad.faults import (
     explained,
     no_entry,
     no_permutation,

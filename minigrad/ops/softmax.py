@@ -1,7 +1,7 @@
 """Softmax: scores become probabilities, larger scores larger ones; and its logarithm."""
 
 from minigrad.device import array_module
-from minigrad.ops.faults import explained, no_axis
+from minigrad.faults import explained, no_axis
 from minigrad.tensor import op
 
 

@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 
-from minigrad.device import array_module, to_host
+from minigrad.device import array_module, is_array, to_host
 
 
 def explained(find_fault):
@@ -20,6 +20,34 @@ def explained(find_fault):
         return array_op
 
     return decorate
+
+
+# ---- for all ops ---------------------------------------------------------------------------------
+
+
+def input_names(names, arrays):
+    """A name for each input: of an op that takes a list, arrays[0], arrays[1] and so on."""
+    if len(names) == len(arrays):
+        return names
+    return [f"{names[0]}[{i}]" for i in range(len(arrays))]
+
+
+def named(names, arrays, what):
+    """The arrays among the inputs of an op, each with its attribute `what`: "x (2, 3), y (4,)"."""
+    pairs = zip(input_names(names, arrays), arrays, strict=True)
+    return ", ".join(f"{name} {getattr(x, what)}" for name, x in pairs if is_array(x))
+
+
+def one_dtype(op_name, names, arrays, result):
+    """Raise TypeError where the inputs' dtypes differ so that one would widen another silently."""
+    dtypes = {x.dtype for x in arrays if is_array(x)}
+    floats = {dtype for dtype in dtypes if dtype.kind == "f"}
+    widened = result.kind == "f" and result not in floats and any(d.kind in "iu" for d in dtypes)
+    if len(floats) > 1 or floats and widened:
+        raise TypeError(
+            f"{op_name}: {named(names, arrays, 'dtype')} would give {result}: convert one of them, "
+            "as in Tensor(x.data.astype('float32')), or a model by model.to(dtype='float32')"
+        )
 
 
 # ---- words ---------------------------------------------------------------------------------------

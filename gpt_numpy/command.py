@@ -1,0 +1,223 @@
+"""The training command: its flags, and all that must be right before a run begins or goes on.
+
+Nothing is written before everything has been read, and fits.
+"""
+
+import argparse
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+
+from gpt_numpy import memory, resume
+from gpt_numpy.config import PRESETS, TrainConfig, physical_cores
+from gpt_numpy.corpus import Corpus, load_corpus
+from gpt_numpy.data import split
+from gpt_numpy.files import fingerprint, read_json
+from gpt_numpy.ranks import Ranks
+from gpt_numpy.run import RunFolder
+from gpt_numpy.tokenizer import CharTokenizer
+from minigrad.device import CPU, GPU, NoGPU, choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(TrainConfig):
+    preset: Literal["laptop", "baby", "gpt2"] = "laptop"
+    """Which settings to start from: by default laptop, or baby on a GPU."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to compute; auto: on an NVIDIA GPU if there is one that works."""
+    data: Path | None = None
+    """A text file (UTF-8) to learn from, instead of tiny Shakespeare."""
+    out: Path = Path("runs/shakespeare")
+    """The folder for the results; an earlier run there is renamed, not overwritten."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with the run in --out where it was saved, with its settings."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print only the last line."""
+
+    def __post_init__(self):
+        """No check yet: prepare() makes it, where an error becomes one line, not a traceback."""
+
+    def settings(self, corpus: Corpus, ranks: Ranks) -> dict[str, Any]:
+        """What train_config.json keeps of a run."""
+        kept = [f.name for f in fields(self) if f.name not in ("out", "resume", "quiet")]
+        settings = {name: getattr(self, name) for name in kept}
+        settings["data"] = self.data and str(self.data.resolve())
+        return settings | {"text": corpus.name, "ranks": ranks.size}
+
+
+class Job(NamedTuple):
+    """All that is known before a run begins."""
+
+    command: Command
+    why: str  # its device was chosen
+    notes: list[str]  # on what is otherwise than before
+    corpus: Corpus
+    tokenizer: CharTokenizer
+    train_ids: np.ndarray
+    val_ids: np.ndarray
+    folder: RunFolder
+    saved: tuple[resume.Progress, dict[str, np.ndarray]] | None  # of a run that goes on
+
+
+def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) -> Job:
+    """Read flags and text, or what was saved, and see to it that all fits.
+
+    Raises ValueError, OSError or NoGPU with one line that says what is wrong.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--resume", action="store_true")
+    first.add_argument("--out", nargs="?", default=str(Command.out))
+    first.add_argument("--preset", nargs="?")
+    first.add_argument("--device", nargs="?", default="auto")
+    first.add_argument("--workers", nargs="?")
+    first.add_argument("-h", "--help", action="store_true")
+    flags = first.parse_known_args(arguments)[0]
+    if flags.resume and not flags.help:
+        return prepare_old(arguments, Path(flags.out), ranks, description)
+    return prepare_new(arguments, flags, ranks, description)
+
+
+# ---- a new run -----------------------------------------------------------------------------------
+
+
+def prepare_new(arguments, flags, ranks, description):
+    """The Job of a run that begins, in a folder that is ready for it."""
+    command, why = parse(arguments, flags, ranks, description)
+    command.check()
+    corpus = load_corpus(command.data)
+    tokenizer = CharTokenizer.from_text(corpus.text)
+    ids = split(tokenizer.encode(corpus.text), command.block_size)
+    check_fit(command, tokenizer, ranks)
+    folder = RunFolder(command.out, command.settings(corpus, ranks), tokenizer)
+    return Job(command, why, [], corpus, tokenizer, *ids, folder, saved=None)
+
+
+def parse(arguments, flags, ranks, description):
+    """(Command, why on its device): the flags over the preset that they or the device name."""
+    device: Any = CPU  # --help need not wait for a GPU
+    why = ""
+    if flags.device in ("auto", GPU) and not flags.help:
+        device, why = choose_device(flags.device, ranks, flags.workers)
+    preset: Any = flags.preset or ("baby" if GPU in (device, flags.device) else "laptop")
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
+    workers = physical_cores() if device == CPU and ranks.size == 1 else 1
+    default = Command(preset=preset, workers=workers, **PRESETS[preset])
+    command = tyro.cli(Command, args=arguments, default=default, description=description)
+    return replace(command, device=device), why
+
+
+def choose_device(device, ranks, workers):
+    """(device, why) of "auto" or "gpu"; what shares a step out computes on CPUs."""
+    if device == GPU and ranks.size > 1:
+        raise ValueError("mpirun shares a step out over CPUs: start one process for a GPU")
+    if device == "auto" and ranks.size > 1:
+        return CPU, "mpirun shares a step out over CPUs"
+    if device == "auto" and workers not in (None, "1"):
+        return CPU, "--workers shares a step out over the cores of a CPU"
+    return choose(device)
+
+
+def check_fit(command, tokenizer, ranks):
+    """ValueError if the rows cannot be shared out, or the machine has too little memory."""
+    if command.device == GPU and command.workers > 1:
+        raise ValueError(
+            "--workers shares a step out over the cores of a CPU, but the device is gpu: leave out "
+            "one of the two"
+        )
+    ranks.rows(command.rows_per_step)
+    there = memory.machine_memory(command.device)
+    what = (command, tokenizer.vocab_size, command.workers, there, ranks, command.device)
+    if no := memory.refusal(*what):
+        raise ValueError(no)
+
+
+# ---- a run that goes on --------------------------------------------------------------------------
+
+ELSEWHERE = ("workers", "device")  # may change, and the last digits then do
+TO_COME = ("steps", "eval_every", "log_every")  # may change, for they do not alter the past
+FREE = (*ELSEWHERE, *TO_COME, "data", "out", "resume", "quiet")
+
+
+def prepare_old(arguments, out, ranks, description):
+    """The Job of the run in the folder `out`, which goes on; nothing is written yet."""
+    progress, arrays = saved = resume.load_state(out)
+    folder = RunFolder(out, progress.settings, progress=progress)
+    written = read_json(out / "train_config.json")
+    edited = [k for k, v in progress.settings.items() if k not in FREE and written.get(k) != v]
+    if edited:
+        raise ValueError(
+            f"{out / 'train_config.json'} was changed since the run was saved, in "
+            f"{', '.join(edited)}: put it back"
+        )
+    before = saved_command(progress.settings, out)
+    command = tyro.cli(Command, args=arguments, default=before, description=description)
+    refuse_other_past(before, command, progress.step)
+    command, why = with_device(before, command, ranks)
+    corpus = load_corpus(command.data)
+    if fingerprint(corpus.text) != progress.text:
+        raise ValueError(
+            f"the text is not the one that the run in {out} learns from: that was "
+            f"{progress.settings['text']}, this is {corpus.name}"
+            + (f" ({corpus.reason})" if corpus.reason else "")
+        )
+    tokenizer = CharTokenizer.load(out / "tokenizer.json")
+    if tokenizer.fingerprint() != progress.tokenizer:
+        raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
+    ids = split(tokenizer.encode(corpus.text), command.block_size)
+    check_fit(command, tokenizer, ranks)
+    folder.settings = command.settings(corpus, ranks)
+    notes = what_is_new(progress.settings, folder.settings)
+    return Job(command, why, notes, corpus, tokenizer, *ids, folder, saved)
+
+
+def saved_command(settings, out):
+    """The Command of saved settings."""
+    try:
+        settings = {k: v for k, v in settings.items() if k not in ("text", "ranks")}
+        settings["data"] = settings["data"] and Path(settings["data"])
+        command = Command(**settings, out=out)
+        command.check()
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{out / resume.FILE} has settings of another kind: {error}") from error
+    return command
+
+
+def refuse_other_past(before, command, done):
+    """ValueError if a flag would have changed what the run has computed in the steps `done`."""
+    command.check()
+    names = [f.name for f in fields(command) if f.name not in FREE]
+    fixed = [name for name in names if getattr(before, name) != getattr(command, name)]
+    if fixed:
+        flags = " and ".join("--" + name.replace("_", "-") for name in sorted(fixed))
+        raise ValueError(
+            f"{flags} would change what the run in {command.out} has computed so far: leave it out "
+            "to go on with --resume, or start another run with another --out"
+        )
+    if command.steps <= done and command.steps != before.steps:
+        raise ValueError(f"--steps must be above {done}: so many the run has made already")
+
+
+def with_device(before, command, ranks):
+    """(Command, why): on the device that it names, or that the run was on."""
+    if command.device == CPU:
+        return command, ""
+    same = command.workers == before.workers
+    try:
+        device, why = choose_device(command.device, ranks, None if same else str(command.workers))
+    except NoGPU as error:
+        raise NoGPU(f"{error}; to go on without a GPU: --device cpu") from error
+    workers = 1 if device == GPU and same else command.workers
+    return replace(command, device=device, workers=workers), why
+
+
+def what_is_new(before, now):
+    """A line for each setting that is otherwise from here on, and what comes of it."""
+    changed = [k for k in ("ranks", *ELSEWHERE, *TO_COME) if before[k] != now[k]]
+    notes = [f"{name}: {before[name]} before, {now[name]} from here on" for name in changed]
+    if {"ranks", *ELSEWHERE} & set(changed):
+        notes.append("sums are rounded in another order now: the last digits may differ")
+    return notes
