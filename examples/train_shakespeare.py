@@ -73,8 +73,7 @@ def train_and_report(arguments, ranks):
         done = progress.step
         try:
             resume.restore(model, optimizer, progress, arrays, job.folder.path / resume.FILE)
-            if ranks.rank == 0:
-                job.folder.cut_back(progress)
+            ranks.from_first(lambda: job.folder.cut_back(progress))
         except (ValueError, OSError) as error:
             return refuse(error) if ranks.rank == 0 else 2
     steps = train(model, job.train_ids, command, ranks, optimizer, done)
@@ -92,7 +91,9 @@ def train_and_report(arguments, ranks):
             return refuse(f"{error}\nStep {run.saved}, the last one saved, stays as it is.", 1)
         except OSError as error:
             fault = error.strerror or in_one_line(error)
-            return refuse(f"cannot write to {job.folder.path}: {fault}. {run.how_to_go_on()}", 1)
+            refuse(f"cannot write to {job.folder.path}: {fault}. {run.how_to_go_on()}")
+            ranks.end_all(1)  # the others know nothing of it
+            return 1
     job.folder.close()
     if stopped:
         print(f"stopped; {run.how_to_go_on()}")

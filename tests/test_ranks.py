@@ -214,6 +214,41 @@ def test_ctrl_c_ends_every_rank(tmp_path):
     assert run.returncode != 0
 
 
+def resumed(folder, n, *flags):
+    """The finished `--resume` of the run in a folder on n ranks."""
+    return mpirun(n, ROOT / "examples/train_shakespeare.py", "--resume", "--out", folder, *flags)
+
+
+@needs_mpi
+def test_ranks_go_on_and_others_too(tmp_path):
+    """What two ranks began goes on on two, and on one with a line; they differ by rounding."""
+    begun = mpirun(2, *command(tmp_path, "run", "--dropout", "0.2"))
+    assert begun.returncode == 0, begun.stderr
+    losses = []
+    for n in (2, 1):
+        folder = tmp_path / f"on{n}"
+        shutil.copytree(tmp_path / "run", folder)
+        run = resumed(folder, n, "--steps", "12")
+        assert (run.returncode, run.stderr) == (0, ""), run.stderr
+        assert ("ranks: 2 before, 1 from here on" in run.stdout) == (n == 1)
+        with open(folder / "metrics.csv", encoding="utf-8") as file:
+            losses.append([float(row["train_loss"] or 0) for row in csv.DictReader(file)])
+    np.testing.assert_allclose(*losses, rtol=2e-5)
+    assert len(losses[0]) > 6
+
+
+@needs_mpi
+def test_a_rank_that_cannot_write_ends_them_all(tmp_path):
+    """The first says why; the others do not wait for it for ever."""
+    assert mpirun(2, *command(tmp_path, "run")).returncode == 0
+    figure = tmp_path / "run" / "loss.png"
+    figure.unlink()
+    figure.mkdir()
+    run = resumed(tmp_path / "run", 2, "--steps", "12")
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert f"cannot write to {tmp_path / 'run'}: Is a directory. step 6 is saved" in run.stderr
+
+
 # ---- without MPI ---------------------------------------------------------------------------------
 
 
