@@ -155,6 +155,8 @@ class Signals:
         self.received = None
         self.before = {}
         for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue  # as under nohup: it is not for us to change that
             with contextlib.suppress(ValueError):  # not in the main thread: nothing to be noted
                 self.before[number] = signal.signal(number, self._note)
         return self
