@@ -125,7 +125,9 @@ def path_of(module, root):
 
 
 def fault(array):
-    """ "NaN" if the array holds one, "Inf" if it holds an infinity, "" if all is well."""
+    """ "NaN" if the array (or number) holds one, "Inf" if an infinity, "" if all is well."""
+    if isinstance(array, float):
+        array = np.array(array)
     if not is_array(array) or array.dtype.kind != "f":
         return ""
     xp = array_module(array)

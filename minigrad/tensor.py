@@ -76,22 +76,29 @@ class Step:
         self.backward, self.sources, self.readings, self.note = None, (), (), None
 
 
+_readers: dict[int, int] = {}  # id of an array -> how many Readings keep it as it is
+
+
 class Reading:
-    """A leaf's array, which steps may still read: read-only while this object lives.
+    """An array that steps may still read: nobody can write into it while this object lives.
 
     Every Step that has a use for it holds the Reading.  So the array can be written to again when
-    the last of them is replayed, or gone.  (What CuPy holds has no such flag.)
+    the last of them is replayed, or gone.  (Not so what lies in the same memory under another name,
+    `a` behind `a[0]`; and what CuPy holds has no such flag.)
     """
 
     __slots__ = ("__weakref__", "array", "locked", "tensor", "version")
 
-    def __init__(self, tensor):
-        self.tensor, self.version, self.array = tensor, tensor.version, tensor.data
-        self.locked = set_writeable(self.array, False)
+    def __init__(self, array, tensor=None):
+        self.array, self.tensor, self.version = array, tensor, tensor and tensor.version
+        n_others = _readers.get(id(array), 0)
+        self.locked = n_others > 0 or set_writeable(array, False)
+        if self.locked:
+            _readers[id(array)] = n_others + 1
 
     def check(self, op_name):
         """Raise if the array was overwritten all the same; who does so counts the versions."""
-        if self.tensor.version != self.version:
+        if self.tensor is not None and self.tensor.version != self.version:
             raise RuntimeError(
                 f"{op_name}: an input of shape {self.array.shape} was overwritten, by an optimizer "
                 "or load_state_dict(), after the forward pass that used it, and the gradient would "
@@ -99,8 +106,13 @@ class Reading:
             )
 
     def __del__(self):
-        if self.locked:
-            set_writeable(self.array, True)
+        if not self.locked:
+            return
+        _readers[id(self.array)] -= 1
+        if not _readers[id(self.array)]:
+            del _readers[id(self.array)]
+            with contextlib.suppress(ValueError):  # it lies in an array that others still read
+                set_writeable(self.array, True)
 
 
 class Tensor:
@@ -111,8 +123,9 @@ class Tensor:
     dtype and is not copied.
 
     What backward() may still need cannot be written to, lest the gradient be wrong: the result of
-    an op that was recorded, and a leaf's array from there until backward() has passed.  Assign
-    another array instead (`x.data = x.data + 1`), or compute under no_grad().
+    an op that was recorded, and arrays that went into it, until backward() has passed or the result
+    is gone.  NumPy then says that an array is read-only: assign another one instead (`x.data =
+    x.data + 1`), or compute what needs no gradient under no_grad().
     """
 
     __array_ufunc__ = None  # `array + tensor` is ours to compute, not NumPy's entry by entry
@@ -200,7 +213,7 @@ class Tensor:
         """The Reading of this leaf's array: the same one for all steps."""
         reading = self._reading and self._reading()
         if reading is None or reading.array is not self.data or reading.version != self.version:
-            reading = Reading(self)
+            reading = Reading(self.data, self)
             self._reading = weakref.ref(reading)
         return reading
 
@@ -382,8 +395,11 @@ def op(array_op):
         recorded = sources.count(None) < len(sources)
         readings = []
         if recorded:
-            for x in inputs:
-                if isinstance(x, Tensor) and x.step is None:
+            for x, array in zip(inputs, arrays, strict=True):
+                if not isinstance(x, Tensor):
+                    if is_array(array):
+                        readings.append(Reading(array))
+                elif x.step is None:
                     readings.append(x.reading())
         try:
             one_device(arrays)

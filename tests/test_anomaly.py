@@ -123,6 +123,10 @@ def test_a_mask_of_infinities_is_no_anomaly():
         y = F.softmax(x + np.array([[0.0, -np.inf], [0.0, 0.0]]))
         y.sum().backward()
     np.testing.assert_array_equal(y.data[0], [1, 0])
+    with mg.detect_anomaly():
+        seen = np.array([[True, False], [True, True]])
+        F.softmax(F.where(seen, x, -np.inf)).sum().backward()
+        assert (x - np.inf).data.max() == -np.inf
     message = anomaly(lambda: F.softmax(x + np.full((2, 2), -np.inf)))
     assert message.startswith("softmax made NaN going forward: it is in out")
 

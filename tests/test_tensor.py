@@ -672,6 +672,57 @@ def test_a_leaf_stays_read_only_until_its_last_reader_is_gone():
         assert (x.data.flags.writeable, c.data.flags.writeable) == (free, free)
 
 
+def test_an_array_is_read_only_until_its_last_reader_is_gone():
+    """Also where two Tensors hold it, or one does before and after an optimizer's step."""
+    w, u = leaf(1.0, 1.0), leaf(1.0, 1.0)
+    first, second = (w * w).sum(), (w.detach() * u).sum()
+    first.backward()
+    with pytest.raises(ValueError, match="read-only"):
+        w.data -= w.grad
+    second.backward()
+    w.data -= w.grad
+    np.testing.assert_array_equal(u.grad, [1.0, 1.0])
+
+    optimizer = mg.optim.AdamW([w], lr=0.1)
+    before = (w * w).sum()
+    optimizer.step()
+    after = (w * w).sum()
+    del before
+    with pytest.raises(ValueError, match="read-only"):
+        w.data[:] = 50
+    after.backward()
+    w.data[:] = 50
+
+
+def test_plain_arrays_are_kept_too():
+    """A buffer that is refilled too early: of factors, ids or targets."""
+    x = leaf(1.0, 2.0)
+    factors, ids, targets = np.ones(2), np.array([0, 1]), np.array([0])
+    losses = [x * factors, F.embedding(ids, leaf([1.0], [2.0])), x[Tensor(ids)]]
+    for array in (factors, ids):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 0
+    index = np.array([0, 0])
+    losses += [x[index], F.cross_entropy(x.reshape(1, 2), targets)]
+    index[:], targets = 1, None
+    x.grad = None
+    losses[3].backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad, [2.0, 0.0])
+    for loss in losses[:3]:
+        loss.backward(np.ones(loss.shape))
+    factors[:], ids[:] = 0, 0
+
+
+def test_two_arrays_in_one_memory():
+    """One is a part of the other: what is locked first is not always free again, and no noise."""
+    a = np.ones((2, 3))
+    part, whole = Tensor(a[0], requires_grad=True), Tensor(a, requires_grad=True)
+    losses = (part * part).sum(), (whole * whole).sum()
+    for loss in losses:
+        loss.backward()
+    a[:] = 2.0
+
+
 def test_a_view_of_a_leaf_is_read_only_too():
     """What reshape returns lies in the leaf's memory."""
     x = leaf(1.0, 2.0)

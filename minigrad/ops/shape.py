@@ -64,6 +64,8 @@ def getitem(x, *, index):
     xp, shape = array_module(x), x.shape
     parts = index if isinstance(index, tuple) else (index,)
     may_repeat = any(hasattr(part, "__len__") for part in parts)  # an array or a list
+    if may_repeat:  # copies, for backward reads them again
+        index = tuple(part.copy() if hasattr(part, "copy") else part for part in parts)
 
     def backward(dout):
         dx = xp.zeros(shape, dout.dtype)
