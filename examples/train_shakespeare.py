@@ -11,11 +11,12 @@ samples and its loss curve in a folder, and all that it takes to go on.
 """
 
 import contextlib
+import shlex
 import sys
 
 import minigrad as mg
 from gpt_numpy import GPT, memory, report, resume, verse
-from gpt_numpy.command import Command, prepare
+from gpt_numpy.command import Command, identity, prepare
 from gpt_numpy.files import fingerprint
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.run import Clock, Display, Signals
@@ -96,9 +97,9 @@ def train_and_report(arguments, ranks):
             return 1
     job.folder.close()
     if stopped:
-        print(f"stopped; {run.how_to_go_on()}")
+        display.last(f"stopped; {run.how_to_go_on()}")
         return 128 + stopped
-    print(
+    display.last(
         f"final val_loss {run.val_loss:.4f} (perplexity {report.perplexity(run.val_loss):.2f}) "
         f"after {command.steps} steps"
     )
@@ -149,10 +150,12 @@ class Run:
     def __init__(self, display, job, model, optimizer):
         self.display, self.job, self.model, self.optimizer = display, job, model, optimizer
         self.command, self.folder, self.tokenizer = job.command, job.folder, job.tokenizer
-        self.fingerprints = {
-            "text": fingerprint(job.corpus.text),
+        text = fingerprint(job.corpus.text)
+        self.origin = {
             "tokenizer": job.tokenizer.fingerprint(),
+            "run": identity(job.folder.settings, text),
         }
+        self.facts = {"text": text, **self.origin}
         prompt = "\n" if "\n" in job.corpus.text else job.corpus.text[0]
         self.prompt = job.tokenizer.encode(prompt)[None]  # (1, 1)
         self.best = self.val_loss = float("inf")
@@ -176,6 +179,8 @@ class Run:
                 self.measure(0)
                 self.folder.log(step=0, val_loss=self.val_loss, seconds=self.clock.seconds())
                 self.save(0)
+        elif self.job.notes:
+            self.save(self.saved)  # lest the new settings be lost
         for result in steps:
             step = result.step
             self.clock.tokens += command.tokens_per_step
@@ -226,14 +231,14 @@ class Run:
         self.folder.sample(step, self.val_loss, sample)
         if self.val_loss < self.best:
             self.best = self.val_loss
-            self.model.save_pretrained(self.folder.path, self.tokenizer)
+            self.model.save_pretrained(self.folder.path, **self.origin)
         self.display.evaluation(step, self.val_loss, sample)
 
     def save(self, step):
         """Save all that the next step depends on, unless a step before has gone wrong."""
         if self.optimizer.stopped_at():
             return  # the weights are of that step: train() will say so
-        facts = {"best": self.best, "val_loss": self.val_loss, **self.fingerprints}
+        facts = {"best": self.best, "val_loss": self.val_loss, **self.facts}
         self.folder.save(self.model, self.optimizer, step, **facts)
         self.saved = step
         self.clock.saved()
@@ -242,11 +247,12 @@ class Run:
         """Where the saved run is, and the command that goes on with it."""
         if self.saved is None:
             return "Nothing was saved yet."
-        out = "" if self.folder.path == Command.out else f" --out {self.folder.path}"
-        return (
-            f"step {self.saved} is saved in {self.folder.path}; to go on from there: "
-            f"python examples/train_shakespeare.py --resume{out}"
-        )
+        path, n_ranks = self.folder.path, self.folder.settings["ranks"]
+        command = f"mpirun -n {n_ranks} " * (n_ranks > 1)
+        command += "python examples/train_shakespeare.py --resume"
+        if path != Command.out:
+            command += f" --out {shlex.quote(str(path))}"
+        return f"step {self.saved} is saved in {path}; to go on from there: {command}"
 
     def draw(self):
         """Draw the loss so far."""

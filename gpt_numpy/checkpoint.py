@@ -38,10 +38,12 @@ UNCHANGED = {  # what else a folder must say, if it says anything of it
 }
 
 
-def save(folder: Path | str, config: GPTConfig, state: State, tokenizer: str = "") -> None:
+def save(
+    folder: Path | str, config: GPTConfig, state: State, origin: dict[str, str] | None = None
+) -> None:
     """Write the model with the GPTConfig `config` and the arrays `state` to `folder`.
 
-    tokenizer       the fingerprint of the tokenizer whose ids it has learned
+    origin      where it comes from: fingerprints of its tokenizer, its run
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +65,7 @@ def save(folder: Path | str, config: GPTConfig, state: State, tokenizer: str = "
         "checksum": "sha256",  # ours: that there is one in model.safetensors
     }
     arrays = to_hugging_face(config, state)
-    metadata = {"format": "pt", "checksum": checksum(shape_of(config), arrays)}
-    if tokenizer:
-        metadata["tokenizer"] = tokenizer
+    metadata = {"format": "pt", "checksum": checksum(shape_of(config), arrays), **(origin or {})}
     write_arrays(folder / "model.safetensors", arrays, metadata)
     write_whole(folder / "config.json", json.dumps(theirs, indent=2).encode())
 
@@ -118,6 +118,14 @@ def check_tokenizer(folder: Path | str, vocab_size: int, tokenizer: str) -> None
             f"{path.with_name('tokenizer.json')} is not the tokenizer of the model beside it: "
             f"{vocab_size} tokens for {rows} in the model"
         )
+
+
+def check_run(folder: Path, run: str) -> None:
+    """ValueError or OSError unless `folder` has a model that is whole and of this run."""
+    load(folder)
+    path = folder / "model.safetensors"
+    if read_arrays(path)[1].get("run") != run:
+        raise ValueError(f"{path} is not of this run: put it back")
 
 
 def write_arrays(path: Path, arrays: State, metadata: dict[str, str]) -> None:

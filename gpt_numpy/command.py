@@ -4,6 +4,7 @@ Nothing is written before everything has been read, and fits.
 """
 
 import argparse
+import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from gpt_numpy import memory, resume
+from gpt_numpy import checkpoint, memory, resume
 from gpt_numpy.config import PRESETS, TrainConfig, physical_cores
 from gpt_numpy.corpus import Corpus, load_corpus
 from gpt_numpy.data import split
@@ -121,7 +122,7 @@ def choose_device(device, ranks, workers):
     return choose(device)
 
 
-def check_fit(command, tokenizer, ranks):
+def check_fit(command, tokenizer, ranks, levers=memory.LEVERS):
     """ValueError if the rows cannot be shared out, or the machine has too little memory."""
     if command.device == GPU and command.workers > 1:
         raise ValueError(
@@ -131,7 +132,7 @@ def check_fit(command, tokenizer, ranks):
     ranks.rows(command.rows_per_step)
     there = memory.machine_memory(command.device)
     what = (command, tokenizer.vocab_size, command.workers, there, ranks, command.device)
-    if no := memory.refusal(*what):
+    if no := memory.refusal(*what, levers):
         raise ValueError(no)
 
 
@@ -140,6 +141,12 @@ def check_fit(command, tokenizer, ranks):
 ELSEWHERE = ("workers", "device")  # may change, and the last digits then do
 TO_COME = ("steps", "eval_every", "log_every")  # may change, for they do not alter the past
 FREE = (*ELSEWHERE, *TO_COME, "data", "out", "resume", "quiet")
+
+
+def identity(settings: dict[str, Any], text: str) -> str:
+    """What two runs have in common if and only if they compute the same: a fingerprint."""
+    fixed = {k: v for k, v in settings.items() if k not in (*FREE, "text", "ranks")}
+    return fingerprint(json.dumps([fixed, text], sort_keys=True))
 
 
 def prepare_old(arguments, out, ranks, description):
@@ -167,8 +174,9 @@ def prepare_old(arguments, out, ranks, description):
     tokenizer = CharTokenizer.load(out / "tokenizer.json")
     if tokenizer.fingerprint() != progress.tokenizer:
         raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
+    checkpoint.check_run(out, progress.run)
     ids = split(tokenizer.encode(corpus.text), command.block_size)
-    check_fit(command, tokenizer, ranks)
+    check_fit(command, tokenizer, ranks, levers=["workers"])
     folder.settings = command.settings(corpus, ranks)
     notes = what_is_new(progress.settings, folder.settings)
     return Job(command, why, notes, corpus, tokenizer, *ids, folder, saved)

@@ -6,6 +6,7 @@ which keeps nothing but reads many rows at once.  Numbers are float32, 4 bytes e
 
 import contextlib
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -125,10 +126,12 @@ def refusal(
     memory: int,
     ranks: Ranks | None = None,
     device: str = CPU,
+    levers: Iterable[str] = tuple(LEVERS),
 ) -> str | None:
     """None if the run fits into `memory` bytes, else one line: why not, and what to turn down.
 
-    It names every flag an eighth of which would do alone; if there is none, all of them.
+    Of the levers that may be moved it names every one an eighth of which would do alone; if there
+    is none, all of them.
     """
 
     def need(settings):
@@ -137,8 +140,8 @@ def refusal(
     config = replace(config, workers=n_workers)
     if need(config) <= memory:
         return None
-    helpful = [name for name in LEVERS if need(lowered(config, name)) <= memory]
-    *others, last = [LEVERS[name] for name in helpful or LEVERS]
+    helpful = [name for name in levers if need(lowered(config, name)) <= memory]
+    *others, last = [LEVERS[name] for name in helpful or levers]
     flags = f"{', '.join(others)} {'or' if helpful else 'and'} {last}" if others else last
     needed, there, whose = size(need(config)), size(memory), "GPU" if device == GPU else "machine"
     return f"this run needs about {needed} and the {whose} has {there}: lower {flags}"

@@ -140,13 +140,12 @@ class GPT(nn.Module):
         """ids (B, T) → ids (B, T + max_new_tokens), a Tensor: gpt_numpy.generate.generate."""
         return generate.generate(self, ids, max_new_tokens, **options)
 
-    def save_pretrained(self, folder, tokenizer=None):
+    def save_pretrained(self, folder, **origin):
         """Write config.json and model.safetensors as Hugging Face's GPT-2 has them.
 
-        tokenizer       the one whose ids it has learned, so that another one can be told from it
+        origin      what else the second is to tell, in words: tokenizer=tokenizer.fingerprint()
         """
-        which = "" if tokenizer is None else tokenizer.fingerprint()
-        checkpoint.save(folder, self.config, self.state_dict(), which)
+        checkpoint.save(folder, self.config, self.state_dict(), origin)
 
     @classmethod
     def from_pretrained(cls, folder):

@@ -12,7 +12,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import numpy as np
 
@@ -35,7 +35,20 @@ class Progress:
     settings: dict[str, Any]  # what train_config.json says
     text: str  # the text's fingerprint
     tokenizer: str
+    run: str  # what the run's best model says that it is of
     files: dict[str, list]  # of those that grow: [bytes, their SHA-256]
+
+    def check(self) -> None:
+        """TypeError or ValueError if this cannot be: a checksum can be made up too."""
+        for field in dataclasses.fields(self):
+            kind = get_origin(field.type) or field.type
+            if type(getattr(self, field.name)) is not kind:
+                raise TypeError(f"its {field.name} is {getattr(self, field.name)!r}")
+        for length, digest in self.files.values():
+            if type(length) is not int or length < 0 or type(digest) is not str:
+                raise TypeError(f"its files are {self.files!r}")
+        if not 0 <= self.step <= self.settings["steps"]:
+            raise ValueError(f"it has made {self.step} of {self.settings['steps']} steps")
 
 
 def save_state(folder: Path, model: GPT, optimizer: AdamW, progress: Progress) -> None:
@@ -62,9 +75,11 @@ def load_state(folder: Path) -> tuple[Progress, dict[str, np.ndarray]]:
     if metadata.get("checksum") != checksum(about, arrays):
         raise ValueError(f"{path} is damaged, or not the state of a run: its checksum is wrong")
     try:
-        return Progress(**json.loads(about)), arrays
-    except (TypeError, ValueError) as error:
+        progress = Progress(**json.loads(about))
+        progress.check()
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is the state of a run of another kind: {error}") from error
+    return progress, arrays
 
 
 def restore(

@@ -36,16 +36,19 @@ class RunFolder:
 
     def __init__(self, path, settings, tokenizer=None, progress=None):
         self.path = Path(path) if Path(path).name else Path(path).resolve()
-        self.settings, self.rows, self.moved = settings, [], None
+        self.settings = self.written = settings
+        self.rows, self.moved = [], None
         try:
             if progress is not None:
                 self.lock = self._locked()
                 return
-            if self.path.is_dir():
-                self._locked().close()  # nobody writes to it: it may be renamed
+            self.lock = None
+            with contextlib.suppress(FileNotFoundError):
+                self.lock = self._locked()  # so that nobody writes to it when it is renamed
                 self.moved = self._set_aside()
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = self._locked()
+            if self.moved or not self.lock:  # the lock, if any, has moved with the folder
+                self.path.mkdir(parents=True, exist_ok=True)
+                self.lock = self._locked()
             self._write_settings()
             tokenizer.save(self.path / "tokenizer.json")
             self._append("metrics.csv", COLUMNS)
@@ -64,6 +67,8 @@ class RunFolder:
     def _set_aside(self):
         if not any((self.path / name).exists() for name in WRITTEN):
             return None
+        if sys.platform == "win32":
+            self.lock.close()  # no folder can be renamed there that has an open file
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}-{number}")).exists():
             number += 1
@@ -72,17 +77,17 @@ class RunFolder:
     def _write_settings(self):
         content = json.dumps(self.settings, indent=2)
         write_whole(self.path / "train_config.json", content.encode())
+        self.written = self.settings
 
     def cut_back(self, progress):
         """Go on as if nothing had been written after `progress` was saved."""
         self.rows = read_rows(self.path / "metrics.csv", progress.files)
         read_back(self.path / "samples.txt", progress.files)
-        for name, (length, _) in progress.files.items():
-            os.truncate(self.path / name, length)
+        for name in GROWING:
+            os.truncate(self.path / name, progress.files[name][0])
         for path in self.path.glob("*.tmp"):  # what a process that was killed had begun
             if path.name.split(".")[0] in {name.split(".")[0] for name in WRITTEN}:
                 path.unlink()
-        self._write_settings()
 
     def log(self, **row):
         """Append a row to metrics.csv; a column that is not given stays empty."""
@@ -110,6 +115,8 @@ class RunFolder:
         files = {name: extent((self.path / name).read_bytes()) for name in GROWING}
         progress = resume.Progress(step=step, files=files, settings=self.settings, **facts)
         resume.save_state(self.path, model, optimizer, progress)
+        if self.settings != self.written:  # after the state, which is what counts
+            self._write_settings()
 
     def close(self):
         """Let another process write here."""
@@ -131,8 +138,9 @@ def extent(content):
 
 def read_back(path, files):
     """What stood in a file when the run was saved, which is how it begins now; else ValueError."""
-    content = read(path)[: files[path.name][0]]
-    if extent(content) != files[path.name]:
+    length, _ = before = files.get(path.name, [0, ""])
+    content = read(path)[:length]
+    if extent(content) != before:
         raise ValueError(f"{path} is not what it was when the run was saved: put it back")
     return content
 
@@ -208,6 +216,12 @@ class Clock:
         return rate
 
 
+class _Console(Console):
+    def on_broken_pipe(self):
+        """Rich would end the program."""
+        raise BrokenPipeError
+
+
 class Display:
     """What a run shows: a live line in a terminal, a plain line now and then elsewhere."""
 
@@ -215,7 +229,7 @@ class Display:
 
     def __init__(self, steps, quiet=False):
         self.quiet, self.steps = quiet, steps
-        self.console = Console(highlight=False, soft_wrap=True, emoji=False)
+        self.console = _Console(highlight=False, soft_wrap=True, emoji=False)
         self.live = None
         self.printed = -self.EVERY
         self.val_loss = None
@@ -238,9 +252,22 @@ class Display:
             self.live.stop()
 
     def say(self, text=""):
-        """Print a line above the live line."""
+        """Print a line above the live line, as long as somebody reads it."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self._print(lambda: self.console.print(text, markup=False))
+
+    def last(self, text):
+        """Print the last line, also if all else was to be quiet."""
+        self._print(lambda: print(text))
+
+    def _print(self, write):
+        try:
+            write()
+            sys.stdout.flush()
+        except OSError:  # a closed pipe, as after `| head`, or a full disk
+            self.quiet = True
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def step(self, step, train_loss, lr, tokens_per_second, tokens_left, seconds):
         """Show where the run stands, `seconds` after its start."""
@@ -255,7 +282,6 @@ class Display:
         elif seconds - self.printed >= self.EVERY or step == self.steps:
             self.printed = seconds
             self.say(f"step {step:>5}/{self.steps}  {numbers}")
-            sys.stdout.flush()
 
     def evaluation(self, step, val_loss, sample):
         """Show a validation loss and the beginning of what the model now writes."""

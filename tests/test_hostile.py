@@ -182,7 +182,15 @@ def scratch(run_folder, tmp_path_factory):
     return folder
 
 
-RUN = [resume.FILE, "train_config.json", "tokenizer.json", "metrics.csv", "samples.txt"]
+RUN = [
+    resume.FILE,
+    "model.safetensors",
+    "config.json",
+    "train_config.json",
+    "tokenizer.json",
+    "metrics.csv",
+    "samples.txt",
+]
 MODEL = ["model.safetensors", "config.json", "tokenizer.json"]
 
 

@@ -238,6 +238,15 @@ def test_ranks_go_on_and_others_too(tmp_path):
 
 
 @needs_mpi
+def test_a_spoiled_run_is_refused_once(tmp_path):
+    """By the first rank, when all have been made ready, and none waits."""
+    assert mpirun(2, *command(tmp_path, "run")).returncode == 0
+    (tmp_path / "run/samples.txt").write_text("something else")
+    run = resumed(tmp_path / "run", 2, "--steps", "12")
+    assert run.returncode == 2 and run.stderr.count("samples.txt is not what it was") == 1
+
+
+@needs_mpi
 def test_a_rank_that_cannot_write_ends_them_all(tmp_path):
     """The first says why; the others do not wait for it for ever."""
     assert mpirun(2, *command(tmp_path, "run")).returncode == 0

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ import gpt_numpy.memory
 import gpt_numpy.run
 import gpt_numpy.train
 import minigrad.device
+from gpt_numpy import GPT
 from gpt_numpy.checkpoint import checksum
 from gpt_numpy.files import Lock
 from gpt_numpy.resume import FILE, load_state
@@ -192,6 +194,25 @@ def test_a_signal_in_the_last_step_changes_nothing(train, stop_at):
     assert run.status == 0 and run.lines[-1].startswith("final val_loss")
 
 
+@pytest.mark.parametrize("number", [None, signal.SIGINT])
+def test_a_run_does_not_need_readers(number, text_file, tmp_path):
+    """`| tee log` dies of the same Ctrl-C, `| head` of having read enough: the run goes on, and is
+    saved."""
+    out = tmp_path / "run"
+    flags = [*TINY, "--steps", "400", "--eval-every", "40", "--log-every", "1", "--out", out]
+    run = process("--data", text_file, *flags)
+    assert run.stdout.readline().startswith("text: ")
+    run.stdout.close()
+    if number:
+        while not (out / FILE).exists():
+            time.sleep(0.02)
+        run.send_signal(number)
+    assert run.stderr.read() == ""
+    run.stderr.close()
+    assert run.wait(60) == (130 if number else 0)
+    assert number or load_state(out)[0].step == 400
+
+
 def test_handlers_are_put_back(train):
     """After a run Ctrl-C means what it meant before."""
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
@@ -265,6 +286,32 @@ def test_a_run_can_be_made_longer(train):
     assert train("run", "--resume").lines[-1] == run.lines[-1]
 
 
+def test_a_longer_run_stays_longer(train, stop_at):
+    """It is killed before the next save: the new number of steps is saved before the first step."""
+    train("run")
+    stop_at(7, signal.SIGINT, signal.SIGINT)
+    assert train("run", "--resume", "--steps", "12").status == 130
+    run = train("run", "--resume")
+    assert run.status == 0 and run.lines[-1].endswith("after 12 steps")
+    assert json.loads((run.folder / "train_config.json").read_text())["steps"] == 12
+
+
+def test_memory_that_is_missing_on_the_way(train, stop_at, monkeypatch):
+    """The advice names no flag that --resume would refuse."""
+    stop_at(3, signal.SIGINT)
+    train("run")
+    monkeypatch.setattr(gpt_numpy.memory, "machine_memory", lambda device: 10**6)
+    run = train("run", "--resume")
+    assert run.status == 2 and run.err.endswith("the machine has 1 MB: lower --workers\n")
+
+
+def test_the_way_to_go_on_can_be_pasted(train, stop_at):
+    """A folder with a space in its name is quoted."""
+    stop_at(3, signal.SIGINT)
+    run = train("my run", "--quiet")
+    assert shlex.split(run.lines[-1])[-2:] == ["--out", str(run.folder)]
+
+
 def test_a_run_may_move(train, stop_at, text_file, tmp_path):
     """To another folder, with its text elsewhere: then --data says where."""
     text = tmp_path / "text.txt"
@@ -328,6 +375,24 @@ def cut_short(name):
     return lambda folder: os.truncate(folder / name, 20)
 
 
+def of_another_run(folder):
+    """The same in all but the seed."""
+    model = GPT.from_pretrained(folder)
+    model.save_pretrained(folder, tokenizer="as it was", run="another")
+
+
+def made_up(**facts):
+    """A state that says something else of itself, with a checksum that fits."""
+
+    def spoil(folder):
+        progress, arrays = load_state(folder)
+        about = json.dumps(vars(progress) | facts)
+        metadata = {"about": about, "checksum": checksum(about, arrays)}
+        (folder / FILE).write_bytes(safetensors.numpy.save(arrays, metadata))
+
+    return spoil
+
+
 def foreign(folder):
     (folder / FILE).write_bytes((folder / "model.safetensors").read_bytes())
 
@@ -364,6 +429,21 @@ SPOILED = {  # what is done to a run's folder, which file is named, what else is
     "another tokenizer": (of_another_vocabulary, "tokenizer.json", "not the one"),
     "metrics cut off": (cut_short("metrics.csv"), "metrics.csv", "is not what it was"),
     "samples cut off": (cut_short("samples.txt"), "samples.txt", "is not what it was"),
+    "another run's model": (of_another_run, "model.safetensors", "not of this run"),
+    "a model cut off": (cut_short("model.safetensors"), "model.safetensors", "safetensors"),
+    "no model": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors", "cannot read"),
+    "a step in words": (made_up(step="x"), FILE, "another kind"),
+    "half a step": (made_up(step=2.5), FILE, "another kind"),
+    "a step before the first": (made_up(step=-5), FILE, "-5 of 6 steps"),
+    "a step after the last": (made_up(step=7), FILE, "7 of 6 steps"),
+    "a loss in words": (made_up(val_loss="x"), FILE, "another kind"),
+    "no best": (made_up(best=None), FILE, "another kind"),
+    "no settings": (made_up(settings=None), FILE, "another kind"),
+    "no steps": (made_up(settings={}), FILE, "another kind"),
+    "no files": (made_up(files={}), "metrics.csv", "not what it was"),
+    "files elsewhere": (made_up(files={"../text.txt": [0, ""]}), "metrics.csv", "not what it was"),
+    "lengths in words": (made_up(files={"metrics.csv": ["0", ""]}), FILE, "another kind"),
+    "one thing more": (made_up(more=1), FILE, "another kind"),
     "a parameter renamed": (with_arrays(renamed), FILE, "lacks weight.ln_f.weight"),
     "a moment of another shape": (
         with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), FILE, WTE,
