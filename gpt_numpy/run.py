@@ -216,12 +216,6 @@ class Clock:
         return rate
 
 
-class _Console(Console):
-    def on_broken_pipe(self):
-        """Rich would end the program."""
-        raise BrokenPipeError
-
-
 class Display:
     """What a run shows: a live line in a terminal, a plain line now and then elsewhere."""
 
@@ -229,7 +223,7 @@ class Display:
 
     def __init__(self, steps, quiet=False):
         self.quiet, self.steps = quiet, steps
-        self.console = _Console(highlight=False, soft_wrap=True, emoji=False)
+        self.console = Console(highlight=False, soft_wrap=True, emoji=False)
         self.live = None
         self.printed = -self.EVERY
         self.val_loss = None
@@ -264,7 +258,7 @@ class Display:
         try:
             write()
             sys.stdout.flush()
-        except OSError:  # a closed pipe, as after `| head`, or a full disk
+        except (OSError, SystemExit):  # a closed pipe, which rich would end with, or a full disk
             self.quiet = True
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

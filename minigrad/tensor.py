@@ -90,7 +90,7 @@ class Reading:
     __slots__ = ("__weakref__", "array", "locked", "tensor", "version")
 
     def __init__(self, array, tensor=None):
-        self.array, self.tensor, self.version = array, tensor, tensor and tensor.version
+        self.array, self.tensor, self.version = array, tensor, getattr(tensor, "version", 0)
         n_others = _readers.get(id(array), 0)
         self.locked = n_others > 0 or set_writeable(array, False)
         if self.locked:

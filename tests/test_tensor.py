@@ -149,7 +149,7 @@ def test_operators_take_numbers_and_arrays_on_either_side(sign, other):
     data = np.array([[1.0, 0.5], [2.0, 1.5]])
     for apply in (OPERATORS[sign], lambda x, y: OPERATORS[sign](y, x)):
         x, twin = Tensor(data, True), torch.tensor(data, requires_grad=True)
-        out, theirs = apply(x, other), apply(twin, torch.as_tensor(other))
+        out, theirs = apply(x, other), apply(twin, torch.tensor(other))
         assert isinstance(out, Tensor)
         dout = np.array([[0.3, -1.0], [2.0, 0.7]])
         out.backward(dout)
