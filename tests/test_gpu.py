@@ -363,7 +363,7 @@ def command(tmp_path, cupy, *flags):
     text = tmp_path / "text.txt"
     text.write_text("to be, or not to be, that is the question.\n" * 60, encoding="utf-8")
     small = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 8 --batch-size 4 --steps 20"
-    search = os.pathsep.join(FAKE_PATH if cupy == "fake" else [])
+    search = os.pathsep.join([*(FAKE_PATH if cupy == "fake" else []), str(ROOT)])
     done = subprocess.run(
         [sys.executable, ROOT / "examples/train_shakespeare.py", "--data", text]
         + ["--out", tmp_path / "run", *small.split(), *flags],

@@ -18,6 +18,7 @@ import torch
 import minigrad as mg
 import minigrad.ops as F
 from minigrad import Tensor, no_grad
+from minigrad.tensor import op
 
 
 def leaf(*values):
@@ -211,6 +212,19 @@ def test_grad_has_the_dtype_of_its_leaf():
     for tensor, other in ((x, np.float64), (y, np.float32)):
         (tensor * 2).backward(np.ones(2, other))
     assert (x.grad.dtype, y.grad.dtype) == (np.float32, np.float64)
+
+
+def test_grad_has_the_dtype_of_its_leaf_whatever_an_op_returns(monkeypatch):
+    """Of a backward that computes in float64."""
+    monkeypatch.setitem(mg.OPS, "careful", None)
+
+    @op
+    def careful(x):
+        return x * 1, lambda dout: (dout.astype(np.float64),)
+
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    careful(x).backward(np.ones(2))
+    assert x.grad.dtype == np.float32
 
 
 def test_a_leaf_is_its_own_derivative():
@@ -749,6 +763,36 @@ def test_another_array_may_be_assigned_at_any_time():
     x.data = np.array([100.0])
     y.backward()
     np.testing.assert_array_equal(x.grad, [6.0])
+
+
+def test_an_array_assigned_later_is_read_only_as_well():
+    """While an older graph keeps the one before."""
+    x = leaf(1.0, 2.0)
+    old = x * x
+    x.data = np.array([3.0, 4.0])
+    new = x * x
+    with pytest.raises(ValueError, match="read-only"):
+        x.data[0] = 5.0
+    for y, grad in ((new, [6.0, 8.0]), (old, [8.0, 12.0])):
+        y.backward(np.ones(2))
+        np.testing.assert_array_equal(x.grad, grad)
+    x.data[0] = 5.0
+
+
+def test_an_array_that_is_overwritten_stays_read_only():
+    """load_state_dict() may, nobody else; and every time is noticed."""
+    model = mg.nn.Linear(3, 2)
+    for _ in range(2):
+        y = model(np.ones((1, 3), np.float32)).sum()
+        model.load_state_dict(model.state_dict())
+        with pytest.raises(ValueError, match="read-only"):
+            model.weight.data[0] = 0
+        with pytest.raises(RuntimeError, match="overwritten"):
+            y.backward()
+        del y
+        model.weight.data[0] = 0
+        model.load_state_dict(model.state_dict())
+        model.weight.data[0] = 0
 
 
 @pytest.mark.parametrize("how", ["step", "load_state_dict", "assigned, then step"])

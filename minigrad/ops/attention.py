@@ -47,19 +47,18 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
         shapes = "q (B, H, T, D)  k (B, H, N, D)  v (B, H, N, D)"
         raise ValueError(f"attention: {misfit(shapes, q=q, k=k, v=v)}")
     (B, H, T, D), N = q.shape, k.shape[2]
-    if D == 0 or N == 0 < T or (causal and N < T):
+    if D == 0 or N == 0 or (causal and N < T):
         raise ValueError(f"attention: {too_few(q, k)}")
     xp = array_module(q)
     scale = 1 / math.sqrt(D)
     scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
-    dtype = scaled_q.dtype
     length = BLOCK[device_of(q)]
-    ahead = xp.triu(xp.full((length, length), -xp.inf, dtype), 1)  # −∞ where a key comes later
+    ahead = xp.triu(xp.full((length, length), -xp.inf, q.dtype), 1)  # −∞ where a key comes later
     mask = None
     if training and dropout != 0:
-        mask = random.dropout_mask(xp.empty((B, H, T, N), dtype), dropout, key)
+        mask = random.dropout_mask(xp.empty((B, H, T, N), q.dtype), dropout, key)
     # In memory as q is: where its heads lie side by side, so do those of out.
-    out = xp.empty_like(q, dtype)
+    out = xp.empty_like(q)
     blocks = []  # (the queries of a block, the keys that they see, p, p ⊙ mask)
     for start in range(0, T, length):
         queries = slice(start, min(start + length, T))
@@ -77,7 +76,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
         blocks.append((queries, seen, p, dropped))
 
     def backward(dout):
-        dq, dk, dv = xp.empty_like(q, dtype), xp.zeros_like(k, dtype), xp.zeros_like(v, dtype)
+        dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
         v_T = transposed(v)
         row_dots = dots(dout, out)[..., None]  # Σ dP ⊙ P
         for queries, seen, p, dropped in blocks:

@@ -17,7 +17,7 @@ def dropout(x, p, *, training, key=None):
 
     In words    Dividing by 1 − p keeps the expected value:  (1 − p) · x / (1 − p) + p · 0 = x.
     """
-    if x.ndim == 0 and training and p != 0:
+    if x.ndim == 0:
         raise ValueError("dropout: x () must have 1 axis or more, (B, ...): its rows are masked")
     mask = random.dropout_mask(x, p, key) if training and p != 0 else None
 
