@@ -153,7 +153,7 @@ def prepare_old(arguments, out, ranks, description):
     """The Job of the run in the folder `out`, which goes on; nothing is written yet."""
     progress, arrays = saved = resume.load_state(out)
     folder = RunFolder(out, progress.settings, progress=progress)
-    written = read_json(out / "train_config.json")
+    written = folder.written = read_json(out / "train_config.json")
     edited = [k for k, v in progress.settings.items() if k not in FREE and written.get(k) != v]
     if edited:
         raise ValueError(

@@ -296,6 +296,16 @@ def test_a_longer_run_stays_longer(train, stop_at):
     assert json.loads((run.folder / "train_config.json").read_text())["steps"] == 12
 
 
+def test_the_saved_settings_count(train, stop_at):
+    """A kill between the state and train_config.json leaves an older one, which is put right."""
+    stop_at(3, signal.SIGINT)
+    folder = train("run").folder
+    rewritten("train_config.json", {"eval_every": 1, "steps": 100})(folder)
+    run = train("run", "--resume")
+    assert run.status == 0 and run.lines[-1].endswith("after 6 steps")
+    assert json.loads((folder / "train_config.json").read_text())["steps"] == 6
+
+
 def test_memory_that_is_missing_on_the_way(train, stop_at, monkeypatch):
     """The advice names no flag that --resume would refuse."""
     stop_at(3, signal.SIGINT)
