@@ -79,7 +79,7 @@ def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
             list(pool.map(gradients, range(n), [step] * n))
             clip_grad_norm(models[0].parameters(), config.grad_clip)
             plan, vectors = first.next_step(), first.vectors()
-            list(pool.map(move, [vectors] * n, [plan] * n, range(n), [n] * n))
+            list(pool.map(move, [vectors] * n, [plan] * n, [1] * n, range(n), [n] * n))
             for optimizer in optimizers:
                 optimizer.zero_grad()
             yield models[0]

@@ -78,7 +78,7 @@ class Worker:
     def move(self, plan, going):
         """AdamW, as its plan says."""
         vectors = self.weights, self.all_gradients[0], self.exp_avg, self.exp_avg_sq
-        optim.move(vectors, plan, self.i, self.n, going)
+        optim.move(vectors, plan, going, self.i, self.n)
 
 
 class Workers:

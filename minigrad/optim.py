@@ -60,7 +60,7 @@ class AdamW:
 
     def step(self):
         """Move every parameter that has a gradient."""
-        move(self.vectors(), self.next_step(), going=self.going())
+        move(self.vectors(), self.next_step(), self.going())
 
     def stop_unless_finite(self, step, loss, norm):
         """If one of the two numbers (Tensors) is not finite, move nothing from this step on.
@@ -70,8 +70,7 @@ class AdamW:
         """
         xp = array_module(self.flat.data)
         finite = xp.isfinite(loss.data) & xp.isfinite(norm.data)
-        stopped = xp.asarray(self.stopped)
-        self.stopped = xp.where((stopped != 0) | finite, stopped, step)
+        self.stopped = xp.where((self.stopped != 0) | finite, self.stopped, step)
 
     def stopped_at(self):
         """The step that stop_unless_finite() stopped at, or 0."""
@@ -170,7 +169,7 @@ class Stretch(NamedTuple):
 OPTIONS = Stretch._fields[3:]
 
 
-def move(vectors, plan, part=0, n_parts=1, going=1):
+def move(vectors, plan, going, part=0, n_parts=1):
     """Move the weights as `plan` says; or, of every stretch, only one of n_parts equal parts.
 
     vectors     w, g, m, v of shape (N,), as AdamW.vectors() returns them

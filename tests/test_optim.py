@@ -333,7 +333,7 @@ def test_an_optimizer_that_is_stopped_moves_nothing(gpu):
         w.requires_grad = True
         optimizer = AdamW([w], lr=0.1, weight_decay=0.1)
         for step in range(1, 6):
-            bad = watched and step == 3
+            bad = watched and step in (3, 5)
             w.grad = to_device(np.full(6, np.nan if bad else step, np.float32), "gpu")
             if watched:
                 loss, norm = (Tensor(np.float32(x)).to("gpu") for x in (1.0, np.nan if bad else 2))
@@ -361,3 +361,16 @@ def test_each_number_is_looked_at(numbers):
     with np.errstate(invalid="ignore"):
         optimizer.step()
     assert optimizer.stopped_at() == 2 and w.data == 1
+
+
+def test_every_step_is_noticed_by_what_was_computed_before():
+    """A gradient through weights that have moved since would be wrong: after each of them."""
+    w = Tensor([1.0], requires_grad=True)
+    optimizer = AdamW([w], lr=0.1)
+    for _ in range(3):
+        before = w * w
+        w.grad = np.ones(1, np.float32)
+        optimizer.step()
+        with pytest.raises(RuntimeError, match="overwritten, by an optimizer"):
+            before.backward()
+        del before
