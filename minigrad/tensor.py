@@ -47,14 +47,15 @@ class Step:
     `sources` has an entry per input: the Step that made it, the leaf Tensor itself, or None where
     no gradient is wanted.  A Step never holds the Tensors in between, so a value that no backward
     needs is freed as soon as the program lets go of it; and nothing points back, so no cycles.
-    `readings` keeps the arrays of leaves as they are, until the Step is replayed or forgotten.
+    `readings` keeps the arrays of leaves as they are, until the Step is replayed or forgotten;
+    `versions` tells, as (leaf, version), which numbers of those it was that the op has read.
     """
 
-    __slots__ = ("backward", "note", "op", "readings", "shape", "sources", "time")
+    __slots__ = ("backward", "note", "op", "readings", "shape", "sources", "time", "versions")
 
-    def __init__(self, op, sources, backward, shape, readings=(), note=None):
+    def __init__(self, op, sources, backward, shape, readings=(), versions=(), note=None):
         self.op, self.sources, self.backward, self.shape = op, sources, backward, shape
-        self.readings, self.note = readings, note
+        self.readings, self.versions, self.note = readings, versions, note
         self.time = next(_clock)
 
     def replay(self, dout):
@@ -64,8 +65,13 @@ class Step:
                 f"the step {self.op!r} was already replayed and its arrays are freed: call "
                 "backward() once, on the sum of all losses that share it"
             )
-        for reading in self.readings:
-            reading.check(self.op)
+        for leaf, version in self.versions:
+            if leaf.version != version:
+                raise RuntimeError(
+                    f"{self.op}: an input of shape {leaf.shape} was overwritten, by an optimizer "
+                    "or load_state_dict(), after the forward pass that used it, and the gradient "
+                    "would be wrong: call backward() first"
+                )
         gradients = self.backward(dout)
         if this_thread.watch is not None:
             this_thread.watch.backward(self, dout, gradients)
@@ -73,7 +79,8 @@ class Step:
 
     def forget(self):
         """Free what the step held."""
-        self.backward, self.sources, self.readings, self.note = None, (), (), None
+        self.backward, self.note = None, None
+        self.sources = self.readings = self.versions = ()
 
 
 _readers: dict[int, int] = {}  # id of an array -> how many Readings keep it as it is
@@ -87,23 +94,13 @@ class Reading:
     `a` behind `a[0]`; and what CuPy holds has no such flag.)
     """
 
-    __slots__ = ("__weakref__", "array", "locked", "tensor", "version")
+    __slots__ = ("__weakref__", "array", "locked")
 
-    def __init__(self, array, tensor=None):
-        self.array, self.tensor, self.version = array, tensor, getattr(tensor, "version", 0)
+    def __init__(self, array):
         n_others = _readers.get(id(array), 0)
-        self.locked = n_others > 0 or set_writeable(array, False)
+        self.array, self.locked = array, n_others > 0 or set_writeable(array, False)
         if self.locked:
             _readers[id(array)] = n_others + 1
-
-    def check(self, op_name):
-        """Raise if the array was overwritten all the same; who does so counts the versions."""
-        if self.tensor is not None and self.tensor.version != self.version:
-            raise RuntimeError(
-                f"{op_name}: an input of shape {self.array.shape} was overwritten, by an optimizer "
-                "or load_state_dict(), after the forward pass that used it, and the gradient would "
-                "be wrong: call backward() first"
-            )
 
     def __del__(self):
         if not self.locked:
@@ -125,7 +122,8 @@ class Tensor:
     What backward() may still need cannot be written to, lest the gradient be wrong: the result of
     an op that was recorded, and arrays that went into it, until backward() has passed or the result
     is gone.  NumPy then says that an array is read-only: assign another one instead (`x.data =
-    x.data + 1`), or compute what needs no gradient under no_grad().
+    x.data + 1`), or compute what needs no gradient under no_grad().  The parameters of an optimizer
+    can be written to: it counts how often it has moved them, and backward() looks at that.
     """
 
     __array_ufunc__ = None  # `array + tensor` is ours to compute, not NumPy's entry by entry
@@ -212,8 +210,8 @@ class Tensor:
     def reading(self):
         """The Reading of this leaf's array: the same one for all steps."""
         reading = self._reading and self._reading()
-        if reading is None or reading.array is not self.data or reading.version != self.version:
-            reading = Reading(self.data, self)
+        if reading is None or reading.array is not self.data:
+            reading = Reading(self.data)
             self._reading = weakref.ref(reading)
         return reading
 
@@ -393,14 +391,16 @@ def op(array_op):
             arrays = [x if x is None else as_array(x) for x in arrays]
         sources = [_source(x) for x in inputs] if this_thread.recording else []
         recorded = sources.count(None) < len(sources)
-        readings = []
+        readings, versions = [], []
         if recorded:
-            for x, array in zip(inputs, arrays, strict=True):
+            for x in inputs:
                 if not isinstance(x, Tensor):
-                    if is_array(array):
-                        readings.append(Reading(array))
+                    if is_array(x):
+                        readings.append(Reading(x))
                 elif x.step is None:
-                    readings.append(x.reading())
+                    versions.append((x, x.version))
+                    if x.slot is None:  # else an optimizer moves it, and versions will do
+                        readings.append(x.reading())
         try:
             one_device(arrays)
             out, backward = array_op(*arrays, **options)
@@ -423,7 +423,7 @@ def op(array_op):
         if recorded:
             set_writeable(result.data, False)
             result.requires_grad = True
-            result.step = Step(name, sources, backward, result.data.shape, readings, note)
+            result.step = Step(name, sources, backward, result.data.shape, readings, versions, note)
         return result
 
     OPS[name] = tensor_op
