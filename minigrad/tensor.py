@@ -391,16 +391,17 @@ def op(array_op):
             arrays = [x if x is None else as_array(x) for x in arrays]
         sources = [_source(x) for x in inputs] if this_thread.recording else []
         recorded = sources.count(None) < len(sources)
-        readings, versions = [], []
+        readings: tuple = ()
+        versions: tuple = ()
         if recorded:
             for x in inputs:
                 if not isinstance(x, Tensor):
                     if is_array(x):
-                        readings.append(Reading(x))
+                        readings += (Reading(x),)
                 elif x.step is None:
-                    versions.append((x, x.version))
+                    versions += ((x, x.version),)
                     if x.slot is None:  # else an optimizer moves it, and versions will do
-                        readings.append(x.reading())
+                        readings += (x.reading(),)
         try:
             one_device(arrays)
             out, backward = array_op(*arrays, **options)
