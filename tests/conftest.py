@@ -1,6 +1,7 @@
 """What several test files use: the GPU (the fake one, unless `pytest -m gpu`), and tiny runs."""
 
 import random
+import signal
 import sys
 import types
 from pathlib import Path
@@ -13,6 +14,9 @@ from minigrad import device
 
 TESTS = Path(__file__).parent
 FAKE_PATH = [str(TESTS / "fake_cupy/path"), str(TESTS)]  # where a program of its own finds the fake
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and a run leaves it at that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def opened(monkeypatch, cupy=None):

@@ -215,14 +215,16 @@ def test_parts_and_blocks_cover_every_entry_once(n_parts, block, monkeypatch):
     np.testing.assert_array_equal(*results)
 
 
-def test_what_was_assigned_overwrites_what_was_read():
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_was_assigned_overwrites_what_was_read(moved):
     """gather() copies it into the vector; a step that read that memory before is out of date."""
     w = mg.Tensor([1.0, 2.0], requires_grad=True)
     optimizer = mg.optim.AdamW([w], lr=0.1)
     for _ in range(3):
         before = w * w
         w.data = np.array([3.0, 4.0], np.float32)
-        optimizer.step()  # there is no gradient to move by
+        w.grad = np.ones(2, np.float32) if moved else None
+        optimizer.step()
         with pytest.raises(RuntimeError, match="overwritten"):
             before.backward(np.ones(2))
         del before
