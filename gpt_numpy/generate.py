@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gpt_numpy.inference import Reader
 from minigrad import Tensor, random
+from minigrad.device import to_host
+from minigrad.ops.embedding import check_ids
 
 ROUNDING = 1e-6  # 0.4 + 0.3 + 0.2 is 0.9 to us, and a little less in floating point
 
@@ -36,19 +39,24 @@ def probabilities(
     if temperature == 0:
         temperature, top_k = 1.0, 1
     logits = np.asarray(logits, np.float64)
-    order = np.argsort(-logits, axis=-1, kind="stable")  # likeliest first
-    ranked = np.take_along_axis(logits, order, -1)
-    p = np.exp((ranked - ranked[:, :1]) / temperature)
-    if top_k is not None:
-        p[:, top_k:] = 0
-    p /= p.sum(-1, keepdims=True)
-    if top_p is not None and top_p < 1:
-        before = np.cumsum(p, -1) - p  # the probability of all likelier tokens
-        p[(before >= top_p - ROUNDING) & (before > 0)] = 0  # the likeliest stays in any case
-        p /= p.sum(-1, keepdims=True)
-    out = np.empty_like(p)
-    np.put_along_axis(out, order, p, -1)
-    return out
+    with np.errstate(over="ignore", invalid="ignore"):  # to −∞, whose e is 0, or to NaN: see below
+        p = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
+    total = p.sum(-1, keepdims=True)
+    if not np.isfinite(total).all():
+        raise ValueError("the scores of the next token are not all numbers: the model is broken")
+    p /= total
+    if top_k is not None or top_p is not None:
+        order = np.argsort(-logits, axis=-1, kind="stable")  # likeliest first
+        ranked = np.take_along_axis(p, order, -1)
+        if top_k is not None:
+            ranked[:, top_k:] = 0
+            ranked /= ranked.sum(-1, keepdims=True)
+        if top_p is not None and top_p < 1:
+            before = np.cumsum(ranked, -1) - ranked  # the probability of all likelier tokens
+            ranked[(before >= top_p - ROUNDING) & (before > 0)] = 0  # the likeliest stays
+            ranked /= ranked.sum(-1, keepdims=True)
+        np.put_along_axis(p, order, ranked, -1)
+    return p
 
 
 def draw(p: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -71,29 +79,47 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Continue the prompts ids (B, T), yielding the new ids (B,) of one position at a time.
 
-    The model sees the last block_size tokens.  With a `seed` the text depends on nothing else;
-    without one it goes on from `minigrad.manual_seed`.
+    The model reads every token once (gpt_numpy.inference).  When block_size tokens are read and one
+    more is to come, it forgets them and reads the last half anew, block_size // 2 tokens, the new
+    one among them; and of a longer prompt the last block_size.  It is the model as it is now, at
+    the call.
+
+    Row b draws from a generator of its own, (seed, b).  With a `seed` the text depends on nothing
+    else; without one it goes on from `minigrad.manual_seed`.
+    Raises ValueError or TypeError, at the call, for options and ids that make no sense.
     """
     ids = np.asarray(ids.numpy() if isinstance(ids, Tensor) else ids)
     if ids.ndim != 2 or ids.shape[1] == 0:
         raise ValueError(
             f"a prompt must have shape (B, T) with at least one token, not {ids.shape}"
         )
+    check_ids("a prompt", ids, model.config.vocab_size)
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be at least 0, not {max_new_tokens}")
     probabilities(np.zeros((1, 1)), temperature, top_k, top_p)  # refuse bad options now
-    key = random.next_key() if seed is None else (random.check_seed(seed), 0, 0, 0)
+    seed, step, layer, _ = random.next_key() if seed is None else (random.check_seed(seed), 0, 0, 0)
+    (B, T), size = ids.shape, model.config.block_size
+    text = np.empty((B, T + max_new_tokens), np.int64)
+    text[:, :T] = ids
+    dice = [
+        np.random.Generator(random.philox((seed, step, layer, row), random.SAMPLE))
+        for row in range(B)
+    ]
+    reader = Reader(model, B)
 
-    def tokens(ids):
-        for i in range(max_new_tokens):
-            with model.evaluating():
-                logits = model(ids[:, -model.config.block_size :])[:, -1].numpy()  # (B, V)
-            generator = np.random.Generator(random.philox((*key[:3], i), random.SAMPLE))
-            new = draw(probabilities(logits, temperature, top_k, top_p), generator.random(len(ids)))
-            ids = np.concatenate([ids, new[:, None]], axis=1)
-            yield new
+    def tokens():
+        first = max(0, T - size)  # of those that are not read yet
+        for end in range(T, T + max_new_tokens):
+            if reader.n + end - first > size:
+                reader.forget()
+                first = end - max(1, size // 2)
+            scores = to_host(reader.read(text[:, first:end]))  # (B, V)
+            u = np.array([generator.random() for generator in dice])
+            text[:, end] = draw(probabilities(scores, temperature, top_k, top_p), u)
+            first = end
+            yield text[:, end].copy()
 
-    return tokens(ids)
+    return tokens()
 
 
 def generate(model, ids: Tensor | np.ndarray, max_new_tokens: int, **options) -> Tensor:

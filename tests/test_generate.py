@@ -7,7 +7,8 @@ import pytest
 
 from gpt_numpy import GPT, GPTConfig
 from gpt_numpy.generate import draw, generate, probabilities, stream
-from minigrad import Tensor, manual_seed, nn
+from gpt_numpy.inference import Reader
+from minigrad import Tensor, manual_seed
 
 V, BLOCK = 7, 6
 SCORES = [2.0, 1.0, 0.1, -1.0]  # the lesson's example of temperature
@@ -24,16 +25,16 @@ def model():
     return model
 
 
-class Fixed(nn.Module):
-    """Stands in for a GPT: whatever it reads, the scores of the next token are these."""
-
-    config = GPTConfig(vocab_size=V, block_size=BLOCK)
-
-    def __init__(self, scores):
-        self.scores = np.asarray(scores)
-
-    def forward(self, ids):
-        return Tensor(np.broadcast_to(self.scores, (*ids.shape, len(self.scores))))
+def speaker(scores):
+    """A GPT that gives these scores to the next token, whatever it has read."""
+    V = len(scores)
+    model = GPT(GPTConfig(vocab_size=V, block_size=BLOCK, n_layer=1, n_head=1, n_embd=2))
+    model.to(dtype=np.float64)
+    for p in model.parameters():
+        p.data = np.zeros_like(p.data)
+    model.ln_f.bias.data[0] = 1  # so that this is what comes out of the last norm
+    model.wte.weight.data[:, 0] = scores
+    return model
 
 
 def knobs(logits, **options):
@@ -175,26 +176,81 @@ def test_rows_have_their_own_distributions():
 # ---- drawing -------------------------------------------------------------------------------------
 
 P = np.array([0.0, 0.5, 0.25, 0.0, 0.125, 0.1, 0.025, 0.0])
-LIMIT = 18.47  # chi-squared with 4 degrees of freedom exceeds it once in a thousand
+# What chi-squared exceeds once in a thousand, for 1, 2, ... degrees of freedom.
+LIMITS = [10.83, 13.82, 16.27, 18.47, 20.52, 22.46, 24.32]
 
 
 def chi_squared(ids, p):
-    n = len(ids)
+    """How far the counts of `ids` are from the probabilities p, in units of its limit."""
+    n, p = len(ids), np.asarray(p)
     counts = np.bincount(ids, minlength=len(p))
-    assert counts[p == 0].sum() == 0
-    return ((counts - n * p)[p > 0] ** 2 / (n * p[p > 0])).sum()
+    assert counts[p == 0].sum() == 0, "a token came that has no probability"
+    possible = p[p > 0]
+    if len(possible) == 1:
+        return 0
+    squares = (counts[p > 0] - n * possible) ** 2 / (n * possible)
+    return squares.sum() / LIMITS[len(possible) - 2]
+
+
+def spoken(scores, **options):
+    """100,000 tokens of a model that gives these scores, through all of generate()."""
+    ids = speaker(scores).generate(np.zeros((1000, 1), int), 100, seed=0, **options)
+    return ids.numpy()[:, 1:].ravel()
 
 
 def test_draw_follows_the_distribution():
     """100,000 draws of five tokens of which the rarest has 2.5 %; those without any never come."""
     u = np.random.default_rng(0).random(100_000)
-    assert chi_squared(draw(np.tile(P, (len(u), 1)), u), P) < LIMIT
+    assert chi_squared(draw(np.tile(P, (len(u), 1)), u), P) < 1
 
 
-def test_a_stream_follows_the_distribution():
-    """The same through everything: scores, knobs, generator, draw."""
-    ids = next(stream(Fixed(np.log(P[P > 0])), np.zeros((100_000, 1), int), 1, seed=0))
-    assert chi_squared(ids, P[P > 0]) < LIMIT
+E, LN = math.exp, np.log(LIKELY)
+DRAWS = {  # scores, options, the weights of the tokens, which need not sum to 1
+    "as they are": (SCORES, {}, [E(2), E(1), E(0.1), E(-1)]),
+    "temperature 0.5": (SCORES, {"temperature": 0.5}, [E(4), E(2), E(0.2), E(-2)]),
+    "temperature 1.5": (SCORES, {"temperature": 1.5}, [E(s / 1.5) for s in SCORES]),
+    "temperature 1e9": (SCORES, {"temperature": 1e9}, [1, 1, 1, 1]),
+    "temperature 1e-9": (SCORES, {"temperature": 1e-9}, [1, 0, 0, 0]),
+    "temperature 0": (SCORES[::-1], {"temperature": 0}, [0, 0, 0, 1]),
+    "temperature 0, a tie": ([1.0, 2.0, 2.0], {"temperature": 0}, [0, 1, 0]),
+    "a tie": ([1.0, 2.0, 2.0], {}, [1, E(1), E(1)]),
+    "top_k 1": (SCORES, {"top_k": 1}, [1, 0, 0, 0]),
+    "top_k 2": (SCORES, {"top_k": 2}, [E(2), E(1), 0, 0]),
+    "top_k 2 of a tie": ([1.0, 2.0, 2.0, 2.0], {"top_k": 2}, [0, 1, 1, 0]),
+    "top_k 3, a tie at the edge": ([2.0, 1.0, 1.0, 1.0], {"top_k": 3}, [E(1), 1, 1, 0]),
+    "top_k V": (SCORES, {"top_k": 4}, [E(2), E(1), E(0.1), E(-1)]),
+    "top_k above V": (SCORES, {"top_k": 999}, [E(2), E(1), E(0.1), E(-1)]),
+    "top_p 0.9": (LN, {"top_p": 0.9}, [4, 3, 2, 0, 0, 0]),
+    "top_p 0.9, unsorted": (LN[[3, 1, 5, 0, 2, 4]], {"top_p": 0.9}, [0, 3, 0, 4, 2, 0]),
+    "top_p 0.95": (LN, {"top_p": 0.95}, [8, 6, 4, 1, 0, 0]),
+    "top_p to 0": (LN, {"top_p": 1e-12}, [1, 0, 0, 0, 0, 0]),
+    "top_p 1": (LN, {"top_p": 1.0}, LIKELY),
+    "top_p 0.5 of a tie": ([0.0] * 4, {"top_p": 0.5}, [1, 1, 0, 0]),
+    "all three": (LN, {"temperature": 0.5, "top_k": 3, "top_p": 0.8}, [16, 9, 0, 0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_spoken_follows_the_distribution(name):
+    """100,000 tokens against weights written down by hand: scores, knobs, generators, draw."""
+    scores, options, weights = DRAWS[name]
+    p = np.array(weights) / np.sum(weights)
+    assert chi_squared(spoken(scores, **options), p) < 1
+
+
+@pytest.mark.parametrize("name", ["as they are", "top_k 2", "top_p 0.9"])
+def test_a_wrong_distribution_is_caught(name):
+    """One token that is a twentieth too likely is enough."""
+    scores, options, weights = DRAWS[name]
+    wrong = np.array(weights) * np.where(np.arange(len(weights)) == 1, 1.05, 1)
+    assert chi_squared(spoken(scores, **options), wrong / wrong.sum()) > 1
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    """A model whose weights were spoiled says so, instead of writing one token for ever."""
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="not all numbers"):
+            probabilities(np.array([[0.0, bad]]), temperature=0.5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1 - 2**-53, 1 + 2**-52, 0.1, 0.7])
@@ -273,15 +329,45 @@ def test_a_row_does_not_depend_on_the_others(model):
     assert (same[0] != same[1]).any()
 
 
-def test_greedy_text_is_the_likeliest_token_again_and_again(model):
-    """Temperature 0 against a loop written out, past block_size; no seed plays a part."""
-    ids = PROMPT
-    for _ in range(10):
-        scores = model(ids[:, -BLOCK:]).numpy()[:, -1]
-        ids = np.concatenate([ids, scores.argmax(-1)[:, None]], axis=1)
+def uncached(model, prompt, n):
+    """The likeliest token again and again, the whole window read for each.
+
+    What the window is, is told here as the docstring of stream() tells it: it grows to BLOCK
+    tokens, and then goes on from its last half.
+    """
+    ids, window = prompt, prompt[:, -BLOCK:]
+    for _ in range(n):
+        if window.shape[1] > BLOCK:
+            window = window[:, -(BLOCK // 2) :]
+        new = model(window).numpy()[:, -1].argmax(-1)[:, None]
+        ids, window = np.hstack([ids, new]), np.hstack([window, new])
+    return ids
+
+
+@pytest.mark.parametrize("T", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
+def test_greedy_text_is_what_the_whole_model_would_write(model, T):
+    """Token by token, far past the window, from prompts shorter and longer than it; any seed."""
+    prompt = np.random.default_rng(T).integers(V, size=(3, T))
+    expected = uncached(model, prompt, 30)
     for seed in (None, 1, 2):
-        out = model.generate(PROMPT, 10, temperature=0, seed=seed).numpy()
-        np.testing.assert_array_equal(out, ids)
+        out = model.generate(prompt, 30, temperature=0, seed=seed).numpy()
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_the_window_slides_by_its_last_half(model, monkeypatch):
+    """How many tokens are read, one call after another, from a prompt of 2 on: BLOCK is 6."""
+    read, lengths = Reader.read, []
+    monkeypatch.setattr(Reader, "read", lambda r, ids: lengths.append(ids.shape[1]) or read(r, ids))
+    model.generate([[1, 2]], 13, seed=0)
+    assert lengths == [2, 1, 1, 1, 1, 3, 1, 1, 1, 3, 1, 1, 1]
+
+
+def test_a_window_of_one_token():
+    """There is no half of it: the new token alone is read."""
+    manual_seed(0)
+    shape = {"vocab_size": V, "n_layer": 1, "n_head": 1, "n_embd": 4}
+    model = GPT(GPTConfig(block_size=1, **shape))
+    assert model.generate([[1, 2]], 5, seed=0).shape == (1, 7)
 
 
 def test_a_prompt_may_be_longer_than_block_size(model):
@@ -294,21 +380,27 @@ def test_a_prompt_may_be_longer_than_block_size(model):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_model_comes_back(model, training):
-    """Dropout is off while a token is drawn, and on again, where it was on, before the next."""
+def test_the_mode_of_the_model_stays(model, training):
+    """Training goes on where it was, between two tokens and after an error."""
     model.train(training)
     modes = []
     for _ in model.stream(PROMPT, 3, seed=0):
         modes += [m.training for m in (model, model.h[0].attn.dropout)]
     assert modes == [training] * 6
+    with pytest.raises(ValueError, match=f"id {V} is outside the vocabulary"):
+        model.stream([[V]], 1, seed=0)
+    assert model.training is training
 
 
-def test_the_mode_of_the_model_comes_back_after_an_error(model):
-    """An id outside the vocabulary must not leave dropout off for the training that goes on."""
-    model.train()
-    with pytest.raises((ValueError, IndexError)):
-        model.generate([[V]], 1, seed=0)
-    assert model.training and model.h[0].attn.dropout.training
+def test_a_stream_keeps_to_the_weights_of_its_call(model):
+    """Training may go on between two of its tokens."""
+    expected = new_tokens(model, PROMPT, 9, seed=3)
+    stream = model.stream(PROMPT, 9, seed=3)
+    saved = model.state_dict()
+    for p in model.parameters():
+        p.data = p.data * -2
+    np.testing.assert_array_equal(np.stack(list(stream), 1), expected)
+    model.load_state_dict(saved)
 
 
 def test_generating_leaves_dropout_off_and_no_tape():
