@@ -1,9 +1,12 @@
 """Where text comes from: a file of the user's, tiny Shakespeare, or the built-in verse."""
 
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import TypeVar
 
 import pooch
 import requests
@@ -13,6 +16,7 @@ from gpt_numpy import verse
 FILE = "tinyshakespeare.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+T = TypeVar("T")
 SECONDS = 5  # to wait for the server's first answer, and then for each next piece
 
 
@@ -77,8 +81,7 @@ def fetch_shakespeare():
     """
     pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
     folder = pooch.create(
-        path=pooch.os_cache("gpt_numpy"),
-        env="GPT_NUMPY_DATA",
+        path=data_folder(),
         base_url="",
         registry={FILE: f"sha256:{SHA256}"},
         urls={FILE: URL},
@@ -86,26 +89,37 @@ def fetch_shakespeare():
     return folder.fetch(FILE, downloader=download)
 
 
+def data_folder() -> Path:
+    """Where downloads are kept: the folder that GPT_NUMPY_DATA names, or the user's cache."""
+    return Path(os.environ.get("GPT_NUMPY_DATA") or pooch.os_cache("gpt_numpy"))
+
+
 def download(url, output_file, folder):
     """Write `url` to `output_file`, giving up if no server answers within SECONDS."""
     http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=SECONDS)
-    errors = []
+    # requests' time limit holds for each address of a host anew, and not for finding them.
+    within(SECONDS, lambda: http(url, output_file, folder, check_only=True))
+    http(url, output_file, folder)
 
-    def ask():
+
+def within(seconds: float, ask: Callable[[], T]) -> T:
+    """What ask() returns or raises; TimeoutError if it takes longer, and then it is left alone."""
+    answers, errors = [], []
+
+    def note():
         try:
-            http(url, output_file, folder, check_only=True)
+            answers.append(ask())
         except (OSError, ValueError) as error:
             errors.append(error)
 
-    # requests' time limit holds for each address of a host anew, and not for finding them.
-    question = Thread(target=ask, daemon=True)
+    question = Thread(target=note, daemon=True)
     question.start()
-    question.join(SECONDS)
+    question.join(seconds)
     if question.is_alive():
-        raise TimeoutError(f"no answer within {SECONDS} s")
+        raise TimeoutError(f"no answer within {seconds} s")
     if errors:
         raise errors[0]
-    http(url, output_file, folder)
+    return answers[0]
 
 
 def root_cause(error):

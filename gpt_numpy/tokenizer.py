@@ -1,32 +1,108 @@
-"""Text to ids and back. The simplest tokenizer: every character is a token."""
+"""Text to ids and back, in three ways: characters, byte-pair encoding learned here, and GPT-2's.
 
+All have `vocab_size`, `encode(text)`, `decode(ids)`, `decode_bytes(ids)`, `save(path)` and
+`fingerprint()`.  `save` writes the tokenizer.json that Hugging Face's `tokenizers` reads; `load`
+reads it back.  How byte pairs are learned stands in bpe.py; `tiktoken` applies what was learned.
+"""
+
+import hashlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gpt_numpy.files import fingerprint, read_json, write_whole
+from gpt_numpy.bpe import BYTES, PATTERN, VISIBLE, learn
+from gpt_numpy.corpus import data_folder, root_cause, within
+from gpt_numpy.files import fingerprint, read, read_json, write_whole
 
 
-class CharTokenizer:
+class Tokenizer:
+    """What all tokenizers have in common."""
+
+    vocab_size: int
+    document: dict[str, Any]  # the content of tokenizer.json
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids (T,) of a text."""
+        raise NotImplementedError
+
+    def decode_bytes(self, ids) -> bytes:
+        """The UTF-8 bytes of `ids` (T,), which may begin or end in the midst of a character."""
+        raise NotImplementedError
+
+    def decode(self, ids) -> str:
+        """The text of `ids` (T,), integers in an array, list or Tensor; � for half a character.
+
+        Errors      ValueError for more than one row, and for an id outside the vocabulary
+        """
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def fingerprint(self) -> str:
+        """Two tokenizers with the same one turn the same texts into the same ids."""
+        return fingerprint(json.dumps(self.document, sort_keys=True))
+
+    def save(self, path: Path | str) -> None:
+        """Write tokenizer.json, and beside it what tells AutoTokenizer of `transformers` to use it.
+
+        Each of the two is replaced whole, or not at all.
+        """
+        path = Path(path)
+        write_whole(path, json.dumps(self.document, indent=2, ensure_ascii=False).encode())
+        write_whole(path.with_name("tokenizer_config.json"), json.dumps(CONFIG, indent=2).encode())
+
+    def checked(self, ids) -> np.ndarray:
+        """`ids` as an array (T,) of integers inside the vocabulary; else ValueError."""
+        ids = np.asarray(ids.numpy() if hasattr(ids, "numpy") else ids)
+        if ids.ndim != 1:
+            raise ValueError(f"decode: ids must be one row (T,), not {ids.shape}; decode each row")
+        if ids.size == 0:
+            return ids.astype(int)
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"decode: ids must be integers, not {ids.dtype}")
+        outside = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if outside.size:
+            raise ValueError(
+                f"decode: id {outside[0]} is outside the vocabulary of {self.vocab_size} "
+                f"tokens (ids 0 to {self.vocab_size - 1})"
+            )
+        return ids
+
+
+CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+
+
+def characters(content: bytes) -> int:
+    """How many characters of UTF-8 begin in these bytes: all bytes but 10......₂ begin one."""
+    return int(((np.frombuffer(content, np.uint8) & 0xC0) != 0x80).sum())
+
+
+# ---- characters ----------------------------------------------------------------------------------
+
+
+class CharTokenizer(Tokenizer):
     """Number the characters of a vocabulary 0 to V − 1, in the order of the string `characters`."""
 
-    def __init__(self, characters):
+    def __init__(self, characters: str):
         if not characters:
             raise ValueError("a vocabulary needs at least one character; the text is empty")
         self.characters = characters
         self.vocab_size = len(characters)
+        # Byte-pair encoding that never merges a pair.  Its decoder joins the tokens as they are.
+        vocab = {character: i for i, character in enumerate(characters)}
+        self.document = document(vocab, [], pre_tokenizer=None, decoder={"type": "Fuse"})
         self._points = code_points(characters)  # (V,): id -> code point
         self._ids = np.full(self._points.max() + 2, -1)  # code point -> id, or −1; the last is −1
         self._ids[self._points] = np.arange(self.vocab_size)
 
     @classmethod
-    def from_text(cls, text):
-        """Return the tokenizer of the characters that occur in `text`, sorted by code point."""
+    def from_text(cls, text: str) -> "CharTokenizer":
+        """The tokenizer of the characters that occur in `text`, sorted by code point."""
         return cls("".join(sorted(set(text))))
 
     def encode(self, text):
-        """Return the ids (T,) of the T characters of `text`; ValueError if one is unknown."""
+        """The ids (T,) of the T characters of `text`; ValueError if one is unknown."""
         points = np.minimum(code_points(text), len(self._ids) - 1)
         ids = self._ids[points]
         if ids.size and ids.min() < 0:
@@ -39,68 +115,243 @@ class CharTokenizer:
         return ids
 
     def decode(self, ids):
-        """Return the text of `ids` (T,), integers in an array, list or Tensor.
+        points = self._points[self.checked(ids)]
+        return points.tobytes().decode("utf-32-le", "surrogatepass")
 
-        Errors      ValueError for more than one row, and for an id outside the vocabulary
-        """
-        ids = np.asarray(ids.numpy() if hasattr(ids, "numpy") else ids)
-        if ids.ndim != 1:
-            raise ValueError(f"decode: ids must be one row (T,), not {ids.shape}; decode each row")
-        if ids.size == 0:
-            return ""
-        if not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"decode: ids must be integers, not {ids.dtype}")
-        outside = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if outside.size:
-            raise ValueError(
-                f"decode: id {outside[0]} is outside the vocabulary of {self.vocab_size} "
-                f"characters (ids 0 to {self.vocab_size - 1})"
-            )
-        return self._points[ids].tobytes().decode("utf-32-le")
+    def decode_bytes(self, ids):
+        return self.decode(ids).encode("utf-8", "surrogatepass")
 
     def fingerprint(self):
-        """Two tokenizers with the same one turn the same texts into the same ids."""
         return fingerprint(self.characters)
-
-    def save(self, path):
-        """Write tokenizer.json as Hugging Face's `tokenizers` reads it: whole, or not at all."""
-        content = json.dumps(self._document(), indent=2, ensure_ascii=False)
-        write_whole(Path(path), content.encode("utf-8"))
-
-    @classmethod
-    def load(cls, path):
-        """Read what `save` wrote; ValueError if the file is broken or another tokenizer's."""
-        document = read_json(Path(path))
-        match document:
-            case {"model": {"vocab": dict(vocab)}} if vocab:
-                tokenizer = cls("".join(vocab))
-            case _:
-                raise ValueError(f"{path} is not a tokenizer.json: it has no vocabulary")
-        expected = tokenizer._document()
-        foreign = [key for key in expected if document.get(key) != expected[key]]
-        if foreign:
-            raise ValueError(
-                f"{path} is not a character tokenizer: its {', '.join(foreign)} "
-                f"cannot come from CharTokenizer.save"
-            )
-        return tokenizer
-
-    def _document(self):
-        """Return the content of tokenizer.json: byte-pair encoding that never merges a pair."""
-        unused = ["truncation", "padding", "normalizer", "pre_tokenizer", "post_processor"]
-        unset = ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"]
-        model: dict[str, object] = {
-            "type": "BPE",
-            **dict.fromkeys(unset),
-            **dict.fromkeys(["fuse_unk", "byte_fallback", "ignore_merges"], False),
-            "vocab": {character: i for i, character in enumerate(self.characters)},
-            "merges": [],
-        }
-        decoder = {"type": "Fuse"}  # joins the tokens as they are; the default puts spaces between
-        start: dict[str, object] = {"version": "1.0", "added_tokens": [], **dict.fromkeys(unused)}
-        return {**start, "decoder": decoder, "model": model}
 
 
 def code_points(text):
-    """Return the Unicode code points (T,) of `text`, a lone surrogate (as in sys.argv) included."""
+    """The Unicode code points (T,) of `text`, a lone surrogate (as in sys.argv) included."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+# ---- byte pairs ----------------------------------------------------------------------------------
+
+# GPT-2 writes a byte as one visible character in its files: itself, or one from U+0100 on.
+SPELLING = {b: chr(b) if b in VISIBLE else chr(256 + i - len(VISIBLE)) for i, b in enumerate(BYTES)}
+BYTE_OF = {character: byte for byte, character in SPELLING.items()}
+LONG = 1000  # whitespace in a row, beyond which tiktoken gives up where something follows
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-pair encoding: token number i stands for the bytes tokens[i].
+
+    merges      pairs (left, right) of tokens, as bytes, in the order in which they are merged
+
+    What is neither a byte nor made by a merge, such as GPT-2's <|endoftext|>, is a sign of its own,
+    which no text is encoded to: who wants it says so by its id.
+    """
+
+    def __init__(self, tokens: list[bytes], merges: list[tuple[bytes, bytes]]):
+        import tiktoken  # here, for `--help` need not wait for it
+
+        self.tokens, self.vocab_size = tokens, len(tokens)
+        ranked = [bytes([byte]) for byte in BYTES] + [left + right for left, right in merges]
+        ids = {token: i for i, token in enumerate(tokens)}
+        if len(ids) < len(tokens) or len(set(ranked)) < len(ranked):
+            raise ValueError("a token stands for the same bytes as another")
+        for token in [*ranked, *(part for merge in merges for part in merge)]:
+            if token not in ids:
+                raise ValueError(f"there is no token for the bytes {token!r}")
+        self._ids = np.array([ids[token] for token in ranked])  # tiktoken's number -> id
+        self._encoding = tiktoken.Encoding(
+            name="gpt_numpy",
+            pat_str=PATTERN,
+            mergeable_ranks={token: rank for rank, token in enumerate(ranked)},
+            special_tokens={},
+        )
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+        self.document = document(
+            {spelled(token): i for i, token in enumerate(tokens)},
+            [[spelled(left), spelled(right)] for left, right in merges],
+            pre_tokenizer=byte_level | {"use_regex": True},
+            decoder=byte_level | {"use_regex": True},
+        )
+
+    @classmethod
+    def from_text(cls, text: str, vocab_size: int = 512) -> "BPETokenizer":
+        """Learn at most vocab_size tokens of `text`, the 256 bytes among them: see bpe.learn."""
+        if vocab_size < 256:
+            raise ValueError(f"vocab_size must be at least 256, the bytes; it is {vocab_size}")
+        tokens = [bytes([byte]) for byte in BYTES]
+        merges = []
+        for left, right in learn(text, vocab_size):
+            merges.append((tokens[left], tokens[right]))
+            tokens.append(tokens[left] + tokens[right])
+        return cls(tokens, merges)
+
+    def encode(self, text):
+        """The ids (T,) of `text`; ValueError for what no UTF-8 can be: half a surrogate pair."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            bad = text[error.start]
+            raise ValueError(f"encode: {bad!r} is no character, and has no bytes") from error
+        pieces = [self._encoding.encode_ordinary(piece) for piece in parted(text)]
+        return self._ids[np.concatenate([np.array(piece, int) for piece in pieces])]
+
+    def decode_bytes(self, ids):
+        return b"".join([self.tokens[i] for i in self.checked(ids).tolist()])
+
+
+def parted(text):
+    """`text` in parts that are encoded alike alone: cut where the pattern cuts long whitespace."""
+    start = 0
+    for run in re.finditer(rf"[ \t\r\n]{{{LONG},}}+", text):
+        if not text[run.end() : run.end() + 1].isspace():
+            yield text[start : run.end() - 1]  # the last one goes with what follows
+            start = run.end() - 1
+    yield text[start:]
+
+
+def spelled(token):
+    """Bytes as they are written in tokenizer.json."""
+    return "".join(SPELLING[byte] for byte in token)
+
+
+# ---- GPT-2's -------------------------------------------------------------------------------------
+
+GPT2_FILE = "vocab.bpe"
+GPT2_URL = f"https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/{GPT2_FILE}"
+GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+GPT2_SIZE = 50_257
+GPT2_SECONDS = 30  # to wait for half a megabyte
+
+
+def gpt2() -> BPETokenizer:
+    """GPT-2's tokenizer: 256 bytes, 50,000 merges and <|endoftext|>.
+
+    The merges are read from vocab.bpe in the folder gpt2 of corpus.data_folder(), or else from
+    tiktoken's cache, or else from OpenAI by tiktoken.
+    Errors      OSError if it can be had from nowhere, ValueError for another file of that name
+    Source      Radford et al. 2019, github.com/openai/gpt-2
+    """
+    path = data_folder() / "gpt2" / GPT2_FILE
+    if path.exists():
+        content = read(path)
+        if hashlib.sha256(content).hexdigest() != GPT2_SHA256:
+            raise ValueError(f"{path} is not GPT-2's {GPT2_FILE}: get it from {GPT2_URL}")
+    else:
+        from tiktoken.load import read_file_cached
+
+        try:
+            content = within(GPT2_SECONDS, lambda: read_file_cached(GPT2_URL, GPT2_SHA256))
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"GPT-2's tokenizer is not here and cannot be downloaded ({root_cause(error)}): "
+                f"put {GPT2_URL} into {path.parent}"
+            ) from error
+    _, *lines = content.decode().splitlines()  # the first one names a version
+    merges = [tuple(map(in_bytes, line.split(" "))) for line in lines]
+    tokens = [bytes([byte]) for byte in BYTES] + [left + right for left, right in merges]
+    return BPETokenizer([*tokens, b"<|endoftext|>"], merges)
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def document(vocab, merges, **parts):
+    """The content of tokenizer.json."""
+    unused = ["truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"]
+    unset = ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"]
+    model = {
+        "type": "BPE",
+        **dict.fromkeys(unset),
+        **dict.fromkeys(["fuse_unk", "byte_fallback", "ignore_merges"], False),
+        "vocab": vocab,
+        "merges": merges,
+    }
+    return {"version": "1.0", "added_tokens": [], **dict.fromkeys(unused), **parts, "model": model}
+
+
+def load(path: Path | str) -> Tokenizer:
+    """The tokenizer in a tokenizer.json: one of ours, or any byte-level one that is like GPT-2's.
+
+    Errors      OSError, or ValueError if the file is broken or holds another kind of tokenizer
+    """
+    path = Path(path)
+    content = read_json(path)
+    try:
+        match content:
+            case {"model": {"vocab": dict(vocab), "merges": []}, "pre_tokenizer": None}:
+                return of_characters(vocab, content)
+            case {"model": {"vocab": dict(vocab), "merges": list(merges)}}:
+                check_byte_level(content)
+                return byte_level(vocab, merges, content.get("added_tokens") or [])
+        raise ValueError("it has no vocabulary with merges")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a tokenizer that can be read here: {error}") from error
+
+
+def of_folder(folder: Path | str) -> Tokenizer | None:
+    """The tokenizer of a model's folder: tokenizer.json, or vocab.json and merges.txt, or None."""
+    folder = Path(folder)
+    if (folder / "tokenizer.json").exists():
+        return load(folder / "tokenizer.json")
+    if not (folder / "vocab.json").exists():
+        return None
+    vocab = read_json(folder / "vocab.json")
+    try:
+        lines = read(folder / "merges.txt").decode().splitlines()
+        return byte_level(vocab, [line for line in lines if line and line[:8] != "#version"], [])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder}: merges.txt does not fit vocab.json: {error}") from error
+
+
+def of_characters(vocab, content):
+    """The CharTokenizer whose tokenizer.json this is."""
+    tokenizer = CharTokenizer("".join(vocab))
+    parts = [key for key, part in tokenizer.document.items() if content.get(key) != part]
+    if parts:
+        raise ValueError(f"what it says in {', '.join(parts)} cannot come from CharTokenizer.save")
+    return tokenizer
+
+
+def check_byte_level(content):
+    """ValueError unless a tokenizer.json cuts and spells text as GPT-2 does."""
+    model, cut = content["model"], content.get("pre_tokenizer") or {}
+    after = content.get("post_processor") or {"type": "ByteLevel"}  # it moves offsets only
+    for what, fits in {
+        "its model is not BPE": model.get("type", "BPE") == "BPE",
+        "it forgets merges at random": not model.get("dropout"),
+        "it marks parts of words": not any(model.get(key) for key in MARKS),
+        "it leaves merges out": not model.get("ignore_merges"),
+        "it changes the text first": content.get("normalizer") is None,
+        "it does not cut text as GPT-2": cut.get("type") == "ByteLevel"
+        and cut.get("use_regex", True)
+        and not cut.get("add_prefix_space"),
+        "it adds tokens to a text": after.get("type") in ("ByteLevel", "TemplateProcessing")
+        and not after.get("special_tokens"),
+    }.items():
+        if not fits:
+            raise ValueError(what)
+
+
+MARKS = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+
+
+def byte_level(vocab, merges, added):
+    """The BPETokenizer of the parts of a tokenizer.json."""
+    bytes_of = {token["id"]: token["content"].encode() for token in added}
+    spellings = {token: i for token, i in vocab.items() if i not in bytes_of}
+    bytes_of |= {i: in_bytes(token) for token, i in spellings.items()}
+    if sorted(bytes_of) != list(range(len(bytes_of))) or len(bytes_of) < len(vocab):
+        raise ValueError("its ids are not 0, 1, 2 and so on")
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    return BPETokenizer(
+        [bytes_of[i] for i in range(len(bytes_of))],
+        [(in_bytes(left), in_bytes(right)) for left, right in pairs],
+    )
+
+
+def in_bytes(spelling):
+    """The bytes that a token of tokenizer.json stands for."""
+    try:
+        return bytes(BYTE_OF[character] for character in spelling)
+    except KeyError as error:
+        raise ValueError(f"{spelling!r} is not spelled as GPT-2 spells bytes") from error

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.generate import draw, generate, probabilities, stream
+from gpt_numpy.generate import draw, generate, probabilities
 from gpt_numpy.inference import Reader
 from minigrad import Tensor, manual_seed
 

@@ -1,0 +1,114 @@
+"""Byte-pair encoding: let the text itself say which of its pieces deserve a number of their own.
+
+Begin with the 256 bytes as tokens.  Find the pair of neighbours that occurs most often, make it a
+token, and put that in the pair's place everywhere; again, until there are as many tokens as one
+wants.  Of `low lower lowest` and the like, `lo` comes first, then `low`, then ` low` ...
+
+A text of n tokens then becomes shorter: a model sees further in a window of T tokens, and has more
+tokens to choose among.  Any text can be written in bytes, so no character is unknown.
+
+Sources: Gage 1994, "A New Algorithm for Data Compression"; Sennrich, Haddow & Birch 2016, "Neural
+Machine Translation of Rare Words with Subword Units", arXiv:1508.07909; over bytes, and with this
+pattern: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2).
+"""
+
+import heapq
+from collections import Counter
+
+import numpy as np
+import regex
+
+# Where a text is cut into words first: no token reaches over a cut.  A contraction's end; letters,
+# digits or other signs in a row, with the space before them; spaces, less the last one, which the
+# word behind it takes.
+PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+# The 256 bytes in the order of their ids, GPT-2's: first those that are visible characters.
+VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTES = VISIBLE + sorted(set(range(256)) - set(VISIBLE))
+ID_OF_BYTE = np.argsort(BYTES)  # (256,): byte -> id
+
+Merge = tuple[int, int]  # the ids of a left and a right neighbour
+BETWEEN = -1  # stands between two words
+
+
+def learn(text: str, vocab_size: int) -> list[Merge]:
+    """The pairs that become tokens 256, 257, ..., vocab_size − 1, in this order.
+
+    Of pairs that are equally frequent the one with the smaller ids comes first, left before right.
+    There are fewer merges where no pair occurs twice any more.
+
+    Counting anew after every merge would take hours.  Three things save that: a word is looked at
+    once, however often it occurs; NumPy finds the places of a pair; and only the pairs around these
+    places are counted again.  A heap has the most frequent pair on top, and counts that are out of
+    date, which are thrown away when they come up.
+    """
+    ids, weights = words_in_a_row(text)
+    counts: Counter[Merge] = Counter()
+    heap: list[tuple[int, Merge]] = []
+
+    def count(places, sign):
+        """Add to the counts of the pairs that begin at `places`, or take away from them."""
+        for pair, n in pairs_at(ids, weights, places):
+            counts[pair] += sign * n
+            heapq.heappush(heap, (-counts[pair], pair))
+
+    count(np.arange(len(ids) - 1), +1)
+    merges: list[Merge] = []
+    while len(merges) < vocab_size - 256 and heap:
+        n, pair = heapq.heappop(heap)
+        if -n != counts[pair]:
+            continue
+        if -n < 2:
+            break
+        places = places_of(pair, ids)
+        count(around(places, 1), -1)
+        ids[places] = 256 + len(merges)
+        rest = np.ones(len(ids), bool)
+        rest[places + 1] = False
+        ids, weights = ids[rest], weights[rest]
+        count(around(places - np.arange(len(places)), 0), +1)
+        merges.append(pair)
+    return merges
+
+
+def words_in_a_row(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, weights): the bytes of all different words, and how often each byte's word occurs.
+
+    BETWEEN stands before, between and after them.
+    """
+    found = Counter(regex.findall(PATTERN, text))
+    spelled = [word.encode() for word in found]
+    lengths = np.array([len(word) + 1 for word in spelled], int)
+    ids = np.full(1 + lengths.sum(), BETWEEN)
+    inside = np.ones(len(ids), bool)
+    inside[np.cumsum(np.append(0, lengths))] = False
+    ids[inside] = ID_OF_BYTE[np.frombuffer(b"".join(spelled), np.uint8)]
+    weights = np.append(np.repeat(np.array([*found.values()], int), lengths), 0)
+    return ids, weights
+
+
+def pairs_at(ids, weights, places):
+    """[((left, right), how often)] of the pairs inside words that begin at `places`."""
+    left, right = ids[places], ids[places + 1]
+    inside = (left != BETWEEN) & (right != BETWEEN)
+    codes, which = np.unique(left[inside] << 32 | right[inside], return_inverse=True)
+    n = np.bincount(which, weights[places + 1][inside]).astype(int)
+    pairs = zip((codes >> 32).tolist(), (codes & 0xFFFFFFFF).tolist(), strict=True)
+    return zip(pairs, n.tolist(), strict=True)
+
+
+def places_of(pair, ids):
+    """Where the pair begins; of x x x x, at the first and the third x."""
+    left, right = pair
+    places = np.flatnonzero((ids[:-1] == left) & (ids[1:] == right))
+    if left != right or not len(places):
+        return places
+    starts = np.append(True, np.diff(places) > 1)  # where a row begins
+    first = np.maximum.accumulate(np.where(starts, places, 0))
+    return places[(places - first) % 2 == 0]
+
+
+def around(places, extra):
+    """Where a pair begins that has a part at `places`, or at one of the `extra` places behind."""
+    return np.unique(np.concatenate([places + shift for shift in range(-1, extra + 1)]))
