@@ -19,7 +19,7 @@ from side import SIDES
 
 from gpt_numpy.config import TrainConfig
 from gpt_numpy.corpus import load_corpus
-from gpt_numpy.data import split
+from gpt_numpy.data import encoded
 from gpt_numpy.tokenizer import CharTokenizer
 from gpt_numpy.train import evaluate
 
@@ -58,9 +58,8 @@ def run(side, goal, seed):
     corpus = load_corpus()
     if "Shakespeare" not in corpus.name:
         sys.exit(f"time_to_loss needs tiny Shakespeare, not {corpus.name}")
-    ids = CharTokenizer.from_text(corpus.text).encode(corpus.text)
-    config = TrainConfig(seed=seed)
-    train_ids, val_ids = split(ids, config.block_size)
+    config, tokenizer = TrainConfig(seed=seed), CharTokenizer.from_text(corpus.text)
+    train_ids, val_ids = encoded(tokenizer, corpus.text, config.block_size)
     seconds, start = 0.0, time.perf_counter()
     for step, model in enumerate(SIDES[side](config, train_ids), start=1):
         if step == 1:  # by now everything is imported and made

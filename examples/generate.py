@@ -1,26 +1,36 @@
 """Let a trained model speak.
 
-python examples/generate.py runs/shakespeare --prompt "ROMEO:" --tokens 500 --temperature 0.8
+    python examples/generate.py runs/shakespeare --prompt "ROMEO:" --tokens 500 --temperature 0.8
+    python examples/generate.py --prompt - < beginning.txt       the prompt from standard input
+    python examples/generate.py --interactive                    a prompt a line, until Ctrl-D
+
+The folder may hold any GPT-2 in Hugging Face's layout.
 """
 
+import codecs
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from gpt_numpy import GPT, checkpoint
-from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.tokenizer import Tokenizer, of_folder
 from minigrad.device import NoGPU, choose, in_one_line, out_of_memory
 
 
 def speak(
     folder: Annotated[Path, tyro.conf.Positional] = Path("runs/shakespeare"),
-    prompt: str = "\n",
+    prompt: str | None = None,
+    interactive: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     tokens: int = 500,
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
+    stop: str | None = None,
+    samples: int = 1,
     seed: int = 1,
     device: Literal["auto", "cpu", "gpu"] = "cpu",
 ):
@@ -28,44 +38,143 @@ def speak(
 
     Args:
         folder: What examples/train_shakespeare.py left.
-        prompt: The text to continue.
-        tokens: How many tokens to write.
+        prompt: The text to continue: a new line if not given; - reads it from standard input.
+        interactive: Read prompts from standard input, each of them a line.
+        tokens: How many tokens to write at most.
         temperature: Below 1 the likely becomes likelier; 0 always takes the likeliest.
         top_k: Draw among the k likeliest tokens only.
         top_p: Draw among the fewest tokens that together have this probability.
+        stop: End before this text, where the model writes it.
+        samples: How many continuations to write; the first is shown as it is written.
         seed: Another seed, another text.
         device: Where to compute; a small model is quick enough on a CPU.
     """
+    if tokens < 0:
+        raise ValueError(f"--tokens must be at least 0, not {tokens}")
+    if samples < 1:
+        raise ValueError(f"--samples must be at least 1, not {samples}")
+    if stop == "":
+        raise ValueError("--stop needs a text to stop at; it is empty")
+    if interactive and prompt is not None:
+        raise ValueError("--interactive reads prompts itself: leave out --prompt")
     if not (folder / "config.json").exists():
         raise ValueError(
             f"there is no model in {folder}: python examples/train_shakespeare.py first"
         )
-    tokenizer = CharTokenizer.load(folder / "tokenizer.json")
     chosen, why = choose(device)
     if device == "auto":
         print(f"device: {chosen} ({why})", file=sys.stderr)
-    model = GPT.from_pretrained(folder).to(chosen)
-    checkpoint.check_tokenizer(folder, tokenizer.vocab_size, tokenizer.fingerprint())
-    stream = model.stream(
-        tokenizer.encode(prompt)[None],
-        tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-    )
-    print(prompt.lstrip("\n"), end="")
-    for ids in stream:
-        print(tokenizer.decode(ids), end="", flush=True)
-    print()
+    model = GPT.from_pretrained(folder)
+    tokenizer = of_folder(folder, model.config.vocab_size)
+    checkpoint.check_tokenizer(folder, tokenizer)
+    model.to(chosen)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+
+    def continue_(prompt, seed):
+        ids = tokenizer.encode(prompt)
+        if not len(ids):
+            raise ValueError("the prompt is empty: give at least one character")
+        columns = model.stream([ids.tolist()] * samples, tokens, seed=seed, **options)
+        show(prompt, columns, [Sample(tokenizer, stop) for _ in range(samples)])
+
+    if not interactive:
+        prompt = "\n" if prompt is None else prompt
+        continue_(in_utf8(sys.stdin.buffer.read() if prompt == "-" else prompt), seed)
+        return
+    model.stream([[0]], 0, seed=seed, **options)  # refuses what would be wrong with every prompt
+    for n, line in enumerate(lines()):
+        try:
+            continue_(in_utf8(line), (seed + n) % 2**64)
+        except ValueError as error:
+            print(f"generate: {error}", file=sys.stderr)
+        print()
+
+
+def lines() -> Iterator[bytes | str]:
+    """The lines of standard input that are not empty, asked for where somebody types them."""
+    if not sys.stdin.isatty():
+        yield from (line for line in sys.stdin.buffer.read().splitlines() if line)
+        return
+    import readline  # noqa: F401, by which input() lets one edit a line, and go back to others
+
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            return
+        if line:
+            yield line
+
+
+def in_utf8(prompt: bytes | str) -> str:
+    """The text of a prompt; ValueError if it is not UTF-8.  (What is not, in a flag, Python hands
+    over as surrogates.)
+    """
+    try:
+        return prompt.decode() if isinstance(prompt, bytes) else prompt.encode().decode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise ValueError(f"the prompt is not UTF-8: {error.reason} at {error.start}") from error
+
+
+class Sample:
+    """A text that grows by a token at a time, until `stop` comes up in it or it is ended."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: str | None):
+        self.tokenizer, self.stop = tokenizer, stop
+        # Waits until a character is whole, for a token may end within one.
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.held = ""  # what may be the beginning of `stop`
+        self.ended = False
+
+    def add(self, id: int) -> str:
+        """What can be shown now that one more token is there."""
+        if self.ended:
+            return ""
+        text = self.held + self.decoder.decode(self.tokenizer.decode_bytes([id]))
+        if self.stop is None:
+            return text
+        before, found, _ = text.partition(self.stop)
+        if found:
+            self.ended, self.held = True, ""
+            return before
+        n = next((n for n in range(len(self.stop) - 1, 0, -1) if text.endswith(self.stop[:n])), 0)
+        self.held = text[len(text) - n :]
+        return text[: len(text) - n]
+
+    def end(self) -> str:
+        """The rest, if no more tokens come."""
+        return "" if self.ended else self.held + self.decoder.decode(b"", final=True)
+
+
+def show(prompt, columns, samples):
+    """Print the first sample as it is written, and the others after it."""
+    first, *others = samples
+    texts = [""] * len(others)
+    many = bool(others)
+    print("--- sample 1 ---\n" * many + prompt.lstrip("\n"), end="", flush=True)
+    for ids in columns:
+        print(first.add(int(ids[0])), end="", flush=True)
+        texts = [t + s.add(int(i)) for t, s, i in zip(texts, others, ids[1:], strict=True)]
+        if all(sample.ended for sample in samples):
+            break
+    print(first.end())
+    for n, (text, sample) in enumerate(zip(texts, others, strict=True), start=2):
+        print(f"\n--- sample {n} ---\n{prompt.lstrip(chr(10))}{text}{sample.end()}")
 
 
 def main(arguments=None):
     try:
         tyro.cli(speak, args=arguments)
+    except BrokenPipeError:  # whoever read along has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, NoGPU) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print()
+        return 130
     except Exception as error:
         if not out_of_memory(error):
             raise

@@ -17,9 +17,11 @@ import sys
 import minigrad as mg
 from gpt_numpy import GPT, memory, report, resume, verse
 from gpt_numpy.command import Command, identity, prepare
+from gpt_numpy.data import split
 from gpt_numpy.files import fingerprint
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.run import Clock, Display, Signals
+from gpt_numpy.tokenizer import characters
 from gpt_numpy.train import adamw, evaluate, loss_by_position, train
 from gpt_numpy.workers import WorkerDied
 from minigrad.device import NoGPU, in_one_line, out_of_memory
@@ -67,6 +69,8 @@ def train_and_report(arguments, ranks):
     command = job.command
     mg.manual_seed(command.seed)
     model = GPT(command.model(job.tokenizer.vocab_size)).to(command.device)
+    if job.weights:
+        model.load_state_dict(job.weights)
     optimizer = adamw(model, command)
     done = 0
     if job.saved:
@@ -116,12 +120,15 @@ def introduce(display, job, model, ranks):
         display.say(
             f"      its entropy, {corpus.entropy:.4f} nats per character, is the least loss"
         )
+    display.say(f"tokenizer: {command.tokenizer}, {job.tokenizer.vocab_size:,} tokens")
     display.say(f"device: {command.device}" + (f" ({job.why})" if job.why else ""))
     c = model.config
     display.say(
         f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "
         f"of context, {sum(p.data.size for p in model.parameters()):,} parameters"
     )
+    if job.weights:
+        display.say(f"       it starts as the one in {command.init_from}")
     display.say(
         f"training: preset {command.preset}, {command.steps} steps of {command.tokens_per_step:,} "
         f"tokens, into {folder.path}"
@@ -157,17 +164,20 @@ class Run:
         }
         self.facts = {"text": text, **self.origin}
         prompt = "\n" if "\n" in job.corpus.text else job.corpus.text[0]
-        self.prompt = job.tokenizer.encode(prompt)[None]  # (1, 1)
+        self.prompt = job.tokenizer.encode(prompt)[None]  # (1, T)
+        foretold = characters(job.tokenizer.decode_bytes(job.val_ids[1:]))
+        self.characters_per_token = foretold / (len(job.val_ids) - 1)
         self.best = self.val_loss = float("inf")
         self.saved = None  # the step of the last save
         if job.saved:
             progress, _ = job.saved
             self.best, self.val_loss, self.saved = progress.best, progress.val_loss, progress.step
             display.val_loss = progress.val_loss
-        self.text_entropy = None
+        self.entropy = self.text_entropy = None  # nats per token, of what is known to the verse
         if job.corpus.entropy is not None:
-            nats, characters = verse.negative_log_likelihood(job.tokenizer.decode(job.val_ids))
-            self.text_entropy = nats / characters
+            nats, n = verse.negative_log_likelihood(split(job.corpus.text)[1])
+            self.text_entropy = nats / n * self.characters_per_token
+            self.entropy = job.corpus.entropy * self.characters_per_token
         rows = job.folder.rows
         self.clock = Clock(before=rows[-1]["seconds"] if rows else 0)
 
@@ -228,11 +238,12 @@ class Run:
         self.val_loss = evaluate(self.model, self.job.val_ids)
         ids = self.model.generate(self.prompt, SAMPLE_TOKENS, seed=self.command.seed)
         sample = self.tokenizer.decode(ids.numpy()[0])
-        self.folder.sample(step, self.val_loss, sample)
+        bits = report.bits(self.val_loss, self.characters_per_token)
+        self.folder.sample(step, self.val_loss, bits, sample)
         if self.val_loss < self.best:
             self.best = self.val_loss
             self.model.save_pretrained(self.folder.path, **self.origin)
-        self.display.evaluation(step, self.val_loss, sample)
+        self.display.evaluation(step, self.val_loss, bits, sample)
 
     def save(self, step):
         """Save all that the next step depends on, unless a step before has gone wrong."""
@@ -258,21 +269,27 @@ class Run:
         """Draw the loss so far."""
         self.folder.draw(
             title=f"{self.job.corpus.name}: {self.command.n_layer} layers, "
-            f"{self.command.n_embd} channels",
+            f"{self.command.n_embd} channels, tokens: {self.command.tokenizer}",
             vocab_size=self.tokenizer.vocab_size,
-            entropy=self.job.corpus.entropy,
+            entropy=self.entropy,
             text_entropy=self.text_entropy,
         )
 
     def conclude(self):
         """Say how much of the loss is the price of a window's beginning, and of being imperfect."""
-        say, entropy = self.display.say, self.job.corpus.entropy
+        say, entropy = self.display.say, self.entropy
         half = self.model.config.block_size // 2
         late = loss_by_position(self.model, self.job.val_ids)[half:].mean()
         say(
             f"\nThe loss is {self.val_loss:.3f}; in the second half of a window, where the model "
             f"sees {half} tokens and more,\nit is {late:.3f}."
         )
+        if self.command.tokenizer != "char":
+            bits = report.bits(self.val_loss, self.characters_per_token)
+            say(
+                f"A token of this text has {self.characters_per_token:.2f} characters on average: "
+                f"these are {bits:.3f} bits per character."
+            )
         if entropy is not None:
             say(
                 f"The grammar's entropy is {entropy:.3f} (of this validation text "

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
@@ -15,6 +16,9 @@ import safetensors.numpy
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.files import read_json, write_whole
+
+if TYPE_CHECKING:
+    from gpt_numpy.tokenizer import Tokenizer
 
 State = dict[str, np.ndarray]  # name -> array
 
@@ -27,7 +31,7 @@ NAMES = {  # ours -> theirs and its shape (in, out) in units of n_embd, inside a
     "mlp.proj": ("mlp.c_proj", (4, 1)),
 }
 QKV = ("attn.query", "attn.key", "attn.value")  # theirs: side by side in attn.c_attn (1, 3)
-IGNORED = (".attn.bias", ".attn.masked_bias", "lm_head.weight")  # masks, and the tied head again
+IGNORED = (".attn.bias", ".attn.masked_bias")  # masks
 OURS = {"model_type": "gpt2", "activation_function": "gelu_new"}  # what GPT here is
 UNCHANGED = {  # what else a folder must say, if it says anything of it
     "layer_norm_epsilon": 1e-5,
@@ -84,7 +88,7 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
             n_layer=theirs["n_layer"],
             n_head=theirs["n_head"],
             n_embd=theirs["n_embd"],
-            dropout=theirs["resid_pdrop"],
+            dropout=theirs.get("resid_pdrop", 0.1),
             bias=theirs.get("bias", True),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -92,31 +96,60 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
             f"{path} does not describe a GPT-2 that can be read here: {error}"
         ) from error
     path = path.with_name("model.safetensors")
-    arrays, metadata = read_arrays(path)
+    arrays, metadata = read_model(path)
     ours = "checksum" in theirs or "checksum" in metadata  # models of others have none
     try:
         state = from_hugging_face(config, arrays)
         if ours and metadata.get("checksum") != checksum(shape_of(config), arrays):
             raise ValueError("the checksum differs, so one of them is damaged")
-        return config, state
+        return config, {name: not_narrow(array) for name, array in state.items()}
     except KeyError as error:
         raise ValueError(f"{path} lacks the tensor {error}") from error
     except ValueError as error:
         raise ValueError(f"{path} does not fit its config.json: {error}") from error
 
 
-def check_tokenizer(folder: Path | str, vocab_size: int, tokenizer: str) -> None:
-    """ValueError if the model in `folder` has learned other ids than those of its tokenizer.json.
+def read_model(path: Path) -> tuple[State, dict[str, str]]:
+    """read_arrays() of a model.safetensors, or of the parts that an index beside it names."""
+    index = path.with_name("model.safetensors.index.json")
+    if path.exists() or not index.exists():
+        if not path.exists() and path.with_name("pytorch_model.bin").exists():
+            raise ValueError(
+                f"{path} is not there, and pytorch_model.bin is not read, for it may hold "
+                "programs: have transformers save the model as safetensors"
+            )
+        return read_arrays(path)
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(is_name(name) for name in places.values()):
+        raise ValueError(f"{index} does not say in which files of its folder the tensors are")
+    arrays: State = {}
+    for name in sorted(set(places.values())):
+        arrays |= read_arrays(path.with_name(name))[0]
+    return arrays, {}
 
-    tokenizer       the fingerprint of what is in that file
-    """
-    path = Path(folder) / "model.safetensors"
-    arrays, metadata = read_arrays(path)
-    rows = len(arrays.get(f"{PREFIX}wte.weight", arrays.get("wte.weight", [])))
-    if rows != vocab_size or metadata.get("tokenizer", tokenizer) != tokenizer:
+
+def is_name(name):
+    """Whether this names a file in the same folder, and no other place."""
+    return isinstance(name, str) and name == Path(name).name != ""
+
+
+def not_narrow(array):
+    """float16 and bfloat16 as float32, in which NumPy computes far more quickly."""
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def check_tokenizer(folder: Path | str, tokenizer: "Tokenizer") -> None:
+    """ValueError if the model in `folder`, which load() takes, has learned other ids than these."""
+    folder = Path(folder)
+    rows, path = read_json(folder / "config.json")["vocab_size"], folder / "model.safetensors"
+    learned = tokenizer.fingerprint()
+    if path.exists():
+        with safetensors.safe_open(path, "numpy") as file:
+            learned = (file.metadata() or {}).get("tokenizer", learned)
+    if (rows, learned) != (tokenizer.vocab_size, tokenizer.fingerprint()):
         raise ValueError(
-            f"{path.with_name('tokenizer.json')} is not the tokenizer of the model beside it: "
-            f"{vocab_size} tokens for {rows} in the model"
+            f"{folder / 'tokenizer.json'} is not the tokenizer of the model beside it: "
+            f"{tokenizer.vocab_size} tokens for {rows} in the model"
         )
 
 
@@ -144,6 +177,8 @@ def read_arrays(path: Path) -> tuple[State, dict[str, str]]:
     """(arrays, metadata) of a file of safetensors; OSError or ValueError names file and fault."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
+            if any(file.get_slice(name).get_dtype() == "BF16" for name in file.keys()):
+                import ml_dtypes  # noqa: F401, by which NumPy comes to know bfloat16
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror or error}") from error
@@ -219,6 +254,9 @@ def from_hugging_face(config: GPTConfig, arrays: State) -> State:
         biases = np.split(take(f"h.{i}.attn.c_attn.bias", 3 * C), 3)
         for name, weight, bias in zip(QKV, weights, biases, strict=True):
             put(f"h.{i}.{name}", weight.T, bias)
+    head = arrays.pop("lm_head.weight", None)  # the tied head, which some files have again
+    if head is not None and not np.array_equal(head, state["wte.weight"]):
+        raise ValueError("lm_head.weight is not wte.weight, as it is in a GPT-2")
     if extra := [name for name in arrays if not name.endswith(IGNORED)]:
         raise ValueError(f"it holds {len(extra)} tensors too many, such as {extra[0]}")
     return state

@@ -13,13 +13,21 @@ import numpy as np
 import tyro
 
 from gpt_numpy import checkpoint, memory, resume
-from gpt_numpy.config import PRESETS, TrainConfig, physical_cores
+from gpt_numpy.config import PRESETS, Architecture, GPTConfig, TrainConfig, physical_cores
 from gpt_numpy.corpus import Corpus, load_corpus
-from gpt_numpy.data import split
+from gpt_numpy.data import encoded, split
 from gpt_numpy.files import fingerprint, read_json
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.run import RunFolder
-from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.tokenizer import (
+    GPT2_SIZE,
+    BPETokenizer,
+    CharTokenizer,
+    Tokenizer,
+    gpt2,
+    load,
+    of_folder,
+)
 from minigrad.device import CPU, GPU, NoGPU, choose
 
 
@@ -31,6 +39,12 @@ class Command(TrainConfig):
     """Where to compute; auto: on an NVIDIA GPU if there is one that works."""
     data: Path | None = None
     """A text file (UTF-8) to learn from, instead of tiny Shakespeare."""
+    tokenizer: Literal["char", "bpe", "gpt2"] = "char"
+    """What a token is: a character, a piece of a word learned from the text, or GPT-2's pieces."""
+    vocab_size: int | None = None
+    """How many tokens bpe learns, the 256 bytes among them: 512 unless given."""
+    init_from: Path | None = None
+    """A folder with a GPT-2 (of Hugging Face's, or a run) to start from, with its tokenizer."""
     out: Path = Path("runs/shakespeare")
     """The folder for the results; an earlier run there is renamed, not overwritten."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -45,8 +59,12 @@ class Command(TrainConfig):
         """What train_config.json keeps of a run."""
         kept = [f.name for f in fields(self) if f.name not in ("out", "resume", "quiet")]
         settings = {name: getattr(self, name) for name in kept}
-        settings["data"] = self.data and str(self.data.resolve())
+        for name in PATHS:
+            settings[name] = settings[name] and str(settings[name].resolve())
         return settings | {"text": corpus.name, "ranks": ranks.size}
+
+
+PATHS = ("data", "init_from")
 
 
 class Job(NamedTuple):
@@ -56,10 +74,11 @@ class Job(NamedTuple):
     why: str  # its device was chosen
     notes: list[str]  # on what is otherwise than before
     corpus: Corpus
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     train_ids: np.ndarray
     val_ids: np.ndarray
     folder: RunFolder
+    weights: dict[str, np.ndarray] | None  # to start from
     saved: tuple[resume.Progress, dict[str, np.ndarray]] | None  # of a run that goes on
 
 
@@ -74,6 +93,8 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
     first.add_argument("--preset", nargs="?")
     first.add_argument("--device", nargs="?", default="auto")
     first.add_argument("--workers", nargs="?")
+    first.add_argument("--init-from", "--init_from", nargs="?", type=Path)
+    first.add_argument("--tokenizer", nargs="?")
     first.add_argument("-h", "--help", action="store_true")
     flags = first.parse_known_args(arguments)[0]
     if flags.resume and not flags.help:
@@ -86,18 +107,89 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
 
 def prepare_new(arguments, flags, ranks, description):
     """The Job of a run that begins, in a folder that is ready for it."""
-    command, why = parse(arguments, flags, ranks, description)
+    start = None
+    if flags.init_from and not flags.help:
+        start = Start.of_folder(flags.init_from, flags.tokenizer)
+    command, why = parse(arguments, flags, ranks, description, start)
     command.check()
+    if start and command.vocab_size is not None:
+        raise ValueError("--vocab-size is the model's own where it starts from one: leave it out")
+    if command.vocab_size is not None and command.tokenizer != "bpe":
+        raise ValueError("--vocab-size says how many tokens bpe learns: add --tokenizer bpe")
+    weights = start and start.weights(command)
     corpus = load_corpus(command.data)
-    tokenizer = CharTokenizer.from_text(corpus.text)
-    ids = split(tokenizer.encode(corpus.text), command.block_size)
+    tokenizer = start.tokenizer if start else make_tokenizer(command, corpus.text)
+    ids = encoded(tokenizer, corpus.text, command.block_size)
     check_fit(command, tokenizer, ranks)
     folder = RunFolder(command.out, command.settings(corpus, ranks), tokenizer)
-    return Job(command, why, [], corpus, tokenizer, *ids, folder, saved=None)
+    return Job(command, why, [], corpus, tokenizer, *ids, folder, weights, saved=None)
 
 
-def parse(arguments, flags, ranks, description):
-    """(Command, why on its device): the flags over the preset that they or the device name."""
+def make_tokenizer(command: Command, text: str) -> Tokenizer:
+    """The tokenizer that a run names.  What validates is not there to learn pieces of words from;
+    characters are known in advance.
+    """
+    if command.tokenizer == "char":
+        return CharTokenizer.from_text(text)
+    if command.tokenizer == "gpt2":
+        return gpt2()
+    train, _ = split(text)
+    size = 512 if command.vocab_size is None else command.vocab_size
+    tokenizer = BPETokenizer.from_text(train, size)
+    if tokenizer.vocab_size < size and command.vocab_size is not None:
+        raise ValueError(
+            f"the text has no more than {tokenizer.vocab_size} tokens for bpe, for then no two "
+            "neighbours come twice: give more text or a smaller --vocab-size"
+        )
+    return tokenizer
+
+
+class Start(NamedTuple):
+    """A model to start from, instead of random weights."""
+
+    folder: Path
+    config: GPTConfig
+    state: dict[str, np.ndarray]
+    tokenizer: Tokenizer
+    kind: str  # of tokenizer, as --tokenizer names it
+
+    @classmethod
+    def of_folder(cls, folder, wanted):
+        """What is in the folder of --init-from; `wanted` is what --tokenizer says, or None."""
+        config, state = checkpoint.load(folder)
+        tokenizer = of_folder(folder, config.vocab_size)
+        checkpoint.check_tokenizer(folder, tokenizer)
+        kind = "char" if isinstance(tokenizer, CharTokenizer) else "bpe"
+        kind = "gpt2" if tokenizer.vocab_size == GPT2_SIZE else kind
+        if wanted not in (None, kind):
+            raise ValueError(f"the tokenizer of the model in {folder} is {kind}, not {wanted}")
+        return cls(folder, config, state, tokenizer, kind)
+
+    def settings(self):
+        """What the model brings with it; but for dropout, and a shorter block, it is fixed."""
+        shape = {name: getattr(self.config, name) for name in Architecture.__dataclass_fields__}
+        return shape | {"tokenizer": self.kind}
+
+    def weights(self, command):
+        """Its weights as float32, for the block size that the command names."""
+        for name in ("n_layer", "n_head", "n_embd", "bias"):
+            here, there = getattr(command, name), getattr(self.config, name)
+            if here != there:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} is {here}, but the model in {self.folder} has {there}")
+        if command.block_size > self.config.block_size:
+            raise ValueError(
+                f"--block-size is {command.block_size}, but the model in {self.folder} knows no "
+                f"more than {self.config.block_size} positions"
+            )
+        state = {name: array.astype(np.float32) for name, array in self.state.items()}
+        return state | {"wpe.weight": state["wpe.weight"][: command.block_size]}
+
+
+def parse(arguments, flags, ranks, description, start):
+    """(Command, why on its device): the flags over the preset that they or the device name, and
+    over the shape of the model to start from.
+    """
     device: Any = CPU  # --help need not wait for a GPU
     why = ""
     if flags.device in ("auto", GPU) and not flags.help:
@@ -106,7 +198,8 @@ def parse(arguments, flags, ranks, description):
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
     workers = physical_cores() if device == CPU and ranks.size == 1 else 1
-    default = Command(preset=preset, workers=workers, **PRESETS[preset])
+    settings = PRESETS[preset] | (start.settings() if start else {})
+    default = Command(preset=preset, workers=workers, **settings)
     command = tyro.cli(Command, args=arguments, default=default, description=description)
     return replace(command, device=device), why
 
@@ -171,22 +264,22 @@ def prepare_old(arguments, out, ranks, description):
             f"{progress.settings['text']}, this is {corpus.name}"
             + (f" ({corpus.reason})" if corpus.reason else "")
         )
-    tokenizer = CharTokenizer.load(out / "tokenizer.json")
+    tokenizer = load(out / "tokenizer.json")
     if tokenizer.fingerprint() != progress.tokenizer:
         raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
     checkpoint.check_run(out, progress.run)
-    ids = split(tokenizer.encode(corpus.text), command.block_size)
+    ids = encoded(tokenizer, corpus.text, command.block_size)
     check_fit(command, tokenizer, ranks, levers=["workers"])
     folder.settings = command.settings(corpus, ranks)
     notes = what_is_new(progress.settings, folder.settings)
-    return Job(command, why, notes, corpus, tokenizer, *ids, folder, saved)
+    return Job(command, why, notes, corpus, tokenizer, *ids, folder, None, saved)
 
 
 def saved_command(settings, out):
     """The Command of saved settings."""
     try:
         settings = {k: v for k, v in settings.items() if k not in ("text", "ranks")}
-        settings["data"] = settings["data"] and Path(settings["data"])
+        settings |= {name: settings.get(name) and Path(settings[name]) for name in PATHS}
         command = Command(**settings, out=out)
         command.check()
     except (KeyError, TypeError) as error:

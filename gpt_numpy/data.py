@@ -10,26 +10,36 @@ of a window are asked at once.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from minigrad import Tensor, random
 
+if TYPE_CHECKING:
+    from gpt_numpy.tokenizer import Tokenizer
+
 Batch = tuple[Tensor, Tensor]  # x and y, both (B, T), on the CPU; x.to("gpu") copies one there
 
 
-def split(ids: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(train, validation): the first 90 % of the ids and the rest, in order, as in nanoGPT.
+def split(text: str) -> tuple[str, str]:
+    """(train, validation): the first 90 % of the characters and the rest, as in nanoGPT."""
+    cut = int(0.9 * len(text))
+    return text[:cut], text[cut:]
+
+
+def encoded(tokenizer: "Tokenizer", text: str, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of both parts of a text, in order.  They are split before they are encoded: so what
+    validates is the same text for every tokenizer.
 
     ValueError if either is shorter than a window of block_size and the token after it.
     """
-    cut = int(0.9 * len(ids))
-    train, validation = ids[:cut], ids[cut:]
+    train, validation = (tokenizer.encode(part) for part in split(text))
     if min(len(train), len(validation)) <= block_size:
         raise ValueError(
-            f"the text is too short: its {len(ids):,} tokens split into {len(train):,} to train "
-            f"and {len(validation):,} to validate, and each needs at least {block_size + 1:,} "
+            f"the text is too short: it has {len(train):,} tokens to train and "
+            f"{len(validation):,} to validate, and each needs at least {block_size + 1:,} "
             "(block_size + 1): give more text or a smaller --block-size"
         )
     return train, validation

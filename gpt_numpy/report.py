@@ -24,9 +24,13 @@ def perplexity(loss: float) -> float:
         return math.inf
 
 
-def bits(loss: float) -> float:
-    """A loss in nats as bits: per character, if a token is a character."""
-    return loss / math.log(2)
+def bits(loss: float, characters_per_token: float = 1.0) -> float:
+    """A loss in nats per token as bits per character.
+
+    A model with longer tokens has more to guess at each, and fewer of them: this tells which one
+    knows a text better.
+    """
+    return loss / math.log(2) / characters_per_token
 
 
 def ladder() -> str:

@@ -99,10 +99,11 @@ class RunFolder:
         with open(self.path / name, "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow("" if v is None else _short(v) for v in values)
 
-    def sample(self, step, val_loss, text):
+    def sample(self, step, val_loss, bits, text):
         """Append what the model wrote at `step` to samples.txt."""
         with open(self.path / "samples.txt", "a", encoding="utf-8") as file:
-            file.write(f"--- step {step}, val_loss {val_loss:.4f} ---\n{text}\n\n")
+            head = f"step {step}, val_loss {val_loss:.4f}, {bits:.4f} bits per character"
+            file.write(f"--- {head} ---\n{text}\n\n")
 
     def draw(self, **options):
         """Draw loss.png from all rows so far."""
@@ -277,10 +278,13 @@ class Display:
             self.printed = seconds
             self.say(f"step {step:>5}/{self.steps}  {numbers}")
 
-    def evaluation(self, step, val_loss, sample):
-        """Show a validation loss and the beginning of what the model now writes."""
+    def evaluation(self, step, val_loss, bits, sample):
+        """Show a validation loss and the beginning of what the model now writes.
+
+        bits        per character, which models with different tokenizers can be compared by
+        """
         self.val_loss = val_loss
-        meaning = f"perplexity {report.perplexity(val_loss):.2f}, {report.bits(val_loss):.2f} bits"
-        self.say(f"\nstep {step}: val_loss {val_loss:.4f} ({meaning} per token)")
+        meaning = f"perplexity {report.perplexity(val_loss):.2f}, {bits:.2f} bits per character"
+        self.say(f"\nstep {step}: val_loss {val_loss:.4f} ({meaning})")
         for line in sample.strip("\n").split("\n")[:6]:
             self.say(f"    {line}")

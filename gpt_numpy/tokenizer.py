@@ -288,13 +288,18 @@ def load(path: Path | str) -> Tokenizer:
         raise ValueError(f"{path} is not a tokenizer that can be read here: {error}") from error
 
 
-def of_folder(folder: Path | str) -> Tokenizer | None:
-    """The tokenizer of a model's folder: tokenizer.json, or vocab.json and merges.txt, or None."""
+def of_folder(folder: Path | str, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a model's folder: in tokenizer.json, or in vocab.json and merges.txt.
+
+    Without these a model of GPT-2's vocab_size has GPT-2's.  Errors as load()
+    """
     folder = Path(folder)
     if (folder / "tokenizer.json").exists():
         return load(folder / "tokenizer.json")
     if not (folder / "vocab.json").exists():
-        return None
+        if vocab_size == GPT2_SIZE:
+            return gpt2()
+        raise ValueError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt")
     vocab = read_json(folder / "vocab.json")
     try:
         lines = read(folder / "merges.txt").decode().splitlines()

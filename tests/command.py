@@ -2,16 +2,25 @@
 
 import csv
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
+import pytest
+
+DATA = os.environ.get("GPT_NUMPY_DATA")
+needs_data = pytest.mark.skipif(
+    not (DATA and (Path(DATA) / "gpt2/vocab.bpe").exists()),
+    reason="needs gpt2/vocab.bpe and more in the folder that GPT_NUMPY_DATA names",
+)
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = (
     "--device cpu --steps 6 --n-layer 1 --n-embd 8 --n-head 2 --block-size 8 --eval-every 3 "
     "--log-every 2"
 ).split()
 FILES = {
-    *("config.json", "model.safetensors", "tokenizer.json", "train_config.json"),
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    "train_config.json",
     *("metrics.csv", "samples.txt", "loss.png", "training_state.safetensors", ".lock"),
 }
 

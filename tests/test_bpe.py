@@ -3,7 +3,6 @@ against Hugging Face and GPT-2's published ids."""
 
 import hashlib
 import json
-import os
 import pickle
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import regex
+from command import DATA, needs_data
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -22,11 +22,6 @@ from gpt_numpy import verse
 from gpt_numpy.bpe import BYTES, ID_OF_BYTE, PATTERN, learn
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, characters, gpt2, load, of_folder
 
-FOLDER = os.environ.get("GPT_NUMPY_DATA")
-needs_data = pytest.mark.skipif(
-    not (FOLDER and (Path(FOLDER) / "gpt2/vocab.bpe").exists()),
-    reason="needs gpt2/vocab.bpe and more in the folder that GPT_NUMPY_DATA names",
-)
 TEXT = verse.generate(30_000) + "naïve café 中文 😀😀😀   \n\n\t x_1 = 'a'*300\n" * 3
 
 
@@ -314,19 +309,22 @@ def test_load_refuses_another_tokenizer(trained, tmp_path, name):
     assert message.startswith(str(path)) and fault in message and "\n" not in message
 
 
-def test_a_folder_may_have_the_older_files(trained, tmp_path):
-    """vocab.json and merges.txt; a folder with neither has no tokenizer."""
-    assert of_folder(tmp_path) is None
+def test_a_folder_may_have_the_older_files(trained, tmp_path, monkeypatch):
+    """vocab.json and merges.txt; without any, only what has GPT-2's size has a tokenizer."""
+    with pytest.raises(ValueError, match="has no tokenizer.json, nor"):
+        of_folder(tmp_path, 600)
+    monkeypatch.setattr(tokenizers, "gpt2", lambda: "GPT-2's")
+    assert of_folder(tmp_path, 50_257) == "GPT-2's"
     model = trained.document["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
     lines = ["#version: 0.2", *map(" ".join, model["merges"]), ""]
     (tmp_path / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-    assert of_folder(tmp_path).fingerprint() == trained.fingerprint()
+    assert of_folder(tmp_path, 600).fingerprint() == trained.fingerprint()
     (tmp_path / "merges.txt").write_text("th never", encoding="utf-8")
     with pytest.raises(ValueError, match="merges.txt does not fit vocab.json"):
-        of_folder(tmp_path)
+        of_folder(tmp_path, 600)
     CharTokenizer("ab").save(tmp_path / "tokenizer.json")
-    assert isinstance(of_folder(tmp_path), CharTokenizer)
+    assert isinstance(of_folder(tmp_path, 2), CharTokenizer)
 
 
 # ---- GPT-2's -------------------------------------------------------------------------------------
@@ -336,7 +334,7 @@ def test_a_folder_may_have_the_older_files(trained, tmp_path):
 def test_gpt2_has_the_published_ids():
     """All 50,257, as encoder.json has them; and texts as they are known to be encoded."""
     tokenizer = gpt2()
-    published = json.loads((Path(FOLDER) / "gpt2/encoder.json").read_text(encoding="utf-8"))
+    published = json.loads((Path(DATA) / "gpt2/encoder.json").read_text(encoding="utf-8"))
     assert len(published) == tokenizer.vocab_size == 50_257
     assert tokenizer.document["model"]["vocab"] == published
     assert tokenizer.encode("Hello, world!").tolist() == [15496, 11, 995, 0]
@@ -356,15 +354,15 @@ def test_gpt2_encodes_as_tiktoken_and_transformers_do(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIKTOKEN_CACHE_DIR", "")  # keep no copies
         ranks = data_gym_to_mergeable_bpe_ranks(
-            vocab_bpe_file=f"{FOLDER}/gpt2/vocab.bpe",
-            encoder_json_file=f"{FOLDER}/gpt2/encoder.json",
+            vocab_bpe_file=f"{DATA}/gpt2/vocab.bpe",
+            encoder_json_file=f"{DATA}/gpt2/encoder.json",
         )
     published = tiktoken.Encoding(
         "gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50_256}
     )
     points = [*range(0xD800), *range(0xE000, 0x110000)]
     everything = "".join(map(chr, points))
-    shakespeare = (Path(FOLDER) / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    shakespeare = (Path(DATA) / "tinyshakespeare.txt").read_text(encoding="utf-8")
     for text in (shakespeare, everything, TEXT):
         ids = ours.encode(text).tolist()
         assert ids == published.encode_ordinary(text)

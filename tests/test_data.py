@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gpt_numpy.data import DataLoader, random_batch, split, windows
+from gpt_numpy.data import DataLoader, encoded, random_batch, split, windows
+from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer
 from minigrad import Tensor
 
 T = 8
@@ -52,20 +53,31 @@ def test_windows_are_slices_of_the_text():
     "n, n_train", [(1000, 900), (1001, 900), (1009, 908), (1_115_394, 1003854)]
 )
 def test_split_takes_the_last_tenth_to_validate(n, n_train):
-    """In order and with nothing lost; 1,003,854 of tiny Shakespeare's ids train, as in nanoGPT."""
-    train, validation = split(np.arange(n), T)
-    assert len(train) == n_train
-    np.testing.assert_array_equal(np.concatenate([train, validation]), np.arange(n))
+    """In order, nothing lost; 1,003,854 of tiny Shakespeare's characters train, as in nanoGPT."""
+    text = "".join(np.random.default_rng(0).choice([*"abc"], n))
+    train, validation = split(text)
+    assert len(train) == n_train and train + validation == text
+
+
+def test_both_parts_are_encoded_apart():
+    """No token reaches over the cut: what validates is the same text for every tokenizer."""
+    text = "abababababababababab" * 5
+    pairs = BPETokenizer.from_text(text, 257)
+    train, validation = encoded(pairs, "x" + text, 3)
+    assert len(pairs.encode("x" + text)) < len(train) + len(validation)
+    assert pairs.decode(train) + pairs.decode(validation) == "x" + text
+    assert (pairs.decode(train), pairs.decode(validation)) == split("x" + text)
 
 
 def test_a_text_too_short_for_a_window_is_refused():
     """81 ids leave 9 to validate, just a window of 8 and the token after it; 80 leave 8."""
-    split(np.arange(81), T)
+    tokenizer = CharTokenizer("a")
+    encoded(tokenizer, "a" * 81, T)
     with pytest.raises(ValueError) as error:
-        split(np.arange(80), T)
+        encoded(tokenizer, "a" * 80, T)
     message = str(error.value)
     assert "\n" not in message
-    for part in ("too short", "80 tokens", "72 to train", "8 to validate", "at least 9", "--block"):
+    for part in ("too short", "72 tokens to train", "8 to validate", "at least 9", "--block"):
         assert part in message
 
 

@@ -14,7 +14,7 @@ from gpt_numpy import GPT, checkpoint, resume
 from gpt_numpy.command import prepare
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.run import read_back, read_rows
-from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.tokenizer import load
 from gpt_numpy.train import adamw
 
 train_shakespeare, speak = example("train_shakespeare"), example("generate")
@@ -53,11 +53,11 @@ def resumed(folder):
 
 def loaded(folder):
     """What examples/generate.py would speak with."""
-    tokenizer = CharTokenizer.load(folder / "tokenizer.json")
+    tokenizer = load(folder / "tokenizer.json")
     model = GPT.from_pretrained(folder)
-    checkpoint.check_tokenizer(folder, tokenizer.vocab_size, tokenizer.fingerprint())
+    checkpoint.check_tokenizer(folder, tokenizer)
     config = vars(model.config) | {"dropout": None}  # which no checksum covers: it is not used
-    return [config, tokenizer.characters], [*model.state_dict().values()]
+    return [config, tokenizer.document], [*model.state_dict().values()]
 
 
 def assert_refused_or_equal(load, folder, right, name):

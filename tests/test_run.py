@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gpt_numpy import run
 from gpt_numpy.run import Clock, Display, RunFolder
-from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.tokenizer import CharTokenizer, load
 
 COLUMNS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"]
 TOKENIZER = CharTokenizer("ab")
@@ -40,9 +40,9 @@ def test_a_new_folder_says_how_the_run_was_set_up(tmp_path):
     assert folder.path == path and folder.moved is None
     settings = json.loads((path / "train_config.json").read_text(encoding="utf-8"))
     assert settings == {"steps": 6, "text": "a naïve text"}
-    assert CharTokenizer.load(path / "tokenizer.json").characters == "ab"
+    assert load(path / "tokenizer.json").characters == "ab"
     assert rows_of(path) == [COLUMNS]
-    names = {"train_config.json", "tokenizer.json", "metrics.csv", ".lock"}
+    names = {"train_config.json", "tokenizer.json", "tokenizer_config.json", "metrics.csv", ".lock"}
     assert {p.name for p in path.iterdir()} == names
 
 
@@ -64,11 +64,12 @@ def test_metrics_are_rows_with_gaps(tmp_path):
 def test_samples_are_appended_with_their_heads(tmp_path):
     """Step and loss above every text, a blank line between them; any character can be written."""
     folder = RunFolder(tmp_path / "run", {}, TOKENIZER)
-    folder.sample(0, 4.17438, "dl\nlan")
-    folder.sample(250, 2.5, "thé → ☃")
+    folder.sample(0, 4.17438, 6.02236, "dl\nlan")
+    folder.sample(250, 2.5, 1.75, "thé → ☃")
     text = (folder.path / "samples.txt").read_text(encoding="utf-8")
     assert text == (
-        "--- step 0, val_loss 4.1744 ---\ndl\nlan\n\n--- step 250, val_loss 2.5000 ---\nthé → ☃\n\n"
+        "--- step 0, val_loss 4.1744, 6.0224 bits per character ---\ndl\nlan\n\n"
+        "--- step 250, val_loss 2.5000, 1.7500 bits per character ---\nthé → ☃\n\n"
     )
 
 
@@ -78,7 +79,7 @@ def test_a_run_that_is_there_is_renamed_aside(tmp_path):
     for i, moved in enumerate([None, path.with_name("run-1"), path.with_name("run-2")]):
         folder = RunFolder(path, {"i": i}, TOKENIZER)
         assert folder.moved == moved
-        folder.sample(i, 1.0, "text")
+        folder.sample(i, 1.0, 1.4, "text")
     for i, name in enumerate(["run-1", "run-2", "run"]):
         kept = tmp_path / name
         assert json.loads((kept / "train_config.json").read_text()) == {"i": i}
@@ -150,7 +151,7 @@ def show(quiet):
     """A run of six steps, two seconds each, 500 tokens per second."""
     with Display(6, quiet) as display:
         display.say("text: a.txt")
-        display.evaluation(0, 4.0, "\nI am\na sample\n")
+        display.evaluation(0, 4.0, 2.9, "\nI am\na sample\n")
         for step in range(1, 7):
             display.step(step, 3.0, 1e-3, 500.0, (6 - step) * 48_000, 2.0 * step)
     return display
@@ -163,7 +164,7 @@ def test_plain_output_has_a_line_every_five_seconds(capsys):
     lines = [line for line in out.split("\n") if line]
     assert lines == [
         "text: a.txt",
-        "step 0: val_loss 4.0000 (perplexity 54.60, 5.77 bits per token)",
+        "step 0: val_loss 4.0000 (perplexity 54.60, 2.90 bits per character)",
         "    I am",
         "    a sample",
         "step     1/6  loss 3.000  val 4.000  lr 1.0e-03  500 tokens/s  8:00 left",
@@ -189,7 +190,7 @@ def test_before_an_evaluation_there_is_no_val(capsys):
 
 def test_a_long_sample_is_cut(capsys):
     """Six lines are enough to see how it writes."""
-    Display(6).evaluation(1, 1.0, "\n".join("abcdefgh"))
+    Display(6).evaluation(1, 1.0, 1.4, "\n".join("abcdefgh"))
     lines = [line.strip() for line in capsys.readouterr().out.split("\n")]
     assert [line for line in lines if len(line) == 1] == list("abcdef")
 

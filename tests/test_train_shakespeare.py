@@ -17,6 +17,7 @@ from command import (
     example,
     exit_status,
     metrics_of,
+    needs_data,
     snapshot,
     without_times,
 )
@@ -25,21 +26,21 @@ import gpt_numpy.memory
 import gpt_numpy.run
 import gpt_numpy.train
 from gpt_numpy import GPT, corpus, verse
-from gpt_numpy.data import split
+from gpt_numpy.data import encoded, split
 from gpt_numpy.resume import load_state
-from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, load
 from gpt_numpy.train import evaluate
 
 LAST_LINE = r"final val_loss (\d+\.\d{4}) \(perplexity (\d+\.\d{2})\) after 6 steps"
 
-train_shakespeare, speak = example("train_shakespeare"), example("generate")
+train_shakespeare = example("train_shakespeare")
 
 
 def ids_of(text_file):
     """(tokenizer, validation ids) of the runs in this file."""
     text = text_file.read_text(encoding="utf-8")
     tokenizer = CharTokenizer.from_text(text)
-    return tokenizer, split(tokenizer.encode(text), 8)[1]
+    return tokenizer, encoded(tokenizer, text, 8)[1]
 
 
 # ---- a run ---------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ def test_the_model_kept_is_the_best_one(train, text_file, flags, best_is_last):
     losses = [v for v in metrics_of(run.folder)["val_loss"] if v is not None]
     assert (min(losses) == losses[-1]) == best_is_last
     tokenizer, val_ids = ids_of(text_file)
-    assert CharTokenizer.load(run.folder / "tokenizer.json").characters == tokenizer.characters
+    assert load(run.folder / "tokenizer.json").characters == tokenizer.characters
     loss = evaluate(GPT.from_pretrained(run.folder), val_ids)
     assert loss == pytest.approx(min(losses), rel=1e-5)
     assert run.lines[-1].startswith(f"final val_loss {losses[-1]:.4f}")
@@ -201,8 +202,12 @@ def test_help_shows_the_presets_numbers(capsys, monkeypatch, preset, numbers):
         assert re.search(rf"--{flag}\b((?! --).)*\(default: {number}\)", shown), flag
 
 
-def test_the_verse_says_that_it_is_the_verse(tmp_path, capsys, monkeypatch):
-    """Without a network: on the first line, with the reason, its entropy, and the loss above it."""
+@pytest.mark.parametrize("flags", [[], ["--tokenizer", "bpe", "--vocab-size", "300"]])
+def test_the_verse_says_that_it_is_the_verse(tmp_path, capsys, monkeypatch, flags):
+    """Without a network: on the first line, with the reason, its entropy, and the loss above it.
+
+    The entropy is known per character, and told per token, as the loss is.
+    """
     text, entropy = verse.generate(30_000), verse.entropy_per_character()
 
     def unreachable():
@@ -215,7 +220,7 @@ def test_the_verse_says_that_it_is_the_verse(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         gpt_numpy.run.report, "loss_figure", lambda *_, **options: figures.append(options)
     )
-    assert exit_status(train_shakespeare.main, *TINY, "--out", tmp_path / "run") == 0
+    assert exit_status(train_shakespeare.main, *TINY, "--out", tmp_path / "run", *flags) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"text: verse \(built in: .*\), 30,000 characters", lines[0])
     assert "no route to host" in lines[1]
@@ -223,10 +228,16 @@ def test_the_verse_says_that_it_is_the_verse(tmp_path, capsys, monkeypatch):
     final = float(re.fullmatch(LAST_LINE, lines[-1])[1])
     said = " ".join(lines[-6:])
     nats, characters = verse.negative_log_likelihood(text[27_000:])
-    assert f"entropy is {entropy:.3f} (of this validation text {nats / characters:.3f})" in said
+    tokenizer = load(tmp_path / "run/tokenizer.json")
+    ids = tokenizer.encode(text[27_000:])
+    assert (len(ids) < 0.8 * 3000) == bool(flags)
+    length = (3000 - len(tokenizer.decode(ids[:1]))) / (len(ids) - 1)  # of the tokens foretold
+    entropy, of_this_text = entropy * length, nats / characters * length
+    assert f"entropy is {entropy:.3f} (of this validation text {of_this_text:.3f})" in said
     above = float(re.search(r"(\d+\.\d{3}) above it", said)[1])
     assert above == pytest.approx(final - entropy, abs=6e-4)
-    assert figures[-1]["entropy"] == entropy and "verse (built in" in figures[-1]["title"]
+    assert figures[-1]["entropy"] == pytest.approx(entropy, rel=1e-12)
+    assert "verse (built in" in figures[-1]["title"]
 
 
 def test_piped_output_is_plain(text_file, tmp_path):
@@ -278,6 +289,9 @@ BAD_FLAGS = {  # the flags, what the line must say
     "--min-lr 1": ("min_lr", "at most lr", "--min-lr"),
     "--seed -1": ("seed", "at least 0", "--seed"),
     f"--seed {2**64}": ("seed", "2^64 - 1"),
+    "--vocab-size 300": ("--vocab-size", "add --tokenizer bpe"),
+    "--tokenizer bpe --vocab-size 255": ("at least 256", "255"),
+    "--tokenizer bpe --vocab-size 5000": ("no more than", "smaller --vocab-size"),
     "--preset xl": ("xl", "laptop", "baby", "gpt2"),
 }
 BAD_OUT = {  # a path below the test's folder, where a regular file `file` lies; what must be said
@@ -371,53 +385,76 @@ def test_unknown_flags_are_refused(text_file, tmp_path, capsys, flags):
     assert snapshot(tmp_path) == {}
 
 
-# ---- examples/generate.py ------------------------------------------------------------------------
+# ---- tokenizers ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def trained(train):
-    return train("run").folder
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_on_pieces_of_words(train, text_file, workers):
+    """Learned from what trains alone; kept in the folder; losses per token, bits per character."""
+    flags = ["--tokenizer", "bpe", "--vocab-size", "270", "--workers", workers]
+    run = train("run", *flags)
+    assert (run.status, run.err) == (0, "")
+    text = text_file.read_text(encoding="utf-8")
+    training, validation = split(text)
+    tokenizer = load(run.folder / "tokenizer.json")
+    assert tokenizer.tokens == BPETokenizer.from_text(training, 270).tokens
+    assert "tokenizer: bpe, 270 tokens" in run.lines
+    assert GPT.from_pretrained(run.folder).config.vocab_size == 270
+
+    ids = tokenizer.encode(validation)
+    nats = metrics_of(run.folder)["val_loss"][-1] * (len(ids) - 1)
+    foretold = len(validation) - len(tokenizer.decode(ids[:1]))
+    bits = nats / np.log(2) / foretold
+    samples = (run.folder / "samples.txt").read_text(encoding="utf-8")
+    *_, last = re.findall(r"val_loss \S+, (\S+) bits per character ---\n", samples)
+    assert float(last) == pytest.approx(bits, rel=1e-4)
+    assert any(f"these are {bits:.3f} bits per character." in line for line in run.lines)
+    settings = json.loads((run.folder / "train_config.json").read_text(encoding="utf-8"))
+    assert (settings["tokenizer"], settings["vocab_size"]) == ("bpe", 270)
 
 
-def test_a_trained_model_speaks(trained, capsys):
-    """The prompt and as many characters as asked for, the same again with the same seed."""
-    texts = []
-    for seed in (1, 1, 2):
-        arguments = [trained, "--prompt", "the cat", "--tokens", 50, "--seed", seed]
-        assert exit_status(speak.main, *arguments) == 0
-        out, err = capsys.readouterr()
-        assert out.startswith("the cat") and len(out) == len("the cat") + 50 + 1 and err == ""
-        texts.append(out)
-    assert texts[0] == texts[1] != texts[2]
+def test_bits_of_characters_are_the_loss(train):
+    """A token is a character: bits per character are the loss by another unit."""
+    run = train("run")
+    samples = (run.folder / "samples.txt").read_text(encoding="utf-8")
+    heads = re.findall(r"val_loss (\S+), (\S+) bits per character", samples)
+    assert len(heads) == 3
+    for loss, bits in heads:
+        assert float(bits) == pytest.approx(float(loss) / np.log(2), abs=2e-4)
 
 
-@pytest.mark.parametrize(
-    "flags, parts",
-    [
-        (["--prompt", "ROMEO!"], ["'!', 'E', 'M', 'O', 'R'", "vocabulary"]),
-        (["--prompt", ""], ["prompt", "at least one"]),
-        (["--temperature", "-1"], ["temperature", "at least 0", "-1"]),
-        (["--top-k", "0"], ["top_k", "at least 1", "0"]),
-        (["--top-p", "1.5"], ["top_p", "at most 1", "1.5"]),
-        (["--seed", "-1"], ["seed", "-1"]),
-        (["--tokens", "-1"], ["tokens", "-1"]),
-    ],
-)
-def test_bad_options_of_generate_are_refused(trained, capsys, flags, parts):
-    """In one line that names what is wrong, before anything is printed."""
-    assert_refused(capsys, speak.main, [trained, *flags], parts)
+@needs_data
+def test_a_run_on_gpt2s_pieces(train):
+    """50,257 of them, though few occur."""
+    run = train("run", "--tokenizer", "gpt2", "--steps", "2", "--eval-every", "2")
+    assert (run.status, run.err) == (0, "")
+    assert GPT.from_pretrained(run.folder).config.vocab_size == 50_257
+    assert load(run.folder / "tokenizer.json").encode("hello world").tolist() == [31373, 995]
 
 
-def test_generate_without_a_model_says_how_to_get_one(tmp_path, capsys):
-    """It names the folder and the command that would fill it."""
-    folder = tmp_path / "none"
-    parts = ["no model", str(folder), "python examples/train_shakespeare.py"]
-    assert_refused(capsys, speak.main, [folder], parts)
+def test_a_run_on_pieces_of_words_goes_on(train):
+    """Stopped and resumed with its own tokenizer; another one is another run."""
+    flags = ["--tokenizer", "bpe", "--vocab-size", "270"]
+    whole = train("whole", *flags)
+    train("parts", *flags, "--steps", "3")
+    refused = train("parts", "--resume", "--tokenizer", "char")
+    assert refused.status == 2 and "--tokenizer would change" in refused.err
+    assert train("parts", "--resume", "--steps", "6").status == 0
+    a, b = (GPT.from_pretrained(folder.folder).config for folder in (whole, refused))
+    assert a == b
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_generate_with_a_broken_model_names_the_file(trained, capsys, name):
-    """One that is cut off."""
-    path = trained / name
-    path.write_bytes(path.read_bytes()[:-20])
-    assert_refused(capsys, speak.main, [trained], [str(path)])
+def test_gpt2_that_is_nowhere_ends_in_a_sentence(text_file, tmp_path, capsys, monkeypatch):
+    """Which file to get, and where to put it; nothing is written."""
+
+    def offline(*_):
+        raise ConnectionError("no route")
+
+    import tiktoken.load
+
+    monkeypatch.setenv("GPT_NUMPY_DATA", str(tmp_path))
+    monkeypatch.setattr(tiktoken.load, "read_file_cached", offline)
+    arguments = ["--data", text_file, *TINY, "--out", tmp_path / "run", "--tokenizer", "gpt2"]
+    parts = ["GPT-2's tokenizer", "no route", "vocab.bpe into", str(tmp_path / "gpt2")]
+    assert_refused(capsys, train_shakespeare.main, arguments, parts)
+    assert snapshot(tmp_path) == {}

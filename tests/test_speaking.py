@@ -1,0 +1,222 @@
+"""examples/generate.py, run as a user runs it."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from command import EXAMPLES, assert_refused, example, exit_status
+
+from gpt_numpy import GPT
+from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, load
+
+speak = example("generate")
+
+
+@pytest.fixture
+def trained(train):
+    return train("run").folder
+
+
+@pytest.fixture
+def run(trained, capsys):
+    """run(*flags) -> what is printed, by the model of a short run."""
+
+    def run(*flags, folder=trained):
+        assert exit_status(speak.main, folder, *flags) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    return run
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """typed(content) puts bytes into standard input."""
+
+    def typed(content):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+    return typed
+
+
+def test_a_trained_model_speaks(run):
+    """The prompt and as many characters as asked for, the same again with the same seed."""
+    texts = []
+    for seed in (1, 1, 2):
+        out = run("--prompt", "the cat", "--tokens", 50, "--seed", seed)
+        assert out.startswith("the cat") and len(out) == len("the cat") + 50 + 1
+        texts.append(out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_it_says_what_the_model_generates(run, trained):
+    """With all knobs turned: the text of GPT.generate with the same ones."""
+    flags = "--tokens 40 --temperature 0.7 --top-k 9 --top-p 0.9 --seed 5".split()
+    tokenizer, model = load(trained / "tokenizer.json"), GPT.from_pretrained(trained)
+    options = {"temperature": 0.7, "top_k": 9, "top_p": 0.9, "seed": 5}
+    ids = model.generate(tokenizer.encode("the ")[None], 40, **options)
+    assert run("--prompt", "the ", *flags) == tokenizer.decode(ids.numpy()[0]) + "\n"
+
+
+def test_samples_are_the_rows_of_a_batch(run):
+    """Each under its number; the first is what it would be alone."""
+    flags = ["--prompt", "a cat", "--tokens", 30, "--seed", 3]
+    alone, three = run(*flags), run(*flags, "--samples", 3)
+    heads = re.split(r"--- sample (\d) ---\n", three)
+    assert heads[0] == "" and heads[1::2] == ["1", "2", "3"]
+    texts = [text.removesuffix("\n") for text in heads[2::2]]
+    assert texts[0] == alone and len(set(texts)) == 3
+    assert all(len(text.rstrip("\n")) == 5 + 30 for text in texts)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_it_stops_before_a_text(run, samples):
+    """Where it comes up first in what was written, not in the prompt; it is left out."""
+    flags = ["--prompt", "the", "--tokens", 60, "--seed", 1, "--samples", samples]
+    whole = [re.sub("--- .*\n", "", part) for part in run(*flags).split("\n--- ")]
+    stop = whole[0][20:23]  # three characters from the midst
+    cut = run(*flags, "--stop", stop)
+    first = cut.split("\n--- ")[0].removeprefix("--- sample 1 ---\n").removesuffix("\n")
+    assert first == "the" + whole[0].removeprefix("--- sample 1 ---\n")[3:].partition(stop)[0]
+
+
+@pytest.mark.parametrize("stop", ["h", "the", "at\nsat", "ththe"])
+@pytest.mark.parametrize("text", ["the cat\nsatththe end", "th", "ththththe", "no"])
+def test_a_sample_holds_back_what_may_be_the_stop(stop, text):
+    """Character by character: never a part of the stop text, and nothing is lost."""
+    tokenizer = CharTokenizer.from_text("theca\nsndo ")
+    sample = speak.Sample(tokenizer, stop)
+    shown = ""
+    for id in tokenizer.encode(text):
+        shown += sample.add(id)
+        assert text.partition(stop)[0].startswith(shown)
+    assert sample.ended == (stop in text)
+    assert shown + sample.end() == text.partition(stop)[0]
+
+
+def test_a_character_is_shown_when_it_is_whole():
+    """Tokens of bytes: nothing until the last byte; what never becomes whole is marked."""
+    tokenizer = BPETokenizer.from_text("", 256)
+    sample = speak.Sample(tokenizer, None)
+    ids = tokenizer.encode("é😀").tolist()
+    assert [sample.add(id) for id in ids] == ["", "é", "", "", "", "😀"]
+    assert [sample.add(ids[0]), sample.end()] == ["", "�"]
+
+
+def test_a_prompt_from_standard_input(run, typed):
+    """--prompt - reads it, several lines of it too."""
+    typed(b"the cat\nsat on")
+    assert run("--prompt", "-", "--tokens", 20).startswith("the cat\nsat on")
+
+
+def test_prompts_line_by_line(trained, typed, capsys):
+    """Each is answered; what is unknown is said, and the next one is read; the end is the end."""
+    typed(b"the cat\n\nROMEO\na\n" + b"caf\xe9\nthe cat\n")
+    assert exit_status(speak.main, trained, "--interactive", "--tokens", 20) == 0
+    out, err = capsys.readouterr()
+    texts = re.findall(r"(?:the cat|a).{20}", out, re.S)
+    assert len(texts) == 3 and texts[0] != texts[2]  # another seed for another line
+    unknown, invalid = err.splitlines()
+    assert "'E', 'M', 'O', 'R'" in unknown and "not UTF-8" in invalid
+
+
+def test_prompts_that_are_typed(trained, monkeypatch, capsys):
+    """In a terminal input() asks, until Ctrl-D."""
+    lines = iter(["the cat"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: next(lines, None) or raise_(EOFError))
+    assert exit_status(speak.main, trained, "--interactive", "--tokens", 20) == 0
+    assert capsys.readouterr().out.startswith("the cat")
+
+
+def raise_(error):
+    raise error
+
+
+def test_ctrl_c_ends_it_quietly(trained, monkeypatch, capsys):
+    """Status 130, no traceback."""
+    monkeypatch.setattr(GPT, "stream", lambda *_, **__: raise_(KeyboardInterrupt))
+    assert exit_status(speak.main, trained) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_who_leaves(trained):
+    """`| head -c 5` in a shell: no complaint."""
+    command = [sys.executable, EXAMPLES / "generate.py", trained, "--tokens", "3000"]
+    process = subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+    )
+    process.stdout.read(5)
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 1 and error == b""
+
+
+@pytest.mark.parametrize(
+    "flags, parts",
+    [
+        (["--prompt", "ROMEO!"], ["'!', 'E', 'M', 'O', 'R'", "vocabulary"]),
+        (["--prompt", ""], ["prompt is empty", "at least one"]),
+        (["--prompt", "caf\udce9"], ["prompt is not UTF-8"]),
+        (["--temperature", "-1"], ["temperature", "at least 0", "-1"]),
+        (["--top-k", "0"], ["top_k", "at least 1", "0"]),
+        (["--top-p", "1.5"], ["top_p", "at most 1", "1.5"]),
+        (["--top-p", "0"], ["top_p", "above 0", "0"]),
+        (["--seed", "-1"], ["seed", "-1"]),
+        (["--tokens", "-1"], ["--tokens", "-1"]),
+        (["--samples", "0"], ["--samples", "at least 1"]),
+        (["--stop", ""], ["--stop", "empty"]),
+        (["--interactive", "--prompt", "a"], ["--interactive", "leave out --prompt"]),
+        (["--interactive", "--top-k", "0"], ["top_k", "at least 1"]),
+    ],
+)
+def test_bad_options_are_refused(trained, capsys, flags, parts):
+    """In one line that names what is wrong, before anything is printed."""
+    assert_refused(capsys, speak.main, [trained, *flags], parts)
+
+
+def test_a_prompt_that_is_no_text_is_refused(trained, typed, capsys):
+    """Bytes from standard input that are not UTF-8; nothing at all."""
+    for content, part in ((b"caf\xe9", "not UTF-8"), (b"", "empty")):
+        typed(content)
+        assert_refused(capsys, speak.main, [trained, "--prompt", "-"], [part])
+
+
+def test_without_a_model_it_says_how_to_get_one(tmp_path, capsys):
+    """It names the folder and the command that would fill it."""
+    folder = tmp_path / "none"
+    parts = ["no model", str(folder), "python examples/train_shakespeare.py"]
+    assert_refused(capsys, speak.main, [folder], parts)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_broken_model_names_the_file(trained, capsys, name):
+    """One that is cut off."""
+    path = trained / name
+    path.write_bytes(path.read_bytes()[:-20])
+    assert_refused(capsys, speak.main, [trained], [str(path)])
+
+
+def test_another_vocabulary_is_refused(trained, capsys):
+    """A tokenizer that has not as many tokens as the model, or as many others."""
+    tokenizer = load(trained / "tokenizer.json")
+    same_size = tokenizer.characters[:-1] + "☃"
+    for characters in ("abc", same_size):
+        CharTokenizer(characters).save(trained / "tokenizer.json")
+        parts = [str(trained / "tokenizer.json"), "is not the tokenizer of the model"]
+        assert_refused(capsys, speak.main, [trained], parts)
+
+
+def test_a_model_that_is_spoiled_is_refused(trained, capsys):
+    """Weights that are NaN make no text."""
+    model = GPT.from_pretrained(trained)
+    model.ln_f.weight.data = np.full_like(model.ln_f.weight.data, np.nan)
+    model.save_pretrained(trained)
+    assert exit_status(speak.main, trained) == 2
+    assert "scores of the next token are not all numbers" in capsys.readouterr().err
