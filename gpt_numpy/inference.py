@@ -36,6 +36,11 @@ class Map(NamedTuple):
     weight: object  # (I, O)
     bias: object  # (O,) or None
 
+    @classmethod
+    def of(cls, weight, bias):
+        """The map of a Linear's weight, (O, I), and bias."""
+        return cls(array_module(weight).ascontiguousarray(weight.T), bias)
+
     def __call__(self, x):
         y = x @ self.weight
         if self.bias is not None:
@@ -48,14 +53,14 @@ def after_norm(norm: nn.LayerNorm, weight, bias=None) -> Map:
     if norm.bias is not None:
         through = weight @ norm.bias.data
         bias = through if bias is None else through + bias
-    return Map((weight * (norm.weight.data * math.sqrt(weight.shape[1]))).T, bias)
+    return Map.of(weight * (norm.weight.data * math.sqrt(weight.shape[1])), bias)
 
 
 def without_mean(linear: nn.Linear) -> Map:
     """The map of `linear`, less the mean of what it returns: see 1. above."""
     weight = linear.weight.data
     bias = None if linear.bias is None else linear.bias.data - linear.bias.data.mean()
-    return Map((weight - weight.mean(0)).T, bias)
+    return Map.of(weight - weight.mean(0), bias)
 
 
 class Block:
@@ -108,10 +113,9 @@ class Reader:
         x = self.tokens[ids] + self.positions[start:stop]  # (B, T, C)
         x = x.reshape(B * T, -1)
         for block in self.blocks:
-            q, k, v = heads(block.query_key_value(self.unit(x)), block.cache.shape, T)
-            block.cache[0, :, :, start:stop] = k
-            block.cache[1, :, :, start:stop] = v
-            y = attention(q, *block.cache[:, :, :, :stop])  # (B, H, T, D)
+            q_k_v = heads(block.query_key_value(self.unit(x)), block.cache.shape, T)
+            block.cache[:, :, :, start:stop] = q_k_v[1:]
+            y = attention(q_k_v[0], *block.cache[:, :, :, :stop])  # (B, H, T, D)
             x += block.proj(y.swapaxes(1, 2).reshape(x.shape))
             x += block.mlp_proj(gelu(block.fc(self.unit(x))))
         return self.head(self.unit(x[T - 1 :: T]))  # of the last position of each text
@@ -122,7 +126,7 @@ class Reader:
 
 
 def heads(x, shape, T):
-    """q, k and v (B, H, T, D) of the rows x (B·T, 3 C)."""
+    """q, k and v, (3, B, H, T, D), of the rows x (B·T, 3 C)."""
     _, B, H, _, D = shape
     return x.reshape(B, T, 3, H, D).transpose(2, 0, 3, 1, 4)
 
