@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import FAKE_PATH
@@ -14,11 +15,13 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import common  # noqa: E402
+import generate  # noqa: E402
 import matmul_share  # noqa: E402
 from side import VOCAB_SIZE  # noqa: E402
 from twin import Twin  # noqa: E402
 
-from gpt_numpy import TrainConfig  # noqa: E402
+from gpt_numpy import GPT, TrainConfig  # noqa: E402
+from minigrad import manual_seed  # noqa: E402
 
 
 @pytest.mark.parametrize("side", ["ours", "threads", "eager"])  # compiling takes too long
@@ -131,3 +134,29 @@ def test_a_report_is_two_files(tmp_path, monkeypatch, capsys):
         "machine": {"cores": 2},
         "raw": {"raw": [1]},
     }
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+def test_all_sides_write_the_same_text(n_layer):
+    """Greedily, in float64, with the weights of one model: what is timed is the same work.
+
+    Far past the window; only there does the side without a cache slide otherwise.
+    """
+    config = TrainConfig(n_layer=n_layer, n_embd=16, block_size=12).model(VOCAB_SIZE)
+    manual_seed(0)
+    model = GPT(config).to(dtype=np.float64)
+    for p in model.parameters():
+        p.data = p.data * (15 if p.ndim == 2 else 1)
+    twin = Twin(config).double()
+    twin.load_ours(model.state_dict())
+    text = generate.ours(config, 0, model)(50)
+    np.testing.assert_array_equal(generate.cached(config, 0, twin)(50), text)
+    np.testing.assert_array_equal(generate.uncached(config, 0, twin)(12), text[:13])
+    assert len(set(text[13:].tolist())) > 3
+
+
+@pytest.mark.parametrize("side", ["ours", "uncached", "cached"])
+def test_every_side_writes(side):
+    """It prints tokens per second."""
+    program = [BENCHMARKS / "generate.py", "--only", "laptop", "--side", side, "--tokens", 8]
+    assert 1 < common.python(*program) < 1e6

@@ -686,6 +686,16 @@ def test_a_leaf_stays_read_only_until_its_last_reader_is_gone():
         assert (x.data.flags.writeable, c.data.flags.writeable) == (free, free)
 
 
+def test_all_arrays_that_go_into_an_op_stay_as_they_are():
+    """Not the last one alone, where two are no Tensors."""
+    q, k = (np.random.default_rng(i).standard_normal((1, 1, 3, 2)) for i in range(2))
+    v = Tensor(np.ones((1, 1, 3, 2)), requires_grad=True)
+    out = mg.OPS["attention"](q, k, v)
+    assert not q.flags.writeable and not k.flags.writeable
+    del out
+    assert q.flags.writeable and k.flags.writeable
+
+
 def test_an_array_is_read_only_until_its_last_reader_is_gone():
     """Also where two Tensors hold it."""
     w, u = leaf(1.0, 1.0), leaf(1.0, 1.0)
