@@ -117,9 +117,62 @@ def rate(write, n):
     return n / (time.perf_counter() - start)
 
 
+def parts(config, n):
+    """Where the microseconds of a token of ours go: {what: how many}, of a text of n."""
+    import numpy as np
+
+    from gpt_numpy import GPT
+    from gpt_numpy.inference import Reader
+
+    model = GPT(config)
+    reader, half = Reader(model), config.block_size // 2
+    maps = [m for b in reader.blocks for m in (b.query_key_value, b.proj, b.fc, b.mlp_proj)]
+    products = [(np.ones((1, len(m.weight)), np.float32), m.weight) for m in [*maps, reader.head]]
+    one, many = np.zeros((1, 1), int), np.zeros((1, half), int)
+
+    def multiply():
+        for x, weight in products:
+            x @ weight
+
+    def read_one():
+        if reader.n == config.block_size:
+            reader.forget()
+        reader.read(one)
+
+    def read_half():
+        reader.forget()
+        reader.read(many)
+
+    def microseconds(work, times=500):
+        """The median of 9, each of several times in a row: as work goes on without a pause."""
+        found = []
+        for _ in range(9):
+            start = time.perf_counter()
+            for _ in range(times):
+                work()
+            found.append((time.perf_counter() - start) / times)
+        return 1e6 * statistics.median(found)
+
+    whole = microseconds(lambda: model.generate([[0]], n, temperature=TEMPERATURE, seed=1), 1) / n
+    product, one_read = microseconds(multiply), microseconds(read_one)
+    # A full window is read anew for one token of every block_size - half + 1, which needs no read
+    # of its own.
+    anew = (microseconds(read_half, 20) - one_read) / (config.block_size - half + 1)
+    return {
+        "matrix products of one row": product,
+        "NumPy's other calls": one_read - product,
+        "reading the last half anew": anew,
+        "drawing and the rest": whole - one_read - anew,
+    }
+
+
 def measure(side, options, n):
-    """Print the tokens per second of one side."""
-    write = SIDES[side](TrainConfig(**options).model(VOCAB_SIZE))
+    """Print the tokens per second of one side, or the parts of ours."""
+    config = TrainConfig(**options).model(VOCAB_SIZE)
+    if side == "parts":
+        print(json.dumps(parts(config, n)))
+        return
+    write = SIDES[side](config)
     if side == "ours":
         print(json.dumps(rate(write, n)))
         return
@@ -136,13 +189,13 @@ def main():
     flags = parser(__doc__, rounds=5)
     flags.add_argument("--tokens", type=int, default=500, help="of each text")
     flags.add_argument("--only", default="", help="those settings whose name has this")
-    flags.add_argument("--side", choices=SIDES, help="print its tokens per second, and no more")
+    flags.add_argument("--side", choices=[*SIDES, "parts"], help="measure this alone")
     args = flags.parse_args()
     settings = {name: options for name, options in SETTINGS.items() if args.only in name}
     if args.side:
         (options,) = settings.values()
         return measure(args.side, options, args.tokens)
-    rows, raw = [], {}
+    rows, raw, notes = [], {}, []
     for name in settings:
         print(f"{name}: tokens per second, a process each")
         command = [HERE / "generate.py", "--only", name, "--tokens", args.tokens, "--side"]
@@ -151,12 +204,17 @@ def main():
         middle = [number(statistics.median(r)) for r in results.values()]
         quotients = [ratio(results["ours"], results[s]) for s in ("uncached", "cached")]
         rows.append([name, *middle, *map(shown, quotients)])
+        found = python(*command, "parts")
+        listed = ", ".join(f"{what} {number(us)}" for what, us in found.items())
+        notes.append(f"Microseconds of a token of ours, {name}: {listed}.")
+        raw[name] |= found
     columns = ["setting", "gpt_numpy, tokens/s", "PyTorch, tokens/s", "PyTorch cached, tokens/s"]
     report(
         f"Writing {args.tokens} tokens, one text at a time",
         [*columns, "ours / PyTorch", "ours / PyTorch cached"],
         rows,
         raw,
+        notes,
         complete=not args.only,
     )
 

@@ -22,7 +22,7 @@ Derivation  Let P take the mean off a vector of C entries, and g, β be a norm's
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import minigrad.nn as nn
 from minigrad.device import array_module, dots, to_device
@@ -33,8 +33,8 @@ from minigrad.ops.gelu import C as C_GELU
 class Map(NamedTuple):
     """x (N, I) → x weight + bias (N, O)"""
 
-    weight: object  # (I, O)
-    bias: object  # (O,) or None
+    weight: Any  # (I, O)
+    bias: Any  # (O,) or None
 
     @classmethod
     def of(cls, weight, bias):

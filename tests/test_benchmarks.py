@@ -160,3 +160,11 @@ def test_every_side_writes(side):
     """It prints tokens per second."""
     program = [BENCHMARKS / "generate.py", "--only", "laptop", "--side", side, "--tokens", 8]
     assert 1 < common.python(*program) < 1e6
+
+
+def test_the_parts_of_a_token():
+    """They sum to what a token takes, and each but the rest takes some of it."""
+    config = TrainConfig(n_layer=1, n_embd=16, block_size=12).model(VOCAB_SIZE)
+    found = generate.parts(config, 30)
+    *parts, _ = found.values()
+    assert len(parts) == 3 and all(part > 0 for part in parts)
