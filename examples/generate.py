@@ -169,7 +169,7 @@ def main(arguments=None):
     except BrokenPipeError:  # whoever read along has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, NoGPU) as error:
+    except (FloatingPointError, ValueError, OSError, NoGPU) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

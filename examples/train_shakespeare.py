@@ -236,8 +236,11 @@ class Run:
     def measure(self, step):
         """Evaluate, write a sample, and keep the weights if they are the best so far."""
         self.val_loss = evaluate(self.model, self.job.val_ids)
-        ids = self.model.generate(self.prompt, SAMPLE_TOKENS, seed=self.command.seed)
-        sample = self.tokenizer.decode(ids.numpy()[0])
+        try:
+            ids = self.model.generate(self.prompt, SAMPLE_TOKENS, seed=self.command.seed)
+            sample = self.tokenizer.decode(ids.numpy()[0])
+        except FloatingPointError as error:  # the next step will say where it began
+            sample = f"({error})"
         bits = report.bits(self.val_loss, self.characters_per_token)
         self.folder.sample(step, self.val_loss, bits, sample)
         if self.val_loss < self.best:

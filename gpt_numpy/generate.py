@@ -29,6 +29,7 @@ def probabilities(
     temperature   at least 0; 0 puts all on the likeliest token
     top_k         at least 1: how many tokens to keep;   top_p   0 < p ≤ 1: how much probability
     Temperature comes first, then top-k, then top-p of what top-k left; ties keep the smaller id.
+    Raises ValueError for other options, FloatingPointError for scores that are not finite.
     """
     if not temperature >= 0:
         raise ValueError(f"temperature must be at least 0, not {temperature}")
@@ -43,7 +44,7 @@ def probabilities(
         p = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
     total = p.sum(-1, keepdims=True)
     if not np.isfinite(total).all():
-        raise ValueError("the scores of the next token are not all numbers: the model is broken")
+        raise FloatingPointError("the model is broken: its scores are not all finite numbers")
     p /= total
     if top_k is not None or top_p is not None:
         order = np.argsort(-logits, axis=-1, kind="stable")  # likeliest first
@@ -113,7 +114,8 @@ def stream(
             if reader.n + end - first > size:
                 reader.forget()
                 first = end - max(1, size // 2)
-            scores = to_host(reader.read(text[:, first:end]))  # (B, V)
+            with np.errstate(all="ignore"):  # probabilities() looks for what is not finite
+                scores = to_host(reader.read(text[:, first:end]))  # (B, V)
             u = np.array([generator.random() for generator in dice])
             text[:, end] = draw(probabilities(scores, temperature, top_k, top_p), u)
             first = end

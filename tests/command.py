@@ -27,12 +27,13 @@ FILES = {
 
 def example(name):
     """The module of examples/`name`.py; dataclasses and tyro look it up among the loaded ones."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    full_name = f"example_{name}"  # a benchmark may have the same name
+    if full_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full_name, EXAMPLES / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+        sys.modules[full_name] = module
         spec.loader.exec_module(module)
-    return sys.modules[name]
+    return sys.modules[full_name]
 
 
 def exit_status(main, *arguments):

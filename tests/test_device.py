@@ -9,6 +9,7 @@ from pathlib import Path
 import fake_cupy
 import numpy as np
 import pytest
+from command import example
 from conftest import FAKE_PATH
 
 import minigrad as mg
@@ -30,10 +31,7 @@ from minigrad.device import (
 )
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
-
-import generate  # noqa: E402
-import train_shakespeare  # noqa: E402
+train_shakespeare, generate = example("train_shakespeare"), example("generate")
 
 # ---- arrays follow their device ------------------------------------------------------------------
 

@@ -249,7 +249,7 @@ def test_a_wrong_distribution_is_caught(name):
 def test_scores_that_are_no_numbers_are_refused():
     """A model whose weights were spoiled says so, instead of writing one token for ever."""
     for bad in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="not all numbers"):
+        with pytest.raises(FloatingPointError, match="not all finite numbers"):
             probabilities(np.array([[0.0, bad]]), temperature=0.5)
 
 

@@ -361,18 +361,25 @@ def test_memory_that_runs_out_in_a_worker(train, monkeypatch):
     assert "there is not enough memory" in run.err and "lower --batch-size" in run.err
 
 
-def test_a_rate_that_is_too_high_ends_in_a_name(train):
-    """Not in a curve of NaN: an op, a module, shapes, a line; and what was saved stays."""
-    run = train("run", "--lr", "1e6", "--steps", "50", "--warmup-steps", "1")
+@pytest.mark.parametrize("eval_every", [50, 3])
+def test_a_rate_that_is_too_high_ends_in_a_name(train, eval_every):
+    """Not in a curve of NaN: an op, a module, shapes, a line; and what was saved stays.
+
+    An evaluation in between, of weights that are huge and finite still, does not end the run.
+    """
+    flags = ["--lr", "1e6", "--steps", "50", "--warmup-steps", "1", "--eval-every", eval_every]
+    run = train("run", *flags)
     assert run.status == 1 and "Warning" not in run.err and "Traceback" not in run.err
     first, op, *shapes, line, advice, saved = run.err.splitlines()
     assert re.match(r"train_shakespeare: step \d+: the loss or its gradient is not finite", first)
     assert re.match(r"\w+ (made|was given) .* going (for|back)ward, in (h\.0|ln_f|GPT)", op)
-    assert all(re.match(r"    \w+ +\(.*\) float32, from ", shape) for shape in shapes) and shapes
+    described = r"    \w+ +\(.*\) float32, (from |\d+ (NaN|Inf))"
+    assert all(re.match(described, shape) for shape in shapes) and shapes
     assert re.match(r"in .*gpt_numpy/model\.py, line \d+: ", line) and "--lr" in advice
-    assert saved == "Step 0, the last one saved, stays as it is."
+    step = load_state(run.folder)[0].step
+    assert saved == f"Step {step}, the last one saved, stays as it is."
+    assert step == 0 if eval_every == 50 else step > 0
     assert all(v is not None for v in metrics_of(run.folder)["train_loss"][1:])
-    assert load_state(run.folder)[0].step == 0
 
 
 @pytest.mark.parametrize("flags", ["--resum", "--device tpu", "--step 3", "--steps many"])
