@@ -1,7 +1,7 @@
 """How much memory a run will need, told before it starts.
 
-The weights and what goes with them, what a step's forward keeps for its backward, and evaluation,
-which keeps nothing but reads many rows at once.  Numbers are float32, 4 bytes each.
+The weights and what goes with them, what a step's forward keeps for its backward; evaluation, which
+keeps nothing but reads many rows at once; and speaking.  Numbers are float32, 4 bytes each.
 """
 
 import contextlib
@@ -102,9 +102,12 @@ def estimate(
     training, evaluation = rows * training, rows_at_once(model) * evaluation
     here = ranks.on_this_machine
     state, activations = here * (3 + n) * vector, here * n * training
+    # To speak, a model copies its weights, and the tokens' vectors twice.
+    speaking = vector + 4 * model.vocab_size * model.n_embd
     # A process keeps what it has freed, so the first evaluates in what it trained in; and before
     # there are activations, the vectors that are copied to shared memory are there twice.
-    peak = max(activations + max(0, evaluation - training), (n > 1) * here * 4 * vector)
+    aside = max(evaluation, speaking)
+    peak = max(activations + max(0, aside - training), (n > 1) * here * 4 * vector)
     return Estimate(state, activations, evaluation, state + peak + here * (FIRST + (n - 1) * OTHER))
 
 

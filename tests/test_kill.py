@@ -6,6 +6,7 @@ pytest -m kill tests/test_kill.py -s      60 kills; a few of them are in the def
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,15 +52,17 @@ def killed_and_resumed(n_kills, steps, seed, text_file, folder):
     """Kill a run n_kills times, at seeded moments; where it ends before, begin another."""
     draw = random.Random(seed)
     whole = folder / "whole"
+    start = time.monotonic()
     process = command(whole, text_file, steps)
     assert process.communicate()[1] == "" and process.returncode == 0
+    seconds = time.monotonic() - start  # that a whole run takes here
     kills = {"clock": 0, "file event": 0}
     ended = 0
     while sum(kills.values()) < n_kills or not ended:
         out = folder / f"run{ended}"
         while True:
             kind = draw.choice(sorted(kills))
-            moment = draw.uniform(0.6, 2.5) if kind == "clock" else draw.randint(1, 100)
+            moment = draw.uniform(0.3, 1) * seconds if kind == "clock" else draw.randint(1, 100)
             if sum(kills.values()) >= n_kills:
                 moment = 0  # enough of it: let it come to its end
             if not live_and_die(moment, out, text_file, steps):
