@@ -23,13 +23,13 @@ from minigrad.device import NoGPU, choose, in_one_line, out_of_memory
 
 def speak(
     folder: Annotated[Path, tyro.conf.Positional] = Path("runs/shakespeare"),
-    prompt: str | None = None,
+    prompt: str = "\n",
     interactive: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     tokens: int = 500,
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
-    stop: str | None = None,
+    stop: str = "",
     samples: int = 1,
     seed: int = 1,
     device: Literal["auto", "cpu", "gpu"] = "cpu",
@@ -38,13 +38,13 @@ def speak(
 
     Args:
         folder: What examples/train_shakespeare.py left.
-        prompt: The text to continue: a new line if not given; - reads it from standard input.
+        prompt: The text to continue; - reads it from standard input.
         interactive: Read prompts from standard input, each of them a line.
         tokens: How many tokens to write at most.
         temperature: Below 1 the likely becomes likelier; 0 always takes the likeliest.
         top_k: Draw among the k likeliest tokens only.
         top_p: Draw among the fewest tokens that together have this probability.
-        stop: End before this text, where the model writes it.
+        stop: End before this text, where the model writes it; nothing: write all tokens.
         samples: How many continuations to write; the first is shown as it is written.
         seed: Another seed, another text.
         device: Where to compute; a small model is quick enough on a CPU.
@@ -53,9 +53,7 @@ def speak(
         raise ValueError(f"--tokens must be at least 0, not {tokens}")
     if samples < 1:
         raise ValueError(f"--samples must be at least 1, not {samples}")
-    if stop == "":
-        raise ValueError("--stop needs a text to stop at; it is empty")
-    if interactive and prompt is not None:
+    if interactive and prompt != "\n":
         raise ValueError("--interactive reads prompts itself: leave out --prompt")
     if not (folder / "config.json").exists():
         raise ValueError(
@@ -78,7 +76,6 @@ def speak(
         show(prompt, columns, [Sample(tokenizer, stop) for _ in range(samples)])
 
     if not interactive:
-        prompt = "\n" if prompt is None else prompt
         continue_(in_utf8(sys.stdin.buffer.read() if prompt == "-" else prompt), seed)
         return
     model.stream([[0]], 0, seed=seed, **options)  # refuses what would be wrong with every prompt
@@ -120,7 +117,7 @@ def in_utf8(prompt: bytes | str) -> str:
 class Sample:
     """A text that grows by a token at a time, until `stop` comes up in it or it is ended."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: str | None):
+    def __init__(self, tokenizer: Tokenizer, stop: str):
         self.tokenizer, self.stop = tokenizer, stop
         # Waits until a character is whole, for a token may end within one.
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -132,7 +129,7 @@ class Sample:
         if self.ended:
             return ""
         text = self.held + self.decoder.decode(self.tokenizer.decode_bytes([id]))
-        if self.stop is None:
+        if not self.stop:
             return text
         before, found, _ = text.partition(self.stop)
         if found:

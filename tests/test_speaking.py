@@ -102,7 +102,7 @@ def test_a_sample_holds_back_what_may_be_the_stop(stop, text):
 def test_a_character_is_shown_when_it_is_whole():
     """Tokens of bytes: nothing until the last byte; what never becomes whole is marked."""
     tokenizer = BPETokenizer.from_text("", 256)
-    sample = speak.Sample(tokenizer, None)
+    sample = speak.Sample(tokenizer, "")
     ids = tokenizer.encode("é😀").tolist()
     assert [sample.add(id) for id in ids] == ["", "é", "", "", "", "😀"]
     assert [sample.add(ids[0]), sample.end()] == ["", "�"]
@@ -171,7 +171,6 @@ def test_a_reader_who_leaves(trained):
         (["--seed", "-1"], ["seed", "-1"]),
         (["--tokens", "-1"], ["--tokens", "-1"]),
         (["--samples", "0"], ["--samples", "at least 1"]),
-        (["--stop", ""], ["--stop", "empty"]),
         (["--interactive", "--prompt", "a"], ["--interactive", "leave out --prompt"]),
         (["--interactive", "--top-k", "0"], ["top_k", "at least 1"]),
     ],
