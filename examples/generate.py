@@ -8,6 +8,7 @@ The folder may hold any GPT-2 in Hugging Face's layout.
 """
 
 import codecs
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Annotated, Literal
 import tyro
 
 from gpt_numpy import GPT, checkpoint
+from gpt_numpy.run import CONTROL, show_what_can_be_shown
 from gpt_numpy.tokenizer import Tokenizer, of_folder
 from minigrad.device import NoGPU, choose, in_one_line, out_of_memory
 
@@ -90,16 +92,19 @@ def speak(
 def lines() -> Iterator[bytes | str]:
     """The lines of standard input that are not empty, asked for where somebody types them."""
     if not sys.stdin.isatty():
-        yield from (line for line in sys.stdin.buffer.read().splitlines() if line)
+        yield from filter(None, (line.rstrip(b"\r\n") for line in sys.stdin.buffer))
         return
-    import readline  # noqa: F401, by which input() lets one edit a line, and go back to others
-
+    with contextlib.suppress(ImportError):  # as on Windows
+        import readline  # noqa: F401, by which input() lets one edit a line, and go back to others
     while True:
         try:
             line = input("> ")
         except EOFError:
             print()
             return
+        except UnicodeDecodeError as error:
+            print(f"generate: the prompt is not UTF-8: {error.reason}", file=sys.stderr)
+            continue
         if line:
             yield line
 
@@ -109,7 +114,9 @@ def in_utf8(prompt: bytes | str) -> str:
     over as surrogates.)
     """
     try:
-        return prompt.decode() if isinstance(prompt, bytes) else prompt.encode().decode()
+        if isinstance(prompt, str):
+            prompt = prompt.encode("utf-8", "surrogateescape")
+        return prompt.decode()
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"the prompt is not UTF-8: {error.reason} at {error.start}") from error
 
@@ -146,21 +153,26 @@ class Sample:
 
 def show(prompt, columns, samples):
     """Print the first sample as it is written, and the others after it."""
+
+    def say(text, end=""):
+        print(text.translate(CONTROL) if sys.stdout.isatty() else text, end=end, flush=True)
+
+    prompt = prompt.lstrip("\n")
     first, *others = samples
     texts = [""] * len(others)
-    many = bool(others)
-    print("--- sample 1 ---\n" * many + prompt.lstrip("\n"), end="", flush=True)
+    say("--- sample 1 ---\n" * bool(others) + prompt)
     for ids in columns:
-        print(first.add(int(ids[0])), end="", flush=True)
+        say(first.add(int(ids[0])))
         texts = [t + s.add(int(i)) for t, s, i in zip(texts, others, ids[1:], strict=True)]
         if all(sample.ended for sample in samples):
             break
-    print(first.end())
+    say(first.end(), "\n")
     for n, (text, sample) in enumerate(zip(texts, others, strict=True), start=2):
-        print(f"\n--- sample {n} ---\n{prompt.lstrip(chr(10))}{text}{sample.end()}")
+        say(f"\n--- sample {n} ---\n{prompt}{text}{sample.end()}", "\n")
 
 
 def main(arguments=None):
+    show_what_can_be_shown()
     try:
         tyro.cli(speak, args=arguments)
     except BrokenPipeError:  # whoever read along has left, as `head` does

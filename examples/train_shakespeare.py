@@ -20,7 +20,7 @@ from gpt_numpy.command import Command, identity, prepare
 from gpt_numpy.data import split
 from gpt_numpy.files import fingerprint
 from gpt_numpy.ranks import Ranks
-from gpt_numpy.run import Clock, Display, Signals
+from gpt_numpy.run import Clock, Display, Signals, show_what_can_be_shown
 from gpt_numpy.tokenizer import characters
 from gpt_numpy.train import adamw, evaluate, loss_by_position, train
 from gpt_numpy.workers import WorkerDied
@@ -31,6 +31,7 @@ SAVE_EVERY = 180  # seconds, between two evaluations that are further apart
 
 
 def main(arguments=None):
+    show_what_can_be_shown()
     try:
         ranks = Ranks.of_mpirun()
     except ModuleNotFoundError as error:
@@ -165,8 +166,8 @@ class Run:
         self.facts = {"text": text, **self.origin}
         prompt = "\n" if "\n" in job.corpus.text else job.corpus.text[0]
         self.prompt = job.tokenizer.encode(prompt)[None]  # (1, T)
-        foretold = characters(job.tokenizer.decode_bytes(job.val_ids[1:]))
-        self.characters_per_token = foretold / (len(job.val_ids) - 1)
+        n = characters(job.tokenizer.decode_bytes(job.val_ids))
+        self.characters_per_token = n / len(job.val_ids)
         self.best = self.val_loss = float("inf")
         self.saved = None  # the step of the last save
         if job.saved:

@@ -20,8 +20,8 @@ import regex
 
 # Where a text is cut into words first: no token reaches over a cut.  A contraction's end; letters,
 # digits or other signs in a row, with the space before them; spaces, less the last one, which the
-# word behind it takes.
-PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# word behind it takes.  (++ is + that never gives back what it has taken: that needs no memory.)
+PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 # The 256 bytes in the order of their ids, GPT-2's: first those that are visible characters.
 VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]

@@ -82,6 +82,8 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
         for key, value in (OURS | UNCHANGED).items():
             if theirs.get(key, UNCHANGED.get(key)) != value:
                 raise ValueError(f"{key} must be {value!r}, it is {theirs.get(key)!r}")
+        if not isinstance(theirs.get("bias", True), bool):
+            raise ValueError(f"bias must be true or false, it is {theirs['bias']!r}")
         config = GPTConfig(
             vocab_size=theirs["vocab_size"],
             block_size=theirs["n_positions"],
@@ -147,8 +149,9 @@ def check_tokenizer(folder: Path | str, tokenizer: "Tokenizer") -> None:
         with safetensors.safe_open(path, "numpy") as file:
             learned = (file.metadata() or {}).get("tokenizer", learned)
     if (rows, learned) != (tokenizer.vocab_size, tokenizer.fingerprint()):
+        found = [name for name in ("tokenizer.json", "vocab.json") if (folder / name).exists()]
         raise ValueError(
-            f"{folder / 'tokenizer.json'} is not the tokenizer of the model beside it: "
+            f"{folder.joinpath(*found[:1])} is not the tokenizer of the model beside it: "
             f"{tokenizer.vocab_size} tokens for {rows} in the model"
         )
 
@@ -227,7 +230,10 @@ def to_hugging_face(config: GPTConfig, state: State) -> State:
 
 def from_hugging_face(config: GPTConfig, arrays: State) -> State:
     """Their names and arrays as ours; KeyError names a missing one, ValueError a wrong one."""
+    n = len(arrays)
     arrays = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
+    if len(arrays) < n:
+        raise ValueError(f"it holds tensors twice, with and without {PREFIX}")
     state: State = {}
     C = config.n_embd
 

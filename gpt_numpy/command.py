@@ -157,6 +157,9 @@ class Start(NamedTuple):
     def of_folder(cls, folder, wanted):
         """What is in the folder of --init-from; `wanted` is what --tokenizer says, or None."""
         config, state = checkpoint.load(folder)
+        for name, array in state.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"the model in {folder} is broken: {name} is not all numbers")
         tokenizer = of_folder(folder, config.vocab_size)
         checkpoint.check_tokenizer(folder, tokenizer)
         kind = "char" if isinstance(tokenizer, CharTokenizer) else "bpe"
@@ -182,6 +185,8 @@ class Start(NamedTuple):
                 f"--block-size is {command.block_size}, but the model in {self.folder} knows no "
                 f"more than {self.config.block_size} positions"
             )
+        if command.out.resolve() == self.folder.resolve():
+            raise ValueError(f"--out is the folder of --init-from, {self.folder}: choose another")
         state = {name: array.astype(np.float32) for name, array in self.state.items()}
         return state | {"wpe.weight": state["wpe.weight"][: command.block_size]}
 
@@ -255,6 +260,8 @@ def prepare_old(arguments, out, ranks, description):
         )
     before = saved_command(progress.settings, out)
     command = tyro.cli(Command, args=arguments, default=before, description=description)
+    if command.init_from:
+        command = replace(command, init_from=command.init_from.resolve())
     refuse_other_past(before, command, progress.step)
     command, why = with_device(before, command, ranks)
     corpus = load_corpus(command.data)

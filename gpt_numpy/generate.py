@@ -106,7 +106,8 @@ def stream(
         np.random.Generator(random.philox((seed, step, layer, row), random.SAMPLE))
         for row in range(B)
     ]
-    reader = Reader(model, B)
+    with np.errstate(all="ignore"):
+        reader = Reader(model, B)
 
     def tokens():
         first = max(0, T - size)  # of those that are not read yet

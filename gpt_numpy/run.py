@@ -217,6 +217,16 @@ class Clock:
         return rate
 
 
+def show_what_can_be_shown() -> None:
+    """Have ? printed for a character that the encoding of standard output does not have."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+# What a terminal would obey instead of showing it; a model whose tokens are bytes writes all of it.
+CONTROL = {n: "�" for n in [*range(32), *range(127, 160)] if chr(n) not in "\n\t"}
+
+
 class Display:
     """What a run shows: a live line in a terminal, a plain line now and then elsewhere."""
 
@@ -286,5 +296,5 @@ class Display:
         self.val_loss = val_loss
         meaning = f"perplexity {report.perplexity(val_loss):.2f}, {bits:.2f} bits per character"
         self.say(f"\nstep {step}: val_loss {val_loss:.4f} ({meaning})")
-        for line in sample.strip("\n").split("\n")[:6]:
+        for line in sample.translate(CONTROL).strip("\n").split("\n")[:6]:
             self.say(f"    {line}")

@@ -6,12 +6,13 @@ reads it back.  How byte pairs are learned stands in bpe.py; `tiktoken` applies 
 """
 
 import hashlib
+import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 
 from gpt_numpy.bpe import BYTES, PATTERN, VISIBLE, learn
 from gpt_numpy.corpus import data_folder, root_cause, within
@@ -202,8 +203,8 @@ class BPETokenizer(Tokenizer):
 def parted(text):
     """`text` in parts that are encoded alike alone: cut where the pattern cuts long whitespace."""
     start = 0
-    for run in re.finditer(rf"[ \t\r\n]{{{LONG},}}+", text):
-        if not text[run.end() : run.end() + 1].isspace():
+    for run in regex.finditer(rf"\s{{{LONG},}}+", text):
+        if run.end() < len(text):
             yield text[start : run.end() - 1]  # the last one goes with what follows
             start = run.end() - 1
     yield text[start:]
@@ -348,10 +349,27 @@ def byte_level(vocab, merges, added):
     if sorted(bytes_of) != list(range(len(bytes_of))) or len(bytes_of) < len(vocab):
         raise ValueError("its ids are not 0, 1, 2 and so on")
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
-    return BPETokenizer(
-        [bytes_of[i] for i in range(len(bytes_of))],
-        [(in_bytes(left), in_bytes(right)) for left, right in pairs],
-    )
+    merges = [(in_bytes(left), in_bytes(right)) for left, right in pairs]
+    tokenizer = BPETokenizer([bytes_of[i] for i in range(len(bytes_of))], merges)
+    check_merges(merges)
+    return tokenizer
+
+
+def check_merges(merges):
+    """ValueError unless every merge makes of its bytes what it says: the last step is its own pair.
+
+    Merges that were learned do; of others tiktoken, which knows tokens and no pairs, might make
+    another text than `tokenizers`.
+    """
+    ranks = {left + right: rank for rank, (left, right) in enumerate(merges)}
+    for merge in merges:
+        parts = [bytes([byte]) for byte in merge[0] + merge[1]]
+        while len(parts) > 2:
+            pairs = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
+            i = pairs.index(min(pairs))
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        if parts != [*merge]:
+            raise ValueError(f"the merge of {merge[0]!r} and {merge[1]!r} was not learned")
 
 
 def in_bytes(spelling):

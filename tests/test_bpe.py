@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import regex
+import tiktoken
 from command import DATA, needs_data
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -172,21 +173,49 @@ def test_merging_goes_as_it_was_learned(trained):
         assert trained.encode(word).tolist() == ids
 
 
+@pytest.fixture(scope="module")
+def spacious():
+    """A tokenizer that has learned whitespace: tokens of two, four, eight ... of a kind."""
+    rows = [space * n for space in (" ", "\n", "\u00a0", "\t") for n in (2, 3, 5, 9, 20)]
+    tokenizer = BPETokenizer.from_text("a".join(rows * 5), 300)
+    assert sum(token.decode("utf-8", "replace").isspace() for token in tokenizer.tokens) > 20
+    return tokenizer
+
+
 @settings(deadline=None, max_examples=500)
 @given(text=st.text(alphabet=" \n\t\r\u00a0\x1ca.1", max_size=40))
-def test_long_whitespace_is_cut_where_the_pattern_cuts(trained, text):
+@example(text="a\n\n\n\n")
+@example(text="\u00a0\u00a0\u00a0\u00a0a")
+def test_long_whitespace_is_cut_where_the_pattern_cuts(spacious, text):
     """What is encoded in parts, with parts from three spaces on, is what is encoded at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizers, "LONG", 3)
         assert "".join(tokenizers.parted(text)) == text
-        in_parts = trained.encode(text).tolist()
-    assert in_parts == trained._encoding.encode_ordinary(text)
+        in_parts = spacious.encode(text).tolist()
+    assert in_parts == spacious._encoding.encode_ordinary(text)
 
 
-@pytest.mark.parametrize("text", [" " * 300_000 + "x", "\n" * 300_000, "a" * 300_000, "é" * 99_999])
-def test_long_rows_of_equals(trained, text):
-    """tiktoken alone would end the process at the first of them."""
-    assert trained.decode(trained.encode(text)) == text
+LONG_ROWS = [space + end for space in (" ", "\n", "\u00a0", "\x0c", " \u3000") for end in ("", "x")]
+
+
+@pytest.mark.parametrize("row", [*LONG_ROWS, "a", "é", "1", ".", "'"], ids=repr)
+def test_long_rows_of_equals(spacious, row):
+    """A million: tiktoken alone would end the process at some of them."""
+    text = row[:-1] * 1_000_000 + row[-1] if row.endswith("x") else row * 1_000_000
+    assert spacious.decode(spacious.encode(text)) == text
+
+
+def test_whitespace_is_what_tiktoken_takes_for_it():
+    """Of every character: it belongs to a row of newlines in the one if it does in the other."""
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    joined = {b"\n" + bytes([byte]): 256 + byte for byte in range(256)}
+    encoding = tiktoken.Encoding(
+        "rows", pat_str=PATTERN, mergeable_ranks=ranks | joined, special_tokens={}
+    )
+    for point in [*range(0xD800), *range(0xE000, 0x110000)]:
+        in_a_row = encoding.encode_ordinary("\n" + chr(point))[0] >= 256
+        if in_a_row != bool(regex.fullmatch(r"\s", chr(point))):
+            pytest.fail(f"{chr(point)!r}")
 
 
 def test_half_a_character_is_shown_as_such(trained):
@@ -291,6 +320,10 @@ REFUSED = {
     "a merge of numbers": (first_merge([1, 2]), ""),
     "a merge that is none": (first_merge(None), ""),
     "added tokens without text": (edit("added_tokens", to=[{"id": 600, "content": None}]), ""),
+    "merges left out": (edit("model", "ignore_merges", to=True), "leaves merges out"),
+    "no cut": (edit("pre_tokenizer", "use_regex", to=False), "does not cut"),
+    "a merge that was not learned": (first_merge(["e", "r"]), ""),
+    "merges in another order": (edit("model", "merges", to=lambda m: m[::-1]), "was not learned"),
     "merges of another kind": (edit("model", "merges", to={}), "no vocabulary with merges"),
 }
 
@@ -345,7 +378,6 @@ def test_gpt2_has_the_published_ids():
 @needs_data
 def test_gpt2_encodes_as_tiktoken_and_transformers_do(tmp_path):
     """Tiny Shakespeare and every character there is, through three programs."""
-    import tiktoken
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
     ours = gpt2()

@@ -94,12 +94,14 @@ def test_a_run_of_ours_can_be_the_start(train, tune):
     assert after[0] == pytest.approx(min(before), rel=1e-5)
 
 
-def test_it_goes_on_without_the_start(start, tune, train):
+def test_it_goes_on_without_the_start(start, tune, train, monkeypatch):
     """A run that was stopped has all that it needs in its own folder."""
     folder, _ = start
     out, _ = tune(folder, "--steps", "3")
     settings = json.loads((out / "train_config.json").read_text(encoding="utf-8"))
     assert settings["init_from"] == str(folder) and settings["tokenizer"] == "bpe"
+    monkeypatch.chdir(folder.parent)
+    assert train("tuned", "--resume", "--init-from", "start", "--steps", "4").status == 0
     folder.rename(folder.with_name("gone"))
     resumed = train("tuned", "--resume", "--steps", "5")
     assert (resumed.status, resumed.err) == (0, "")
@@ -149,6 +151,15 @@ def test_what_the_model_is_not_is_refused(start, text_file, tmp_path, capsys, fl
     assert snapshot(tmp_path) == before
 
 
+def test_a_model_is_not_overwritten_by_what_starts_from_it(start, text_file, capsys):
+    """Nor renamed: --out must be another folder."""
+    folder, _ = start
+    before = snapshot(folder)
+    arguments = ["--data", text_file, "--init-from", folder, "--out", folder, *FLAGS]
+    assert_refused(capsys, train_shakespeare.main, arguments, ["--out", "choose another"])
+    assert snapshot(folder) == before
+
+
 def spoil(what):
     def change(folder):
         config = json.loads((folder / "config.json").read_text())
@@ -163,6 +174,13 @@ def spoil(what):
                 config["model_type"] = "llama"
             case "a missing tensor":
                 config["n_layer"] = 3
+            case "a bias of another kind":
+                config["bias"] = "no"
+            case "a number that is none":
+                model = GPT.from_pretrained(folder)
+                model.h[1].ln_2.bias.data[3] = np.inf
+                model.save_pretrained(folder)
+                config = json.loads((folder / "config.json").read_text())
         if folder.exists():
             (folder / "config.json").write_text(json.dumps(config))
 
@@ -177,6 +195,8 @@ def spoil(what):
         ("another vocabulary", ["tokenizer.json", "is not the tokenizer of the model", "3 tokens"]),
         ("another architecture", ["config.json", "llama"]),
         ("a missing tensor", ["model.safetensors", "h.2."]),
+        ("a bias of another kind", ["config.json", "bias must be true or false"]),
+        ("a number that is none", ["h.1.ln_2.bias is not all numbers"]),
     ],
 )
 def test_a_bad_start_is_refused(start, text_file, tmp_path, capsys, what, parts):

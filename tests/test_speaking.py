@@ -114,6 +114,27 @@ def test_a_prompt_from_standard_input(run, typed):
     assert run("--prompt", "-", "--tokens", 20).startswith("the cat\nsat on")
 
 
+def test_nothing_is_written_after_the_stop(run, monkeypatch):
+    """The model is not asked for what nobody will see."""
+    stream, n = GPT.stream, []
+    counted = lambda *args, **options: (n.append(1) or ids for ids in stream(*args, **options))  # noqa: E731
+    monkeypatch.setattr(GPT, "stream", counted)
+    text = run("--prompt", "the", "--tokens", 60)
+    n.clear()
+    run("--prompt", "the", "--tokens", 60, "--stop", text[5])
+    assert len(n) < 10
+
+
+def test_a_terminal_obeys_no_text(capsys, monkeypatch):
+    """Control characters go to a file as they are, and to a terminal as signs."""
+    tokenizer = BPETokenizer.from_text("", 256)
+    columns = [np.array([id]) for id in tokenizer.encode("a\x1b[2Jb\n")]
+    for is_terminal, shown in ((False, ">a\x1b[2Jb\n\n"), (True, ">a�[2Jb\n\n")):
+        monkeypatch.setattr("sys.stdout.isatty", lambda answer=is_terminal: answer)
+        speak.show(">", columns, [speak.Sample(tokenizer, "")])
+        assert capsys.readouterr().out == shown
+
+
 def test_prompts_line_by_line(trained, typed, capsys):
     """Each is answered; what is unknown is said, and the next one is read; the end is the end."""
     typed(b"the cat\n\nROMEO\na\n" + b"caf\xe9\nthe cat\n")
@@ -127,11 +148,36 @@ def test_prompts_line_by_line(trained, typed, capsys):
 
 def test_prompts_that_are_typed(trained, monkeypatch, capsys):
     """In a terminal input() asks, until Ctrl-D."""
-    lines = iter(["the cat"])
+    bad = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    lines = iter([bad, "the cat", EOFError])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("builtins.input", lambda _: next(lines, None) or raise_(EOFError))
+
+    def type_in(_):
+        line = next(lines)
+        return line if isinstance(line, str) else raise_(line)
+
+    monkeypatch.setattr("builtins.input", type_in)
     assert exit_status(speak.main, trained, "--interactive", "--tokens", 20) == 0
-    assert capsys.readouterr().out.startswith("the cat")
+    out, err = capsys.readouterr()
+    assert (
+        out.startswith("the cat")
+        and err == "generate: the prompt is not UTF-8: invalid start byte\n"
+    )
+
+
+def test_a_pipe_is_answered_line_by_line(trained):
+    """Before it is closed."""
+    command = [sys.executable, EXAMPLES / "generate.py", trained, "--interactive", "--tokens", "5"]
+    with subprocess.Popen(
+        [*map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        for _ in range(2):
+            process.stdin.write("the cat\n")
+            process.stdin.flush()
+            assert process.stdout.read(7) == "the cat"
+            process.stdout.read(7)  # five more, the end of the line and an empty one
+        process.stdin.close()
+    assert process.returncode == 0
 
 
 def raise_(error):
@@ -213,9 +259,13 @@ def test_another_vocabulary_is_refused(trained, capsys):
 
 
 def test_a_model_that_is_spoiled_is_refused(trained, capsys):
-    """Weights that are NaN make no text."""
-    model = GPT.from_pretrained(trained)
-    model.ln_f.weight.data = np.full_like(model.ln_f.weight.data, np.nan)
-    model.save_pretrained(trained)
-    assert exit_status(speak.main, trained) == 2
-    assert "generate: the model is broken" in capsys.readouterr().err
+    """Weights that are NaN, infinite or huge make no text."""
+    for bad in (np.nan, np.inf, 1e30):
+        model = GPT.from_pretrained(trained)
+        for p in model.parameters():
+            p.data = np.full_like(p.data, bad)
+            p.data[0] = -1
+        model.save_pretrained(trained)
+        assert exit_status(speak.main, trained, "--prompt", "a") == 2
+        err = capsys.readouterr().err
+        assert "generate: the model is broken" in err and err.count("\n") == 1

@@ -231,7 +231,7 @@ def test_the_verse_says_that_it_is_the_verse(tmp_path, capsys, monkeypatch, flag
     tokenizer = load(tmp_path / "run/tokenizer.json")
     ids = tokenizer.encode(text[27_000:])
     assert (len(ids) < 0.8 * 3000) == bool(flags)
-    length = (3000 - len(tokenizer.decode(ids[:1]))) / (len(ids) - 1)  # of the tokens foretold
+    length = 3000 / len(ids)  # of a token
     entropy, of_this_text = entropy * length, nats / characters * length
     assert f"entropy is {entropy:.3f} (of this validation text {of_this_text:.3f})" in said
     above = float(re.search(r"(\d+\.\d{3}) above it", said)[1])
@@ -409,9 +409,8 @@ def test_a_run_on_pieces_of_words(train, text_file, workers):
     assert GPT.from_pretrained(run.folder).config.vocab_size == 270
 
     ids = tokenizer.encode(validation)
-    nats = metrics_of(run.folder)["val_loss"][-1] * (len(ids) - 1)
-    foretold = len(validation) - len(tokenizer.decode(ids[:1]))
-    bits = nats / np.log(2) / foretold
+    nats = metrics_of(run.folder)["val_loss"][-1] * len(ids)
+    bits = nats / np.log(2) / len(validation)
     samples = (run.folder / "samples.txt").read_text(encoding="utf-8")
     *_, last = re.findall(r"val_loss \S+, (\S+) bits per character ---\n", samples)
     assert float(last) == pytest.approx(bits, rel=1e-4)
@@ -437,6 +436,31 @@ def test_a_run_on_gpt2s_pieces(train):
     assert (run.status, run.err) == (0, "")
     assert GPT.from_pretrained(run.folder).config.vocab_size == 50_257
     assert load(run.folder / "tokenizer.json").encode("hello world").tolist() == [31373, 995]
+
+
+def test_a_text_of_hardly_a_character(tmp_path, capsys):
+    """What validates is one character, of four bytes, and each of them is a token."""
+    (tmp_path / "text").write_text("aaaaaaaaa😀", encoding="utf-8")
+    flags = ["--data", tmp_path / "text", *TINY, "--block-size", "2", "--tokenizer", "bpe"]
+    assert exit_status(train_shakespeare.main, *flags, "--out", tmp_path / "run") == 0
+    assert "has 0.25 characters on average" in capsys.readouterr().out
+
+
+def test_what_is_printed_can_be_printed(text_file, tmp_path):
+    """Bytes make odd characters at first: none of them is obeyed by a terminal, and none ends a
+    run whose output has no Unicode.
+    """
+    arguments = ["--data", text_file, "--out", tmp_path / "run", *TINY, "--tokenizer", "bpe"]
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "train_shakespeare.py", *map(str, arguments)],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not re.search(rb"[\x00-\x08\x0b-\x1f\x7f-\x9f]", done.stdout)
+    samples = (tmp_path / "run/samples.txt").read_text(encoding="utf-8")
+    assert re.search("[\x00-\x08\x0b-\x1f]", samples)  # as the model wrote them
 
 
 def test_a_run_on_pieces_of_words_goes_on(train):

@@ -194,6 +194,10 @@ def test_the_masks_of_older_files_are_passed_over(tmp_path):
     safetensors.numpy.save_file(arrays, path)
     for key, array in GPT.from_pretrained(tmp_path).state_dict().items():
         np.testing.assert_array_equal(array, expected[key])
+    twice = arrays | {"wte.weight": arrays["transformer.wte.weight"]}
+    safetensors.numpy.save_file(twice, path)
+    with pytest.raises(ValueError, match="tensors twice"):
+        GPT.from_pretrained(tmp_path)
     arrays["lm_head.weight"] = arrays["lm_head.weight"] + 1  # another head is another model
     safetensors.numpy.save_file(arrays, path)
     with pytest.raises(ValueError, match=r"lm_head\.weight is not wte\.weight"):
