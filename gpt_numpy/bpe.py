@@ -40,8 +40,8 @@ def learn(text: str, vocab_size: int) -> list[Merge]:
 
     Counting anew after every merge would be a walk through the whole text for each.  Three things
     save that: a word is looked at once, however often it occurs; NumPy finds the places of a pair;
-    and only the pairs around these places are counted again.  A heap has the most frequent pair on top, and counts that are out of
-    date, which are thrown away when they come up.
+    and only the pairs around these places are counted again.  A heap has the most frequent pair on
+    top, and counts that are out of date, which are thrown away when they come up.
     """
     ids, weights = words_in_a_row(text)
     counts: Counter[Merge] = Counter()
