@@ -72,6 +72,7 @@ def train_and_report(arguments, ranks):
     model = GPT(command.model(job.tokenizer.vocab_size)).to(command.device)
     if job.weights:
         model.load_state_dict(job.weights)
+        job = job._replace(weights=None)  # the model has its own
     optimizer = adamw(model, command)
     done = 0
     if job.saved:
@@ -128,7 +129,7 @@ def introduce(display, job, model, ranks):
         f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "
         f"of context, {sum(p.data.size for p in model.parameters()):,} parameters"
     )
-    if job.weights:
+    if command.init_from and not job.saved:
         display.say(f"       it starts as the one in {command.init_from}")
     display.say(
         f"training: preset {command.preset}, {command.steps} steps of {command.tokens_per_step:,} "

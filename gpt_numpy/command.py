@@ -162,8 +162,8 @@ class Start(NamedTuple):
                 raise ValueError(f"the model in {folder} is broken: {name} is not all numbers")
         tokenizer = of_folder(folder, config.vocab_size)
         checkpoint.check_tokenizer(folder, tokenizer)
-        kind = "char" if isinstance(tokenizer, CharTokenizer) else "bpe"
-        kind = "gpt2" if tokenizer.vocab_size == GPT2_SIZE else kind
+        kind = "gpt2" if tokenizer.vocab_size == GPT2_SIZE else "bpe"
+        kind = "char" if isinstance(tokenizer, CharTokenizer) else kind
         if wanted not in (None, kind):
             raise ValueError(f"the tokenizer of the model in {folder} is {kind}, not {wanted}")
         return cls(folder, config, state, tokenizer, kind)

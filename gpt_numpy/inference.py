@@ -98,7 +98,7 @@ class Reader:
         self.blocks = [Block(block, batch_size, config.block_size) for block in model.h]
         self.head = after_norm(model.ln_f, wte)
         self.eps = config.n_embd * model.ln_f.eps
-        self.device, self.block_size = model.device, config.block_size
+        self.device = model.device
         self.n = 0  # how many tokens were read
 
     def forget(self):

@@ -8,6 +8,7 @@ reads it back.  How byte pairs are learned stands in bpe.py; `tiktoken` applies 
 import hashlib
 import itertools
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,19 @@ from gpt_numpy.corpus import data_folder, root_cause, within
 from gpt_numpy.files import fingerprint, read, read_json, write_whole
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """What all tokenizers have in common."""
 
     vocab_size: int
     document: dict[str, Any]  # the content of tokenizer.json
 
+    @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """The ids (T,) of a text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_bytes(self, ids) -> bytes:
         """The UTF-8 bytes of `ids` (T,), which may begin or end in the midst of a character."""
-        raise NotImplementedError
 
     def decode(self, ids) -> str:
         """The text of `ids` (T,), integers in an array, list or Tensor; � for half a character.

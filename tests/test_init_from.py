@@ -111,7 +111,7 @@ def test_it_goes_on_without_the_start(start, tune, train, monkeypatch):
 
 @needs_data
 @pytest.mark.parametrize("with_tokenizer", [True, False])
-def test_a_gpt2_of_50257_tokens(tmp_path, tune, with_tokenizer):
+def test_a_gpt2_of_50257_tokens(tmp_path, tune, text_file, with_tokenizer):
     """With the tokenizer that lies beside it, or without: then it is GPT-2's."""
     folder = tmp_path / "gpt2"
     their_model(folder, 50_257)
@@ -120,7 +120,9 @@ def test_a_gpt2_of_50257_tokens(tmp_path, tune, with_tokenizer):
     out, lines = tune(folder, "--steps", "2", "--eval-every", "2")
     assert "tokenizer: gpt2, 50,257 tokens" in lines
     losses = [v for v in metrics_of(out)["val_loss"] if v is not None]
-    assert losses[-1] < losses[0] and losses[0] == pytest.approx(np.log(50_257), abs=0.2)
+    _, val_ids = encoded(gpt2(), text_file.read_text(encoding="utf-8"), 32)
+    assert losses[0] == pytest.approx(evaluate(GPT.from_pretrained(folder), val_ids), rel=1e-5)
+    assert losses[-1] < losses[0]
     theirs = GPT2LMHeadModel.from_pretrained(out).eval()
     ids = np.array([[15496, 11, 995, 0]])
     with torch.no_grad():
