@@ -1,0 +1,150 @@
+"""The Markdown files tell the truth: their links lead somewhere, their numbers are right."""
+
+import inspect
+import re
+import subprocess
+import textwrap
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mutants import mutants_of
+
+import minigrad.tensor
+from minigrad.device import array_module
+from minigrad.gradcheck import gradcheck
+from minigrad.proof.cases import CASES
+from minigrad.proof.judges import by_finite_differences, by_pytorch
+from minigrad.tensor import OPS, op
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ["benchmarks", "docs", "examples", "gpt_numpy", "minigrad", "tests"]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(page for name in SOURCES for page in ROOT.glob(f"{name}/**/*.md"))]
+)
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def anchors(page):
+    """What a link to a heading of the page may be called, by GitHub's rules."""
+    seen: Counter[str] = Counter()
+    names = set()
+    for heading in re.findall(r"^#+ +(.+)$", prose(page), re.MULTILINE):
+        name = re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        names.add(f"{name}-{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return names
+
+
+def prose(page):
+    """The page without its blocks of code."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def broken(page):
+    """The links of a page, but those into the web, that lead nowhere."""
+    links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", prose(page)))
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if re.match(r"https?://", link):
+            continue
+        if not target.exists() or anchor and anchor not in anchors(target):
+            yield link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """To a file that is there, and a heading that it has."""
+    assert [*broken(page)] == []
+
+
+@pytest.mark.parametrize("page", ["CHANGELOG.md", "CONTRIBUTING.md", "docs/negative-results.md"])
+def test_the_files_it_names_exist(page):
+    """Those in the text, such as `tests/mutants.py`."""
+    named = re.findall(r"`[^`\n]*?((?:\w+/)+\w+\.py)\b", read(page))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_broken_links_are_noticed(tmp_path):
+    """A file, a heading here or there, the second of a name; not what is code, or in the web."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `b`, c_d - e\n## Two\n## Two\n```\n# no\n[x](code.md)\n```\n"
+        "`[x](y)` [x](page.md) [x](page.md#a-b-c_d---e) [x](#two-1) [x](https://a.b/#c)\n"
+        "[x](gone.md) [x](#no) [x](#two-2) [x](page.md#b)\n"
+    )
+    assert [*broken(page)] == ["gone.md", "#no", "#two-2", "page.md#b"]
+
+
+def test_lines_are_what_the_command_counts():
+    """docs/compare.md rounds them: they may be off by a hundred."""
+    lines = re.findall(r"^(cat .+ \| wc -l) +# ([\d,]+):", read("docs/compare.md"), re.MULTILINE)
+    assert len(lines) == 4
+    for command, printed in lines:
+        counted = int(subprocess.check_output(command, shell=True, cwd=ROOT))
+        assert abs(counted - int(printed.replace(",", ""))) <= 100, f"{command} says {counted}"
+
+
+OURS = {name: f for name, f in OPS.items() if f.__module__.startswith("minigrad.ops.")}
+
+
+def test_every_op_is_derived_and_counted():
+    """In its docstring; and as many ops, and modules, as the pages say."""
+    assert [name for name, f in OURS.items() if "Derivation  " not in f.__doc__] == []
+    for page in ("docs/compare.md", "CHANGELOG.md"):
+        counts = {int(n) for n in re.findall(r"\b(\d+) ops\b", read(page))}
+        assert counts - {4} == {len(OURS)}, page  # micrograd has 4
+    assert f"All {len(CASES)} ops and modules agree." in read("README.md")
+
+
+def test_tolerances_are_those_of_the_judges():
+    """The row of ours in docs/compare.md."""
+    row = re.search(r"^\| \*\*ours\*\* \| arrays.*$", read("docs/compare.md"), re.MULTILINE)[0]
+    for judge, unit in ((by_pytorch, "of the largest entry"), (by_finite_differences, "of ‖dx‖")):
+        tolerance = inspect.signature(judge).parameters["tolerance"].default
+        assert float(re.search(rf"(\S+) {unit}", row)[1]) == tolerance
+
+
+def test_the_op_of_contributing_works(monkeypatch):
+    """Its derivative is right, and it has as many mutants as is said."""
+    page = read("CONTRIBUTING.md")
+    code = next(
+        textwrap.dedent(block)
+        for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        if "@op" in block
+    )
+    monkeypatch.setattr(minigrad.tensor, "OPS", dict(OPS))
+    names = {"op": op, "array_module": array_module}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    gradcheck(names["sigmoid"], [np.array([-2.0, 0.0, 3.0])])
+    assert f"there are {len([*mutants_of('f.py', code)])}, and all are noticed" in page
+
+
+def test_the_first_change_is_that_of_this_version():
+    """CHANGELOG.md begins with the version in pyproject.toml."""
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    assert re.findall(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)[0] == version
+
+
+def test_what_did_not_pay_has_the_numbers_of_its_result():
+    """Where a row of docs/negative-results.md names a result, its numbers stand there."""
+    n_checked = 0
+    for row in re.findall(r"^\| .*$", read("docs/negative-results.md"), re.MULTILINE):
+        if "/results/" not in row:
+            continue
+        files = re.findall(r"\(\.\./([\w/]+\.md)", row)
+        source = " ".join(map(read, files))
+        for number in re.findall(r"(?<![\w.-])\d+(?:\.\d+)?", row.split(" | ")[1]):
+            assert re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d,]|\.\d)", source), (
+                row,
+                number,
+            )
+            n_checked += 1
+    assert n_checked > 10
