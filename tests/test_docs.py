@@ -96,7 +96,7 @@ OURS = {name: f for name, f in OPS.items() if f.__module__.startswith("minigrad.
 
 
 def test_every_op_is_derived_and_counted():
-    """In its docstring; and as many ops, and modules, as the pages say."""
+    """In its docstring; and there are as many as the pages say."""
     assert [name for name, f in OURS.items() if "Derivation  " not in f.__doc__] == []
     for page in ("docs/compare.md", "CHANGELOG.md"):
         counts = {int(n) for n in re.findall(r"\b(\d+) ops\b", read(page))}
@@ -109,7 +109,7 @@ def test_tolerances_are_those_of_the_judges():
     row = re.search(r"^\| \*\*ours\*\* \| arrays.*$", read("docs/compare.md"), re.MULTILINE)[0]
     for judge, unit in ((by_pytorch, "of the largest entry"), (by_finite_differences, "of ‖dx‖")):
         tolerance = inspect.signature(judge).parameters["tolerance"].default
-        assert float(re.search(rf"(\S+) {unit}", row)[1]) == tolerance
+        assert float(re.search(rf"(1e-\d+) {unit}", row)[1]) == tolerance
 
 
 def test_the_op_of_contributing_works(monkeypatch):
