@@ -19,6 +19,7 @@ import numpy as np
 
 from minigrad.device import array_module, is_array
 from minigrad.faults import input_names
+from minigrad.nn import calls_from_outermost, path_of
 from minigrad.tensor import Tensor, this_thread
 
 ENGINE = str(Path(__file__).parent) + os.sep
@@ -52,25 +53,13 @@ class Note(NamedTuple):
 
 
 class Watch:
-    """What looks on while detect_anomaly() is on: ops and modules report to it."""
-
-    def __init__(self):
-        self.modules = []  # that are being called, from the outermost to the innermost
-
-    @contextlib.contextmanager
-    def inside(self, module):
-        """Module.__call__ runs in here."""
-        self.modules.append(module)
-        try:
-            yield
-        finally:
-            self.modules.pop()
+    """What looks on while detect_anomaly() is on: ops report to it."""
 
     def forward(self, op_name, names, inputs, arrays, out):
         """Look at what an op has made of its inputs; return a Note for backward."""
         names = input_names(names, arrays)
         note = Note(
-            place=self.place(),
+            place=place(),
             names=names,
             inputs=[(n, describe(x)) for n, x in zip(names, arrays, strict=True) if x is not None],
             line=line_of_program(),
@@ -102,26 +91,17 @@ class Watch:
                 name = f"d{note.names[i]}" if note.names else f"the gradient of input {i}"
                 raise error(step.op, f"made {made}", "backward", name, note, dout=dout, **{name: d})
 
-    def place(self):
-        """Where we are, in words."""
-        if not self.modules:
-            return ""
-        root, module = self.modules[0], self.modules[-1]
-        path = path_of(module, root)
-        if path is None:
-            return f", in {type(root).__name__}, {type(module).__name__}"
-        return f", in {path or type(root).__name__}"
 
-
-def path_of(module, root):
-    """The dotted name of a module below `root`; "" for itself, None if it is not there."""
-    if module is root:
+def place():
+    """Where we are, in words."""
+    modules = [module() for _, module, _ in calls_from_outermost(this_thread.calls)]
+    if not modules:
         return ""
-    for name, child in root.named_children():
-        path = path_of(module, child)
-        if path is not None:
-            return f"{name}.{path}" if path else name
-    return None
+    root, module = modules[0], modules[-1]
+    path = path_of(module, root)
+    if path is None:
+        return f", in {type(root).__name__}, {type(module).__name__}"
+    return f", in {path or type(root).__name__}"
 
 
 def fault(array):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import weakref
 from collections.abc import Callable
 
 import minigrad.ops as F
@@ -17,10 +18,14 @@ class Module:
     forward: Callable[..., Tensor]
 
     def __call__(self, *inputs):
-        if this_thread.watch is None:
+        # Every step notes inside which call it was taken.  The reference is a weak one, so that a
+        # module may keep what it computed: else it would hold a tensor, whose step held the module.
+        outer = this_thread.calls
+        this_thread.calls = (outer, weakref.ref(self), type(self).__name__)
+        try:
             return self.forward(*inputs)
-        with this_thread.watch.inside(self):  # see detect_anomaly()
-            return self.forward(*inputs)
+        finally:
+            this_thread.calls = outer
 
     def named_children(self):
         """(name, module) of the modules right below this one, in the order of assignment."""
@@ -104,6 +109,26 @@ class Module:
                 )
         for name, p in parameters.items():
             p.overwrite(to_device(state[name], p.device))
+
+
+def calls_from_outermost(place):
+    """[(outer, weak reference to the module, name of its class), ...] of a step's `place`."""
+    calls = []
+    while place is not None:
+        calls.append(place)
+        place = place[0]
+    return calls[::-1]
+
+
+def path_of(module, root):
+    """The dotted name of a module below `root`; "" for itself, None if it is not there."""
+    if module is root:
+        return ""
+    for name, child in root.named_children():
+        path = path_of(module, child)
+        if path is not None:
+            return f"{name}.{path}" if path else name
+    return None
 
 
 class ModuleList(Module):

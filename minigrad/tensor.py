@@ -36,6 +36,7 @@ _clock = itertools.count()  # stamps each Step with the moment it was taken
 class _Thread(threading.local):
     recording = True  # False inside `with no_grad():`, for this thread alone
     watch: Any = None  # what looks at every result inside `with detect_anomaly():`, see anomaly.py
+    calls: Any = None  # the innermost call of a module that is under way, see Module.__call__
 
 
 this_thread = _Thread()
@@ -49,14 +50,15 @@ class Step:
     needs is freed as soon as the program lets go of it; and nothing points back, so no cycles.
     `readings` keeps the arrays of leaves as they are, until the Step is replayed or forgotten;
     `versions` tells, as (leaf, version), which numbers of those it was that the op has read.
+    `place` is the call of a module inside which it was taken, see Module.__call__.
     """
 
-    __slots__ = ("backward", "note", "op", "readings", "shape", "sources", "time", "versions")
+    __slots__ = "backward note op place readings shape sources time versions".split()
 
     def __init__(self, op, sources, backward, shape, readings=(), versions=(), note=None):
         self.op, self.sources, self.backward, self.shape = op, sources, backward, shape
         self.readings, self.versions, self.note = readings, versions, note
-        self.time = next(_clock)
+        self.time, self.place = next(_clock), this_thread.calls
 
     def replay(self, dout):
         """What backward(dout) returns; this once, and only if no leaf has changed since."""
@@ -79,7 +81,7 @@ class Step:
 
     def forget(self):
         """Free what the step held."""
-        self.backward, self.note = None, None
+        self.backward = self.note = self.place = None
         self.sources = self.readings = self.versions = ()
 
 

@@ -4,7 +4,9 @@ The ops behind them are tested in test_ops.py; here the question is who owns whi
 which name, and whether saving, loading, converting and tying them keep their promises.
 """
 
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import minigrad as mg
 import minigrad.ops as F
 from minigrad import Tensor, nn
 from minigrad.random import at
+from minigrad.tensor import this_thread
 
 B, T, C, V = 2, 3, 5, 7
 IDS = np.array([[0, 4, 4], [6, 4, 1]])
@@ -319,3 +322,61 @@ def test_evaluating_restores_every_module():
         assert not model.training and not model[1].training
         raise KeyError
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
+
+
+# ---- which call of which module took a step ------------------------------------------------------
+
+
+class Keeper(nn.Module):
+    """It keeps what it computed, as a module may that shows its attention, or one with a state."""
+
+    def __init__(self):
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x):
+        self.kept = self.linear(x) * 2.0
+        if self.kept.data.size > 4:
+            raise KeyError
+        return self.kept
+
+
+def test_a_step_knows_the_call_that_took_it():
+    """From the outermost module to the innermost; two calls of one module are told apart."""
+    keeper = Keeper()
+    first, second, outside = (
+        keeper(np.ones((1, 2), np.float32)),
+        keeper(np.ones((1, 2), np.float32)),
+        keeper.kept * 2.0,
+    )
+    (linear,) = {step for step in first.step.sources if step}
+    assert outside.step.place is None
+    calls = nn.calls_from_outermost(linear.place)
+    assert [(module(), name) for _, module, name in calls] == [
+        (keeper, "Keeper"),
+        (keeper.linear, "Linear"),
+    ]
+    assert calls[:1] == nn.calls_from_outermost(first.step.place)
+    assert calls[0] is first.step.place and calls[0] is not second.step.place
+    first.backward(np.ones((1, 2), np.float32))
+    assert linear.place is None and first.step.place is None
+
+
+def test_a_call_that_fails_is_over():
+    """What follows is outside of the module again."""
+    keeper = Keeper()
+    with pytest.raises(KeyError):
+        keeper(np.ones((3, 2), np.float32))
+    assert this_thread.calls is None
+
+
+def test_a_module_that_keeps_its_result_is_freed_at_once():
+    """Its tensor's step knows the module, and yet there is no cycle: no collector is needed."""
+    gc.collect()
+    gc.disable()
+    try:
+        keeper = Keeper()
+        out, gone = keeper(np.ones((1, 2), np.float32)), weakref.ref(keeper)
+        del keeper
+        assert gone() is None and out.requires_grad
+    finally:
+        gc.enable()
