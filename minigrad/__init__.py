@@ -7,9 +7,11 @@ from minigrad.tensor import OPS, Tensor, no_grad
 from minigrad import nn, ops, optim, schedule
 from minigrad.anomaly import detect_anomaly
 from minigrad.random import manual_seed
+from minigrad.stopwatch import Stopwatch
 
 __all__ = [
     "OPS",
+    "Stopwatch",
     "Tensor",
     "detect_anomaly",
     "manual_seed",

@@ -73,6 +73,12 @@ def to_host(array):
     return array if array_module(array) is np else cupy.asnumpy(array)
 
 
+def wait_for(array):
+    """Return when `array` has been computed: a GPU may still be at it when an op returns."""
+    if device_of(array) == GPU:
+        cupy.cuda.runtime.deviceSynchronize()
+
+
 def one_device(arrays):
     """Raise ValueError unless all arrays live on one device."""
     if cupy is not None and len(devices := {device_of(x) for x in arrays if is_array(x)}) > 1:

@@ -469,6 +469,7 @@ class CUDARuntimeError(RuntimeError):
 cuda = types.SimpleNamespace(
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
+        deviceSynchronize=lambda: None,
         driverGetVersion=lambda: 12080,
         runtimeGetVersion=lambda: 12080,
         getDeviceCount=lambda: 1,
