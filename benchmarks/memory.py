@@ -6,6 +6,7 @@ The memory of a page that several processes share counts once (PSS, the proporti
 /proc/PID/smaps_rollup); it is read every few hundredths of a second, and the peak is kept.
 """
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -16,6 +17,8 @@ from functools import partial
 import psutil
 from common import CLEAN, HERE, number, parser, ratio, report, shown, steps_of, take_turns
 from step_time import BABY
+
+from gpt_numpy.memory import held
 
 SETTINGS = {"laptop": {}, "baby, batch 8": BABY}
 INTERVAL = 0.02  # seconds
@@ -28,13 +31,8 @@ def peak(side, options, steps):
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, env=CLEAN)
     most = 0
     while process.poll() is None:
-        held = 0
-        try:
-            for each in (process, *process.children(recursive=True)):
-                held += each.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue
-        most = max(most, held)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            most = max(most, held(process))
         time.sleep(INTERVAL)
     if process.returncode:
         sys.exit(f"failed: {command}")

@@ -18,7 +18,8 @@ from typing import Annotated, Literal
 import tyro
 
 from gpt_numpy import GPT, checkpoint
-from gpt_numpy.run import CONTROL, show_what_can_be_shown
+from gpt_numpy.report import CONTROL
+from gpt_numpy.terminal import show_what_can_be_shown
 from gpt_numpy.tokenizer import Tokenizer, of_folder
 from minigrad.device import NoGPU, choose, in_one_line, out_of_memory
 

@@ -5,14 +5,19 @@
     python examples/train_shakespeare.py --device gpu     on a GPU: a larger model, the preset baby
     python examples/train_shakespeare.py --data my.txt    your own text
     python examples/train_shakespeare.py --resume         go on where a run was stopped
+    python examples/train_shakespeare.py --open           see it in a browser
 
 Without a network a built-in grammar writes the text.  The run leaves the model, its metrics, its
-samples and its loss curve in a folder, and all that it takes to go on.
+samples, its loss curve and a report in a folder, and all that it takes to go on.
 """
 
 import contextlib
+import itertools
+import math
+import os
 import shlex
 import sys
+import webbrowser
 
 import minigrad as mg
 from gpt_numpy import GPT, memory, report, resume, verse
@@ -20,14 +25,19 @@ from gpt_numpy.command import Command, identity, prepare
 from gpt_numpy.data import split
 from gpt_numpy.files import fingerprint
 from gpt_numpy.ranks import Ranks
-from gpt_numpy.run import Clock, Display, Signals, show_what_can_be_shown
+from gpt_numpy.run import Clock, Signals
+from gpt_numpy.terminal import Display, show_what_can_be_shown
 from gpt_numpy.tokenizer import characters
 from gpt_numpy.train import adamw, evaluate, loss_by_position, train
 from gpt_numpy.workers import WorkerDied
+from minigrad.__main__ import of_the_cpu
 from minigrad.device import NoGPU, in_one_line, out_of_memory
 
 SAMPLE_TOKENS = 240
 SAVE_EVERY = 180  # seconds, between two evaluations that are further apart
+WATCHED = range(3, 13)  # of the steps that a process makes: those whose ops are timed
+PASSAGE = 480  # characters in which surprise is shown
+LOOKED_AT = 32  # tokens over which attention is shown
 
 
 def main(arguments=None):
@@ -53,6 +63,14 @@ def main(arguments=None):
         if status > 128:
             ranks.end_all(status)
         return status
+
+
+def arguments_of(arguments):
+    """The command line, as far as it is known."""
+    return [
+        "examples/train_shakespeare.py",
+        *map(str, sys.argv[1:] if arguments is None else arguments),
+    ]
 
 
 def refuse(error, status=2):
@@ -91,7 +109,7 @@ def train_and_report(arguments, ranks):
         return 0
     with Display(command.steps, command.quiet) as display, Signals() as signals:
         introduce(display, job, model, ranks)
-        run = Run(display, job, model, optimizer)
+        run = Run(display, job, model, optimizer, ["python", *(arguments_of(arguments))])
         try:
             stopped = run.go(steps, signals)
         except FloatingPointError as error:
@@ -156,8 +174,9 @@ def introduce(display, job, model, ranks):
 class Run:
     """Train, measuring, writing and saving on the way."""
 
-    def __init__(self, display, job, model, optimizer):
+    def __init__(self, display, job, model, optimizer, command_line):
         self.display, self.job, self.model, self.optimizer = display, job, model, optimizer
+        self.command_line = shlex.join(command_line)
         self.command, self.folder, self.tokenizer = job.command, job.folder, job.tokenizer
         text = fingerprint(job.corpus.text)
         self.origin = {
@@ -182,6 +201,13 @@ class Run:
             self.entropy = job.corpus.entropy * self.characters_per_token
         rows = job.folder.rows
         self.clock = Clock(before=rows[-1]["seconds"] if rows else 0)
+        self.stopwatch = mg.Stopwatch()
+        self.evaluation_seconds = 0.0  # that the last one took, with all that is drawn and written
+        self.opened = not self.command.open
+        self.title = (
+            f"{job.corpus.name}: {self.command.n_layer} layers, {self.command.n_embd} channels, "
+            f"tokens: {self.command.tokenizer}"
+        )
 
     def go(self, steps, signals):
         """Go through the steps; return the signal that stopped the run before its end, or None."""
@@ -190,10 +216,12 @@ class Run:
             with self.clock.paused():
                 self.measure(0)
                 self.folder.log(step=0, val_loss=self.val_loss, seconds=self.clock.seconds())
+                self.report("running", 0)
                 self.save(0)
+            self.evaluation_seconds = self.clock.pause
         elif self.job.notes:
             self.save(self.saved)  # lest the new settings be lost
-        for result in steps:
+        for result in self.watched(steps):
             step = result.step
             self.clock.tokens += command.tokens_per_step
             if step % command.log_every == 0 or self.is_measured(step):
@@ -205,9 +233,19 @@ class Run:
                 with self.clock.paused():
                     self.save(step)
             if stop:
+                self.report("stopped", step)
                 return stop
         self.conclude()
         return None
+
+    def watched(self, steps):
+        """The steps; the ops of some of them are timed."""
+        for n in itertools.count(1):
+            with self.stopwatch if n in WATCHED else contextlib.nullcontext():
+                result = next(steps, None)
+            if result is None:
+                return
+            yield result
 
     def is_measured(self, step):
         return step % self.command.eval_every == 0 or step == self.command.steps
@@ -231,9 +269,18 @@ class Run:
             )
             if measured:
                 self.draw()
+                self.report("running" if step < self.command.steps else "finished", step)
                 self.save(step)
-        left = (self.command.steps - step) * self.command.tokens_per_step
-        self.display.step(step, loss, result.lr, rate, left, self.clock.seconds())
+        if measured:
+            self.evaluation_seconds = self.clock.pause
+        norm, seconds = result.grad_norm.item(), self.clock.seconds()
+        self.display.step(step, loss, result.lr, norm, rate, self.left(step), seconds)
+
+    def left(self, step):
+        """How many seconds are to come after `step`, evaluations and all."""
+        steps = self.command.steps - step
+        training = self.clock.left(steps * self.command.tokens_per_step)
+        return training + math.ceil(steps / self.command.eval_every) * self.evaluation_seconds
 
     def measure(self, step):
         """Evaluate, write a sample, and keep the weights if they are the best so far."""
@@ -248,7 +295,8 @@ class Run:
         if self.val_loss < self.best:
             self.best = self.val_loss
             self.model.save_pretrained(self.folder.path, **self.origin)
-        self.display.evaluation(step, self.val_loss, bits, sample)
+        held = memory.size(memory.held())
+        self.display.evaluation(step, self.val_loss, bits, sample, held)
 
     def save(self, step):
         """Save all that the next step depends on, unless a step before has gone wrong."""
@@ -273,12 +321,49 @@ class Run:
     def draw(self):
         """Draw the loss so far."""
         self.folder.draw(
-            title=f"{self.job.corpus.name}: {self.command.n_layer} layers, "
-            f"{self.command.n_embd} channels, tokens: {self.command.tokenizer}",
+            title=self.title,
             vocab_size=self.tokenizer.vocab_size,
             entropy=self.entropy,
             text_entropy=self.text_entropy,
         )
+
+    def report(self, state, step):
+        """Write the report of the run, which is running, finished or stopped."""
+        command, ids = self.command, self.job.val_ids
+        n = round(PASSAGE / self.characters_per_token)
+        watch = self.stopwatch
+        times = {
+            "step": watch.mean(),
+            "laps": watch.laps,
+            "ops": watch.ops(),
+            "processes": min(command.workers, command.rows_per_step),
+        }
+        self.folder.report(
+            title=self.title,
+            state=state,
+            step=step,
+            steps=command.steps,
+            seconds=self.clock.seconds(),
+            left=self.left(step),
+            look_again=max(2, math.ceil(self.left(command.steps - command.eval_every))),
+            weights=sum(p.data.size for p in self.model.parameters()),
+            memory=memory.size(memory.held()),
+            vocab_size=self.tokenizer.vocab_size,
+            uniform=math.log(self.tokenizer.vocab_size),
+            entropy=self.entropy,
+            text_entropy=self.text_entropy,
+            passage=report.passage(self.model, self.tokenizer, ids[: n + 1]),
+            attention=report.attention(
+                self.model, self.tokenizer, ids[: min(LOOKED_AT, command.block_size)]
+            ),
+            times=times if watch.laps else None,
+            settings=self.folder.settings,
+            command=self.command_line,
+            versions=[*of_the_cpu()],
+        )
+        if not self.opened:
+            self.opened = True
+            open_in_browser(self.folder.path / "report.html")
 
     def conclude(self):
         """Say how much of the loss is the price of a window's beginning, and of being imperfect."""
@@ -301,7 +386,16 @@ class Run:
                 f"{self.text_entropy:.3f}). The loss is {self.val_loss - entropy:.3f} above it,\n"
                 f"in the second half of a window {late - entropy:.3f}."
             )
-        say(f"Look at {self.folder.path / 'loss.png'} and {self.folder.path / 'samples.txt'}.")
+        say(f"Look at {self.folder.path / 'report.html'}, in a browser.")
+
+
+def open_in_browser(path):
+    """Show a file in a browser; not in one that would take the terminal for it."""
+    screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & {
+        *os.environ
+    }
+    if screen:
+        webbrowser.open(path.resolve().as_uri())
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ class Command(TrainConfig):
     """The folder for the results; an earlier run there is renamed, not overwritten."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in --out where it was saved, with its settings."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open report.html in a browser as soon as there is one."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print only the last line."""
 
@@ -57,13 +59,14 @@ class Command(TrainConfig):
 
     def settings(self, corpus: Corpus, ranks: Ranks) -> dict[str, Any]:
         """What train_config.json keeps of a run."""
-        kept = [f.name for f in fields(self) if f.name not in ("out", "resume", "quiet")]
+        kept = [f.name for f in fields(self) if f.name not in NOT_KEPT]
         settings = {name: getattr(self, name) for name in kept}
         for name in PATHS:
             settings[name] = settings[name] and str(settings[name].resolve())
         return settings | {"text": corpus.name, "ranks": ranks.size}
 
 
+NOT_KEPT = ("out", "resume", "open", "quiet")
 PATHS = ("data", "init_from")
 
 
@@ -238,7 +241,7 @@ def check_fit(command, tokenizer, ranks, levers=memory.LEVERS):
 
 ELSEWHERE = ("workers", "device")  # may change, and the last digits then do
 TO_COME = ("steps", "eval_every", "log_every")  # may change, for they do not alter the past
-FREE = (*ELSEWHERE, *TO_COME, "data", "out", "resume", "quiet")
+FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, "data")
 
 
 def identity(settings: dict[str, Any], text: str) -> str:

@@ -30,7 +30,7 @@ UNDER_WAY = 5  # gradients that backward holds in the last block's MLP, less wha
 # Bytes of Python, the libraries, the text and the figure, in the first process; and of each other,
 # which shares the libraries' pages: measured as in benchmarks/memory.py, on train_shakespeare.py
 # with a model of next to no weights.
-FIRST, OTHER = 110_000_000, 10_000_000
+FIRST, OTHER = 110_000_000, 42_000_000
 CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 LEVERS = {  # settings that save memory, and their flags; what changes the run least comes first
     "batch_size": "--batch-size (and raise --accumulate as much)",
@@ -109,6 +109,20 @@ def estimate(
     aside = max(evaluation, speaking)
     peak = max(activations + max(0, aside - training), (n > 1) * here * 4 * vector)
     return Estimate(state, activations, evaluation, state + peak + here * (FIRST + (n - 1) * OTHER))
+
+
+def held(process: psutil.Process | None = None) -> int:
+    """How many bytes a process (this one, if none is given) and its children hold now.
+
+    Where the system tells (Linux), a page that several of them share counts once.
+    """
+    total = 0
+    process = process or psutil.Process()
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            info = each.memory_full_info()
+            total += getattr(info, "pss", info.uss)
+    return total
 
 
 def machine_memory(device: str = CPU) -> int:

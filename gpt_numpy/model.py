@@ -34,15 +34,15 @@ class Attention(nn.Module):
         self.proj = nn.Linear(C, C, bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x):
+    def heads(self, x):
+        """x (B, T, C) → (B, H, T, D), with C = H D."""
         B, T, C = x.shape
+        return x.view(B, T, self.n_head, C // self.n_head).transpose(0, 2, 1, 3)
 
-        def heads(x):  # (B, T, C) -> (B, H, T, D), with C = H D
-            return x.view(B, T, self.n_head, C // self.n_head).transpose(0, 2, 1, 3)
-
-        q, k, v = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
+    def forward(self, x):
+        q, k, v = [self.heads(part(x)) for part in (self.query, self.key, self.value)]
         y = F.attention(q, k, v, dropout=self.dropout_rate, training=self.training)
-        y = y.transpose(0, 2, 1, 3).view(B, T, C)
+        y = y.transpose(0, 2, 1, 3).view(*x.shape)
         return self.dropout(self.proj(y))
 
 

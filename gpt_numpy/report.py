@@ -1,10 +1,22 @@
-"""What a loss means, and the figure of a run."""
+"""What a loss means, and how a run is shown: the figure of its loss, and its report."""
 
+import base64
+import json
 import math
+from pathlib import Path
 
-from gpt_numpy.files import replacing
+import numpy as np
+
+from gpt_numpy.files import replacing, write_whole
+from gpt_numpy.look import attention_maps, surprise
 
 BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
+
+# What a terminal would obey, and a page would drop, instead of showing it; a model whose tokens are
+# bytes writes all of it.
+CONTROL = {n: "�" for n in [*range(32), *range(127, 160)] if chr(n) not in "\n\t"}
+TEMPLATE = Path(__file__).with_name("report.html")
+MOST_ROWS = 1000  # of metrics.csv on a page; a curve of more points looks no different
 
 LADDER = (  # the landmarks of a model whose tokens are pieces of words, some 50,000 of them
     (math.log(50_000), "untrained: any of 50,000"),
@@ -108,3 +120,63 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     return figure
+
+
+def page(path, rows, samples, **facts):
+    """Write the report of a run, one HTML file that needs no other, to `path`.
+
+    rows        dicts with the columns of metrics.csv; None where missing
+    samples     dicts with step, val_loss, bits and text: what the model wrote at each evaluation
+    facts       what else the script in report.html reads: see report.html, and Run.report() in
+                examples/train_shakespeare.py
+    """
+    every = math.ceil(len(rows) / MOST_ROWS) or 1
+    kept = [row for i, row in enumerate(rows) if i % every == 0 or row["val_loss"] is not None]
+    columns = {name: [row[name] for row in kept] for name in (rows[0] if rows else [])}
+    facts |= {"rows": columns, "samples": samples, "ladder": LADDER}
+    content = json.dumps(shown(facts), allow_nan=False).replace("<", "\\u003c")  # ends no <script>
+    html = TEMPLATE.read_text(encoding="utf-8").replace("/*RUN*/", content)
+    write_whole(path, html.encode())
+
+
+def shown(x):
+    """x as JSON can say it: no number that is not finite, no control characters."""
+    match x:
+        case dict():
+            return {key: shown(value) for key, value in x.items()}
+        case list() | tuple():
+            return [shown(value) for value in x]
+        case str():
+            return x.translate(CONTROL).encode("utf-8", "replace").decode()
+        case float() if not math.isfinite(x):
+            return None
+    return x
+
+
+def passage(model, tokenizer, ids):
+    """How a text of ids (N + 1,) surprises the model, for the report; None if it is broken."""
+    found = surprise(model, ids)
+    if not np.isfinite(found.losses).all():
+        return None
+    guesses = [
+        [[tokenizer.decode([i]), float(p)] for i, p in zip(row, ps, strict=True)]
+        for row, ps in zip(found.guesses, found.probabilities, strict=True)
+    ]
+    tokens = [tokenizer.decode([i]) for i in ids]
+    return {"tokens": tokens, "losses": found.losses.tolist(), "guesses": guesses}
+
+
+def attention(model, tokenizer, ids):
+    """Where every head looks in a text of ids (T,), for the report; None if the model is broken.
+
+    The weights are rounded to 255ths, a byte each.
+    """
+    maps = attention_maps(model, ids)  # (L, H, T, T)
+    if not np.isfinite(maps).all():
+        return None
+    return {
+        "layers": maps.shape[0],
+        "heads": maps.shape[1],
+        "tokens": [tokenizer.decode([i]) for i in ids],
+        "maps": base64.b64encode((255 * maps).round().astype(np.uint8).tobytes()).decode(),
+    }

@@ -1,4 +1,4 @@
-"""The folder that a run leaves, what it shows while it runs, and how it is stopped."""
+"""The folder that a run leaves, its clock, and how it is stopped."""
 
 import contextlib
 import csv
@@ -6,13 +6,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import sys
 import time
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from gpt_numpy import report, resume
 from gpt_numpy.files import Lock, read, sync, write_whole
@@ -21,13 +19,14 @@ COLUMNS = "step train_loss val_loss lr grad_norm tokens_per_second seconds".spli
 GROWING = ["metrics.csv", "samples.txt"]
 WRITTEN = [
     *("train_config.json", "tokenizer.json", "config.json", "model.safetensors", "loss.png"),
+    "report.html",
     *GROWING,
     resume.FILE,
 ]
 
 
 class RunFolder:
-    """metrics.csv, samples.txt, train_config.json, loss.png, the model and the state of a run.
+    """metrics.csv, samples.txt, the figures, train_config.json, the model and the state of a run.
 
     A folder that holds any of these already is renamed aside; `moved` then tells where it went.
     With `progress` the run that is there goes on instead, and nothing is touched before cut_back().
@@ -37,7 +36,7 @@ class RunFolder:
     def __init__(self, path, settings, tokenizer=None, progress=None):
         self.path = Path(path) if Path(path).name else Path(path).resolve()
         self.settings = self.written = settings
-        self.rows, self.moved = [], None
+        self.rows, self.samples, self.moved = [], [], None
         try:
             if progress is not None:
                 self.lock = self._locked()
@@ -82,7 +81,7 @@ class RunFolder:
     def cut_back(self, progress):
         """Go on as if nothing had been written after `progress` was saved."""
         self.rows = read_rows(self.path / "metrics.csv", progress.files)
-        read_back(self.path / "samples.txt", progress.files)
+        self.samples = read_samples(self.path / "samples.txt", progress.files)
         for name in GROWING:
             os.truncate(self.path / name, progress.files[name][0])
         for path in self.path.glob("*.tmp"):  # what a process that was killed had begun
@@ -101,13 +100,18 @@ class RunFolder:
 
     def sample(self, step, val_loss, bits, text):
         """Append what the model wrote at `step` to samples.txt."""
-        with open(self.path / "samples.txt", "a", encoding="utf-8") as file:
+        self.samples.append({"step": step, "val_loss": val_loss, "bits": bits, "text": text})
+        with open(self.path / "samples.txt", "a", encoding="utf-8", newline="\n") as file:
             head = f"step {step}, val_loss {val_loss:.4f}, {bits:.4f} bits per character"
             file.write(f"--- {head} ---\n{text}\n\n")
 
     def draw(self, **options):
         """Draw loss.png from all rows so far."""
         report.loss_figure(self.rows, self.path / "loss.png", **options)
+
+    def report(self, **facts):
+        """Write report.html of all rows and samples so far, and of what else the run knows."""
+        report.page(self.path / "report.html", self.rows, self.samples, **facts)
 
     def save(self, model, optimizer, step, **facts):
         """Save all that the next step depends on; see resume.Progress for the facts."""
@@ -154,6 +158,19 @@ def read_rows(path, files):
     return [row | {"step": int(row["step"] or 0)} for row in numbers]
 
 
+NUMBER = r"(-?\d+\.\d{4}|nan|inf)"
+HEAD = rf"^--- step (\d+), val_loss {NUMBER}, {NUMBER} bits per character ---\n"
+
+
+def read_samples(path, files):
+    """What sample() was given, as samples.txt has it."""
+    _, *parts = re.split(HEAD, read_back(path, files).decode(), flags=re.MULTILINE)
+    return [
+        {"step": int(step), "val_loss": float(loss), "bits": float(bits), "text": text[:-2]}
+        for step, loss, bits, text in zip(*[iter(parts)] * 4, strict=True)
+    ]
+
+
 class Signals:
     """Ctrl-C and SIGTERM are noted, for whoever asks at the end of a step: `received`, or None.
 
@@ -188,7 +205,9 @@ class Clock:
     def __init__(self, before=0.0):
         self.last = time.perf_counter()
         self.start = self.last - before
-        self.tokens = 0
+        self.tokens = 0  # since the last rate()
+        self.trained = [0, 0.0]  # tokens and seconds until then
+        self.pause = 0.0  # how long the last one took
         self.last_save = self.last
 
     def saved(self):
@@ -204,7 +223,8 @@ class Clock:
         """`with clock.paused():` what happens is no training, and does not count in the rate."""
         before = time.perf_counter()
         yield
-        self.last += time.perf_counter() - before
+        self.pause = time.perf_counter() - before
+        self.last += self.pause
 
     def seconds(self):
         return time.perf_counter() - self.start
@@ -212,89 +232,12 @@ class Clock:
     def rate(self):
         """Tokens per second since the last call."""
         now = time.perf_counter()
-        rate = self.tokens / (now - self.last)
+        tokens, seconds = self.tokens, now - self.last
+        self.trained = [self.trained[0] + tokens, self.trained[1] + seconds]
         self.last, self.tokens = now, 0
-        return rate
+        return tokens / seconds
 
-
-def show_what_can_be_shown() -> None:
-    """Have ? printed for a character that the encoding of standard output does not have."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-
-
-# What a terminal would obey instead of showing it; a model whose tokens are bytes writes all of it.
-CONTROL = {n: "�" for n in [*range(32), *range(127, 160)] if chr(n) not in "\n\t"}
-
-
-class Display:
-    """What a run shows: a live line in a terminal, a plain line now and then elsewhere."""
-
-    EVERY = 5.0  # seconds between plain lines
-
-    def __init__(self, steps, quiet=False):
-        self.quiet, self.steps = quiet, steps
-        self.console = Console(highlight=False, soft_wrap=True, emoji=False)
-        self.live = None
-        self.printed = -self.EVERY
-        self.val_loss = None
-        if self.console.is_terminal and not quiet:
-            self.live = Progress(
-                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[numbers]}"),
-                console=self.console,
-            )
-            self.task = self.live.add_task("", total=steps, numbers="")
-
-    def __enter__(self):
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_):
-        if self.live:
-            self.live.stop()
-
-    def say(self, text=""):
-        """Print a line above the live line, as long as somebody reads it."""
-        if not self.quiet:
-            self._print(lambda: self.console.print(text, markup=False))
-
-    def last(self, text):
-        """Print the last line, also if all else was to be quiet."""
-        self._print(lambda: print(text))
-
-    def _print(self, write):
-        try:
-            write()
-            sys.stdout.flush()
-        except (OSError, SystemExit):  # a closed pipe, which rich would end with, or a full disk
-            self.quiet = True
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    def step(self, step, train_loss, lr, tokens_per_second, tokens_left, seconds):
-        """Show where the run stands, `seconds` after its start."""
-        if self.quiet:
-            return
-        val = "" if self.val_loss is None else f"  val {self.val_loss:.3f}"
-        numbers = f"loss {train_loss:.3f}{val}  lr {lr:.1e}  {tokens_per_second:,.0f} tokens/s"
-        minutes, seconds_left = divmod(round(tokens_left / tokens_per_second), 60)
-        numbers += f"  {minutes}:{seconds_left:02} left"
-        if self.live:
-            self.live.update(self.task, completed=step, numbers=numbers)
-        elif seconds - self.printed >= self.EVERY or step == self.steps:
-            self.printed = seconds
-            self.say(f"step {step:>5}/{self.steps}  {numbers}")
-
-    def evaluation(self, step, val_loss, bits, sample):
-        """Show a validation loss and the beginning of what the model now writes.
-
-        bits        per character, which models with different tokenizers can be compared by
-        """
-        self.val_loss = val_loss
-        meaning = f"perplexity {report.perplexity(val_loss):.2f}, {bits:.2f} bits per character"
-        self.say(f"\nstep {step}: val_loss {val_loss:.4f} ({meaning})")
-        for line in sample.translate(CONTROL).strip("\n").split("\n")[:6]:
-            self.say(f"    {line}")
+    def left(self, tokens):
+        """Seconds that so many tokens will take to train, at the rate of all until now."""
+        done, seconds = self.trained
+        return tokens * seconds / done if done else 0.0

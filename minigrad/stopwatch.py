@@ -54,6 +54,10 @@ class Stopwatch:
         seconds[op_name] += now - self.last
         self.last = now
 
+    def mean(self):
+        """The seconds of a block on average."""
+        return self.seconds / max(1, self.laps)
+
     def ops(self):
         """[(op, seconds forward, seconds backward)] of a block on average; the longest first."""
         both = self.forward_seconds + self.backward_seconds
@@ -67,5 +71,5 @@ class Stopwatch:
         """The same as text, in milliseconds."""
         lines = [f"{'op':<14}{'forward':>9}{'backward':>10}  ms"]
         lines += [f"{op:<14}{1e3 * there:9.2f}{1e3 * back:10.2f}" for op, there, back in self.ops()]
-        rest = self.seconds / max(1, self.laps) - sum(there + back for _, there, back in self.ops())
+        rest = self.mean() - sum(there + back for _, there, back in self.ops())
         return "\n".join([*lines, f"{'the rest':<14}{1e3 * rest:9.2f}"])

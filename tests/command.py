@@ -21,7 +21,8 @@ TINY = (
 FILES = {
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     "train_config.json",
-    *("metrics.csv", "samples.txt", "loss.png", "training_state.safetensors", ".lock"),
+    *("metrics.csv", "samples.txt", "loss.png", "report.html"),
+    *("training_state.safetensors", ".lock"),
 }
 
 

@@ -1,15 +1,13 @@
-"""The folder that a run leaves, its clock, and what it prints."""
+"""The folder that a run leaves, and its clock."""
 
 import csv
-import io
 import json
 import types
 
 import pytest
-from rich.console import Console
 
 from gpt_numpy import run
-from gpt_numpy.run import Clock, Display, RunFolder
+from gpt_numpy.run import Clock, RunFolder, extent, read_samples
 from gpt_numpy.tokenizer import CharTokenizer, load
 
 COLUMNS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"]
@@ -71,6 +69,22 @@ def test_samples_are_appended_with_their_heads(tmp_path):
         "--- step 0, val_loss 4.1744, 6.0224 bits per character ---\ndl\nlan\n\n"
         "--- step 250, val_loss 2.5000, 1.7500 bits per character ---\nthé → ☃\n\n"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "\n", "\n\n", "a\n--- step ---\nb", "--- step 1, val_loss x, y bits per character ---\n"],
+)
+def test_samples_are_read_back(tmp_path, text):
+    """Whatever the model wrote, as it was written; losses have four digits there."""
+    folder = RunFolder(tmp_path / "run", {}, TOKENIZER)
+    samples = [(0, 4.5, 6.25, "dl\r\nlan"), (250, 2.5, 1.75, text), (500, float("inf"), 1.0, "x")]
+    for sample in samples:
+        folder.sample(*sample)
+    path = folder.path / "samples.txt"
+    found = read_samples(path, {"samples.txt": extent(path.read_bytes())})
+    assert found == folder.samples
+    assert [tuple(sample.values()) for sample in found] == samples
 
 
 def test_a_run_that_is_there_is_renamed_aside(tmp_path):
@@ -144,75 +158,15 @@ def test_a_pause_right_after_a_rate_counts_for_the_next(clock):
     assert watch.rate() == 150
 
 
-# ---- the display ---------------------------------------------------------------------------------
-
-
-def show(quiet):
-    """A run of six steps, two seconds each, 500 tokens per second."""
-    with Display(6, quiet) as display:
-        display.say("text: a.txt")
-        display.evaluation(0, 4.0, 2.9, "\nI am\na sample\n")
-        for step in range(1, 7):
-            display.step(step, 3.0, 1e-3, 500.0, (6 - step) * 48_000, 2.0 * step)
-    return display
-
-
-def test_plain_output_has_a_line_every_five_seconds(capsys):
-    """And one for the last step; the loss of the last evaluation and the time left are in it."""
-    assert show(quiet=False).live is None
-    out, err = capsys.readouterr()
-    lines = [line for line in out.split("\n") if line]
-    assert lines == [
-        "text: a.txt",
-        "step 0: val_loss 4.0000 (perplexity 54.60, 2.90 bits per character)",
-        "    I am",
-        "    a sample",
-        "step     1/6  loss 3.000  val 4.000  lr 1.0e-03  500 tokens/s  8:00 left",
-        "step     4/6  loss 3.000  val 4.000  lr 1.0e-03  500 tokens/s  3:12 left",
-        "step     6/6  loss 3.000  val 4.000  lr 1.0e-03  500 tokens/s  0:00 left",
-    ]
-    assert "\x1b" not in out and err == ""
-
-
-def test_quiet_prints_nothing(capsys):
-    """Neither words nor numbers."""
-    show(quiet=True)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_before_an_evaluation_there_is_no_val(capsys):
-    """A number that is not known is not shown."""
-    Display(6).step(1, 3.0, 1e-3, 500.0, 500, 0.0)
-    assert (
-        capsys.readouterr().out == "step     1/6  loss 3.000  lr 1.0e-03  500 tokens/s  0:01 left\n"
-    )
-
-
-def test_a_long_sample_is_cut(capsys):
-    """Six lines are enough to see how it writes."""
-    Display(6).evaluation(1, 1.0, 1.4, "\n".join("abcdefgh"))
-    lines = [line.strip() for line in capsys.readouterr().out.split("\n")]
-    assert [line for line in lines if len(line) == 1] == list("abcdef")
-
-
-@pytest.mark.parametrize("text", ["[bold]x[/bold] [/]", ":cat: and :smile:", "a" * 300, "[1, 2]"])
-def test_what_a_model_writes_is_printed_as_it_is(capsys, text):
-    """Brackets are no markup, colons no pictures, and a long line is not broken."""
-    Display(6).say(text)
-    assert capsys.readouterr().out == text + "\n"
-
-
-def test_a_terminal_gets_a_live_line(monkeypatch, capsys):
-    """The same numbers, redrawn in place; what is said stands above."""
-    screen = io.StringIO()
-    monkeypatch.setattr(
-        run,
-        "Console",
-        lambda **options: Console(file=screen, force_terminal=True, width=120, **options),
-    )
-    display = show(quiet=False)
-    assert display.live is not None and not display.live.live.is_started
-    shown = screen.getvalue()
-    for part in ("text: a.txt", "a sample", "step 6/6", "val 4.000", "0:00 left", "\x1b["):
-        assert part in shown
-    assert capsys.readouterr() == ("", "")
+def test_what_is_left_goes_by_all_that_was_trained(clock):
+    """600 tokens in 3 s, pauses left out, then 1000 are 5 s; before a rate nothing is known."""
+    watch = Clock()
+    assert watch.left(1000) == 0
+    for seconds, tokens in ((1, 500), (2, 100)):
+        clock.now += seconds
+        watch.tokens += tokens
+        with watch.paused():
+            clock.now += 10
+        assert watch.pause == 10
+        watch.rate()
+    assert watch.left(1000) == 5

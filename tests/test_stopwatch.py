@@ -39,7 +39,7 @@ def test_every_op_gets_the_time_from_the_one_before(monkeypatch):
 
 
 def test_a_slow_op_is_found():
-    """On a real clock: what sleeps is in front, on its side, and the parts are not above the whole."""
+    """On a real clock: what sleeps is in front, on its side; parts do not exceed the whole."""
 
     @stopwatch_op
     def slow(x):

@@ -1,0 +1,64 @@
+"""Looking into a model: where its heads look, and what surprises it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+import minigrad.ops as F
+from gpt_numpy.data import windows
+from minigrad import Tensor
+from minigrad.device import array_module, to_host
+
+
+def attention_maps(model, ids: np.ndarray) -> np.ndarray:
+    """P of every head: ids (T,) → (L, H, T, T), L layers; row t is what position t looks at.
+
+    F.attention computes P and lets it go; here the blocks are walked through once more, and the
+    formula is spelled out (see minigrad/ops/attention.py).
+    """
+    maps = []
+    with model.evaluating(), np.errstate(all="ignore"):
+        ids = Tensor(np.asarray(ids)[None]).to(model.device)  # (1, T)
+        positions = array_module(ids.data).arange(ids.shape[1])
+        earlier = positions <= positions[:, None]  # (T, T)
+        x = model.wte(ids) + model.wpe(positions)
+        for block in model.h:
+            normed, attn = block.ln_1(x), block.attn
+            q, k = attn.heads(attn.query(normed)), attn.heads(attn.key(normed))  # (1, H, T, D)
+            scores = q @ k.transpose(0, 1, 3, 2) * q.shape[-1] ** -0.5
+            p = F.softmax(F.where(earlier, scores, -np.inf))
+            maps.append(p.numpy()[0])
+            x = block(x)
+    return np.stack(maps)
+
+
+class Surprise(NamedTuple):
+    """What a model expected at every token of a text but the first, N in all."""
+
+    losses: np.ndarray  # (N,), −ln p of the token that came
+    guesses: np.ndarray  # (N, k), the ids of the likeliest tokens, the likeliest first
+    probabilities: np.ndarray  # (N, k), theirs
+
+
+def surprise(model, ids: np.ndarray, k: int = 3) -> Surprise:
+    """How each of ids (N + 1,) but the first surprises the model, and what it would have guessed.
+
+    Windows of block_size overlap by half: after the first half window, every token is told from
+    half a window of text before it, or more.
+    """
+    n, T = len(ids) - 1, min(model.config.block_size, len(ids) - 1)
+    stride = (T + 1) // 2
+    starts = [*range(0, n - T, stride), n - T]
+    with model.evaluating(), np.errstate(all="ignore"):
+        x, _ = windows(ids, starts, T)
+        logp = to_host(F.log_softmax(model(x)).data)  # (B, T, V)
+    rows = np.empty((n, logp.shape[-1]), logp.dtype)
+    for start, row in zip(reversed(starts), reversed(logp), strict=True):
+        fresh = T - stride if start else 0  # what comes before is told better by the window before
+        rows[start + fresh : start + T] = row[fresh:]
+    guesses = np.argsort(-rows, -1, kind="stable")[:, :k]
+    return Surprise(
+        losses=-rows[np.arange(n), ids[1:]],
+        guesses=guesses,
+        probabilities=np.exp(np.take_along_axis(rows, guesses, -1)),
+    )

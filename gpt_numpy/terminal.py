@@ -1,0 +1,183 @@
+"""What a run shows while it runs: a live picture in a terminal, plain lines elsewhere."""
+
+import contextlib
+import io
+import os
+import sys
+import time
+
+import numpy as np
+from rich.console import Console, ConsoleRenderable, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gpt_numpy.report import CONTROL, perplexity
+
+
+def show_what_can_be_shown() -> None:
+    """Have ? printed for a character that the encoding of standard output does not have."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+TRAINING, VALIDATION = "blue", "dark_orange"
+Losses = tuple[list[tuple[int, float]], list[tuple[int, float]]]  # of training, of validation
+BRAILLE = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # the dots of a cell
+
+
+class Display:
+    """A live picture in a terminal: progress, numbers, the losses so far, and the newest sample.
+
+    In a pipe or a file it is a plain line now and then; with `quiet` nothing but the last line.
+    """
+
+    EVERY = 5.0  # seconds between plain lines
+    SAMPLE = 6  # lines of a sample
+
+    def __init__(self, steps, quiet=False):
+        self.quiet, self.steps = quiet, steps
+        self.console = Console(highlight=False, soft_wrap=True, emoji=False)
+        self.live = None
+        self.done, self.printed = 0, -self.EVERY
+        self.val_loss = self.memory = None
+        self.numbers = ""  # of the last step that was logged
+        self.deadline = None  # when the run will be over
+        self.losses: Losses = ([], [])
+        self.newest: list[str] = []  # the lines of the last evaluation and its sample
+        if self.console.is_terminal and not quiet:
+            self.live = Live(
+                get_renderable=self.picture, console=self.console, vertical_overflow="crop"
+            )
+
+    def __enter__(self):
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.live:
+            self.live.stop()
+
+    def say(self, text=""):
+        """Print a line above the picture, as long as somebody reads it."""
+        if not self.quiet:
+            self._print(lambda: self.console.print(text, markup=False))
+
+    def last(self, text):
+        """Print the last line, also if all else was to be quiet."""
+        self._print(lambda: print(text))
+
+    def _print(self, write):
+        try:
+            write()
+            sys.stdout.flush()
+        except (OSError, SystemExit):  # a closed pipe, which rich would end with, or a full disk
+            self.quiet = True
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def step(self, step, train_loss, lr, grad_norm, tokens_per_second, left, seconds):
+        """Show where the run stands, `seconds` after its start; `left` seconds are to come."""
+        self.done, self.deadline = step, time.perf_counter() + left
+        self.losses[0].append((step, train_loss))
+        val = "" if self.val_loss is None else f"  val {self.val_loss:.3f}"
+        self.numbers = (
+            f"loss {train_loss:.3f}{val}  lr {lr:.1e}  gradient {grad_norm:.2f}  "
+            f"{tokens_per_second:,.0f} tokens/s"
+        )
+        due = seconds - self.printed >= self.EVERY or step == self.steps
+        if not self.quiet and not self.live and due:
+            self.printed = seconds
+            self.say(f"step {step:>5}/{self.steps}  {self.numbers}  {clock(left)} left")
+
+    def evaluation(self, step, val_loss, bits, sample, memory):
+        """Show a validation loss and the beginning of what the model now writes.
+
+        bits        per character, which models with different tokenizers can be compared by
+        memory      that the run holds, in words
+        """
+        self.val_loss, self.memory = val_loss, memory
+        self.losses[1].append((step, val_loss))
+        meaning = f"perplexity {perplexity(val_loss):.2f}, {bits:.2f} bits per character"
+        lines = sample.translate(CONTROL).strip("\n").split("\n")[: self.SAMPLE]
+        before = self.newest
+        self.newest = [f"step {step}: val_loss {val_loss:.4f} ({meaning})", *lines]
+        if not self.live:
+            before = self.newest  # there is no picture that shows the new one
+        if before:
+            head, *lines = before
+            self.say("\n".join(["", head, *(f"    {line}" for line in lines)]))
+
+    # ---- the picture -------------------------------------------------------------------------
+
+    def picture(self):
+        """All that is redrawn in place."""
+        size = self.console.size
+        bar = Table.grid(padding=(0, 1))
+        left = "" if self.deadline is None else clock(self.deadline - time.perf_counter()) + " left"
+        bar.add_row(
+            Text(f"step {self.done}/{self.steps}"),
+            ProgressBar(self.steps, self.done, width=max(10, min(50, size.width - 40))),
+            Text(f"{100 * self.done // max(1, self.steps)} %  {left}"),
+        )
+        memory = f"  {self.memory}" if self.memory else ""
+        parts: list[ConsoleRenderable] = [
+            Text(),
+            bar,
+            Text(self.numbers + memory, no_wrap=True, overflow="ellipsis"),
+        ]
+        height = min(8, size.height - 8 - len(self.newest))
+        if height >= 3 and self.console.encoding.startswith("utf"):
+            parts += curve(self.losses, self.steps, size.width - 2, height)
+        if self.newest:
+            head, *lines = self.newest
+            parts += [Text(), Text(head, style="bold", no_wrap=True, overflow="ellipsis")]
+            parts += [Text(f"    {line}", no_wrap=True, overflow="ellipsis") for line in lines]
+        return Group(*parts)
+
+
+def clock(seconds):
+    """0:07, 12:34, 1:02:03"""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def curve(losses, steps, width, height):
+    """Lines of Text that show both losses against the steps, in dots of Braille: 2 × 4 a letter.
+
+    losses      of training and of validation, each a list of (step, loss)
+    """
+    finite = [[(s, x) for s, x in points if np.isfinite(x)] for points in losses]
+    values = [x for points in finite for _, x in points]
+    if len(values) < 2:
+        return []
+    low, high = min(values), max(values)
+    labels = [f"{high:.2f}", f"{low:.2f}"]
+    margin = max(map(len, labels)) + 2
+    columns, rows = 2 * max(1, width - margin), 4 * height
+    dots = np.zeros((2, rows, columns), bool)
+    for dot, points in zip(dots, finite, strict=True):
+        if not points:
+            continue
+        x, y = np.array(points).T
+        x = x * (columns - 1) / max(steps, x.max())
+        y = (high - y) * (rows - 1) / (high - low or 1)
+        at = np.arange(np.ceil(x[0]), x[-1] + 1).astype(int)
+        track = np.interp(at, x, y).round().astype(int)
+        for column, here, before in zip(at, track, [track[0], *track[:-1]], strict=True):
+            dot[min(here, before) : max(here, before) + 1, min(column, columns - 1)] = True
+    cells = dots.reshape(2, height, 4, -1, 2).transpose(0, 1, 3, 2, 4)  # (2, height, width, 4, 2)
+    letters = (cells.any(0) * BRAILLE).sum((-1, -2)) + 0x2800
+    orange = cells[1].any((-1, -2))  # validation is drawn over training
+    lines = []
+    for i in range(height):
+        label = labels[0] if i == 0 else labels[1] if i == height - 1 else ""
+        line = Text(f"{label:>{margin - 2}} ")
+        line.append("┤" if label else "│", style="dim")
+        for letter, is_validation in zip(letters[i], orange[i], strict=True):
+            line.append(chr(letter), style=VALIDATION if is_validation else TRAINING)
+        lines.append(line)
+    return lines
