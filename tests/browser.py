@@ -1,0 +1,46 @@
+"""Headless Chromium for the tests: what a page shows, at the width of a phone and of a desk."""
+
+import contextlib
+import shutil
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt install chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+WIDTHS = (390, 1280)
+
+
+@contextlib.contextmanager
+def browser():
+    """A browser that pages can be opened in."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@contextlib.contextmanager
+def page(running, path, width, scheme="light"):
+    """The file as a page; an AssertionError if its console says anything or it asks for a file."""
+    context = running.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    opened = context.new_page()
+    said, asked = [], []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(path.resolve().as_uri())
+    yield opened
+    context.close()
+    assert said == []
+    assert all(url.startswith(("data:", path.resolve().as_uri())) for url in asked), asked
+
+
+def overflow(opened):
+    """By how many pixels the page is wider than its window."""
+    return opened.evaluate("document.documentElement.scrollWidth - innerWidth")

@@ -1,0 +1,183 @@
+"""report.html as it is seen: its numbers are the run's, at the width of a phone and of a desk."""
+
+import base64
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from browser import WIDTHS, browser, needs_browser, overflow, page
+from command import example, metrics_of
+
+from gpt_numpy import GPT, report
+from gpt_numpy.data import split
+from gpt_numpy.look import attention_maps, surprise
+from gpt_numpy.tokenizer import load
+
+main = example("train_shakespeare").main
+TEXT = "".join(f"{a} the </script> & {b}'s <b>{c}\n" for a, b, c in np.random.default_rng(0).choice(
+    "cat dog hen sun".split(), size=(140, 3)))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run whose text a page might take for its own."""
+    root = tmp_path_factory.mktemp("run")
+    (root / "a <b> & c.txt").write_text(TEXT)
+    flags = "--device cpu --workers 1 --steps 40 --eval-every 20 --log-every 5 --n-layer 2 --quiet"
+    shape = "--n-head 3 --n-embd 12 --block-size 16 --lr 0.01 --grad-clip 0.5"
+    data, out = str(root / "a <b> & c.txt"), str(root / "out")
+    assert main([*flags.split(), *shape.split(), "--data", data, "--out", out]) == 0
+    return root / "out"
+
+
+def facts(folder):
+    """What the script on the page reads."""
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="run">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def test_the_page_has_the_runs_numbers(folder):
+    """metrics.csv, samples.txt, the settings, and what the last model does with the passage."""
+    run, metrics = facts(folder), metrics_of(folder)
+    for name, column in metrics.items():
+        for ours, theirs in zip(run["rows"][name], column, strict=True):
+            assert ours == theirs or ours == pytest.approx(theirs, rel=1e-5), name
+    samples = (folder / "samples.txt").read_text(encoding="utf-8")
+    assert [sample["step"] for sample in run["samples"]] == [0, 20, 40]
+    assert all(f" ---\n{sample['text']}\n\n" in samples for sample in run["samples"])
+    assert run["settings"] == json.loads((folder / "train_config.json").read_text())
+    assert (run["state"], run["step"], run["steps"], run["left"]) == ("finished", 40, 40, 0)
+    assert run["uniform"] == math.log(run["vocab_size"])
+    assert run["command"].startswith(
+        "python examples/train_shakespeare.py --device cpu --workers 1"
+    )
+    assert run["ladder"] == [list(rung) for rung in report.LADDER]
+
+    tokenizer = load(folder / "tokenizer.json")
+    ids = tokenizer.encode(split(TEXT)[1])
+    model = GPT.from_pretrained(folder)
+    n = len(run["passage"]["tokens"])
+    assert "".join(run["passage"]["tokens"]) == split(TEXT)[1][:n] and n == min(481, len(ids))
+    found = surprise(model, ids[:n])
+    assert run["passage"]["losses"] == pytest.approx(found.losses.tolist(), rel=1e-4, abs=1e-5)
+    assert [g[0][0] for g in run["passage"]["guesses"]] == [
+        tokenizer.decode([i]) for i in found.guesses[:, 0]
+    ]
+    maps = np.frombuffer(base64.b64decode(run["attention"]["maps"]), np.uint8)
+    expected = attention_maps(model, ids[:16])
+    assert abs(maps.reshape(2, 3, 16, 16) / 255 - expected).max() < 0.5 / 255 + 1e-5
+
+
+def test_a_steps_time_is_told_op_by_op(folder):
+    """Every op of a GPT is there, and all of them together take no longer than the step."""
+    times = facts(folder)["times"]
+    ops = {name: (forward, backward) for name, forward, backward in times["ops"]}
+    names = {"linear", "attention", "layer_norm", "gelu", "embedding", "add", "cross_entropy"}
+    assert names <= ops.keys() and times["laps"] == 10 and times["processes"] == 1
+    assert all(
+        forward > 0 and backward > 0 for name, (forward, backward) in ops.items() if name in names
+    )
+    assert sum(map(sum, ops.values())) <= times["step"]
+
+
+def test_nothing_ends_the_script_or_is_lost():
+    """Whatever a text says; numbers that are not finite are none, control characters are shown."""
+    given = {"a": [math.nan, -math.inf, 1.5, (2, None)], "b": "x\x1b\ud800\n"}
+    assert report.shown(given) == {"a": [None, None, 1.5, [2, None]], "b": "x�?\n"}
+
+
+def test_a_long_run_is_thinned_out(tmp_path):
+    """A page has a thousand rows or so, and every evaluation among them."""
+    rows = [
+        {"step": i, "train_loss": 1.0, "val_loss": 2.0 if i % 999 == 0 else None}
+        for i in range(7000)
+    ]
+    report.page(tmp_path / "report.html", rows, [])
+    kept = facts(tmp_path)["rows"]["step"]
+    assert len(kept) <= 1100 and {i for i in range(7000) if i % 999 == 0} <= {*kept}
+
+
+def test_a_broken_model_has_no_passage(folder):
+    """Nor attention: NaN is nothing that one could show."""
+    model, tokenizer = GPT.from_pretrained(folder), load(folder / "tokenizer.json")
+    model.wte.weight.data[...] = np.nan
+    ids = tokenizer.encode(TEXT[:20])
+    assert report.passage(model, tokenizer, ids) is None
+    assert report.attention(model, tokenizer, ids[:8]) is None
+
+
+@needs_browser
+def test_the_page_in_a_browser(folder, tmp_path):
+    """Every figure is there and fits, nothing is fetched, the console is silent; it can be used."""
+    run = facts(folder)
+    with browser() as running:
+        for width in WIDTHS:
+            for scheme in ("light", "dark"):
+                with page(running, folder / "report.html", width, scheme) as opened:
+                    check(opened, run, width)
+        young = run | dict.fromkeys(("passage", "attention", "times", "entropy"))
+        young["state"] = "running"
+        young["rows"] = {name: column[:1] for name, column in run["rows"].items()}
+        path = tmp_path / "report.html"
+        html = report.TEMPLATE.read_text(encoding="utf-8").replace("/*RUN*/", json.dumps(young))
+        path.write_text(html, encoding="utf-8")
+        with page(running, path, 390) as opened:
+            assert overflow(opened) <= 0
+            assert not opened.is_visible("#passage") and not opened.is_visible("#heads")
+            assert "left; this page looks again" in opened.inner_text("#state")
+
+
+def check(opened, run, width):
+    assert overflow(opened) <= 0
+    last = run["samples"][-1]
+    assert f"{last['val_loss']:.3f}" in opened.inner_text("#cards")
+    for figure in ("loss", "lr", "norm", "rate", "map"):
+        box = opened.locator(f"#{figure}").bounding_box()
+        assert box["width"] > 200 and box["height"] > 150, figure
+    n_rows = sum(x is not None for x in run["rows"]["train_loss"])
+    lines = opened.eval_on_selector_all("#loss polyline", "ps => ps.map(p => p.points.length)")
+    assert lines == [n_rows, 3]
+    for text in ("perplexity", "a blind guess among"):
+        assert text in opened.text_content("#loss")
+    sizes = opened.eval_on_selector_all(
+        "svg:not(#map) text, td, th, p, pre, figcaption",
+        "all => all.map(e => parseFloat(getComputedStyle(e).fontSize))",
+    )
+    assert min(sizes) >= 12
+    labels = opened.locator("#map text").first.bounding_box()
+    assert labels["height"] >= 8
+
+    # samples: the newest at first, any other by the slider
+    assert opened.text_content("#sample") == last["text"]
+    opened.locator("#when").fill("0")
+    assert opened.text_content("#sample") == run["samples"][0]["text"]
+    assert "step 0," in opened.text_content("#heading")
+
+    # surprise: the passage letter by letter, and what it says of one of them
+    assert opened.text_content("#passage") == "".join(run["passage"]["tokens"])
+    opened.locator("#passage span").nth(7).click()
+    loss = run["passage"]["losses"][6]
+    assert f"loss {loss:.2f}" in opened.text_content("#guess")
+    worst = max(range(len(run["passage"]["losses"])), key=run["passage"]["losses"].__getitem__)
+    assert (
+        opened.text_content("#most tr:first-child td") == f"“{run['passage']['tokens'][worst + 1]}”"
+    )
+
+    # attention: a map for every head, drawn; another head can be chosen
+    assert opened.locator("#heads canvas").count() == 6
+    drawn = "cs => cs.map(c => c.getContext('2d').getImageData(0, 0, 16, 16).data.some(x => x > 0))"
+    assert all(opened.eval_on_selector_all("#heads canvas", drawn))
+    opened.locator("#heads button").nth(1).click()
+    assert opened.text_content("#which") == "layer 1, head 2"
+    assert opened.locator("#map rect").count() == 16 * 17 / 2
+
+    assert opened.locator("#times tr").count() == len(run["times"]["ops"]) + 1
+    assert opened.locator("#ladder tr").count() == 1 + len(run["ladder"]) + 2
+    assert "this model, now" in opened.inner_text("#ladder .here")
+    assert opened.text_content("#command") == run["command"]
+    assert opened.locator("#settings tr").count() == len(run["settings"])
+    opened.mouse.move(width / 2, opened.locator("#loss").bounding_box()["y"] + 50)
+    opened.locator("#loss").hover()
+    assert "training" in opened.text_content("#loss .reading")
