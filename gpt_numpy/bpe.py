@@ -62,11 +62,11 @@ def learn(text: str, vocab_size: int) -> list[Merge]:
         if -n < 2:
             break
         places = places_of(pair, ids)
-        count(around(places, 1), -1)
+        count(around(places, 1), -1)  # all pairs with a part in what is replaced
         ids[places] = 256 + len(merges)
         rest = np.ones(len(ids), bool)
-        rest[places + 1] = False
-        ids, weights = ids[rest], weights[rest]
+        rest[places + 1] = False  # the right halves go
+        ids, weights = ids[rest], weights[rest]  # so the k-th place moves k to the left
         count(around(places - np.arange(len(places)), 0), +1)
         merges.append(pair)
     return merges

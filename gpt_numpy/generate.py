@@ -2,8 +2,8 @@
 
 Three knobs on the probabilities of the next token.  Temperature divides the scores: below 1 the
 likely becomes likelier, above 1 all become more alike.  Top-k keeps the k likeliest tokens.  Top-p
-keeps the fewest that together have probability p (Holtzman et al. 2020, "The Curious Case of
-Neural Text Degeneration", arXiv:1904.09751).  What is kept is scaled up to sum to 1.
+keeps the fewest that together have at least probability p (Holtzman et al. 2020, "The Curious Case
+of Neural Text Degeneration", arXiv:1904.09751).  What is kept is scaled up to sum to 1.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def probabilities(
     if temperature == 0:
         temperature, top_k = 1.0, 1
     logits = np.asarray(logits, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # to −∞, whose e is 0, or to NaN: see below
+    with np.errstate(over="ignore", invalid="ignore"):  # −∞ is welcome: e^−∞ is 0; NaN: see below
         p = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
     total = p.sum(-1, keepdims=True)
     if not np.isfinite(total).all():
@@ -61,12 +61,12 @@ def probabilities(
 
 
 def draw(p: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """The token at height u of the staircase of cumulated probabilities: p (B, V), u (B,) → (B,).
+    """The token at height u of the staircase of cumulative probabilities: p (B, V), u (B,) → (B,).
 
     u is uniform on [0, 1): the chance that it meets a stair is the stair's height, p of its token.
     """
     stairs = np.cumsum(p, -1)
-    return (stairs <= u[:, None] * stairs[:, -1:]).sum(-1)
+    return (stairs <= u[:, None] * stairs[:, -1:]).sum(-1)  # how many end below; the last is ≈ 1
 
 
 def stream(

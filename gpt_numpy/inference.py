@@ -8,12 +8,14 @@ Nothing here is to be differentiated, so the model becomes plain arrays, and sim
 compute the function of model.py; tests/test_inference.py compares every score.
 
 Derivation  Let P take the mean off a vector of C entries, and g, β be a norm's weight and bias.
-            Layer norm is  √C Px / √(|Px|² + Cε) ⊙ g + β.  Three things can be done beforehand:
+            Then Px = x − μ, and its mean square is σ² = |Px|²/C.  So layer norm, w and b of
+            ops/layer_norm.py being g and β, is  √C Px / √(|Px|² + Cε) ⊙ g + β.  Three things can
+            be done beforehand:
 
             1. Whoever reads the stream x reads it through a norm, which begins with Px.  The stream
                is a sum, and P is linear: take the mean off all that is ever added (the vectors of
                tokens and positions, the last map of a branch), in the weights.  Then Px is x.
-            2. The map W, b after a norm reads  √C u ⊙ g + β,  with u = x / √(|x|² + Cε):
+            2. The map W, b after a norm is given  √C u ⊙ g + β,  with u = x / √(|x|² + Cε):
 
                    W (√C u ⊙ g + β) + b  =  (√C W ⊙ g) u + (W β + b)
 
@@ -64,7 +66,7 @@ def without_mean(linear: nn.Linear) -> Map:
 
 
 class Block:
-    """The four maps of a block, and the keys and values (2, B, H, T, D) of what was read."""
+    """The four maps of a block, and keys and values (2, B, H, block_size, D) of what was read."""
 
     def __init__(self, block, batch_size, block_size):
         attn, mlp = block.attn, block.mlp
@@ -97,7 +99,7 @@ class Reader:
         self.positions = wpe - wpe.mean(1, keepdims=True)  # (block_size, C)
         self.blocks = [Block(block, batch_size, config.block_size) for block in model.h]
         self.head = after_norm(model.ln_f, wte)
-        self.eps = config.n_embd * model.ln_f.eps
+        self.eps = config.n_embd * model.ln_f.eps  # C ε, alike in all norms
         self.device = model.device
         self.n = 0  # how many tokens were read
 
@@ -139,12 +141,12 @@ def attention(q, k, v):
     xp = array_module(q)
     T, N = q.shape[2], k.shape[2]
     p = q @ k.swapaxes(2, 3)  # (B, H, T, N), at first the scores
-    if T > 1:
+    if T > 1:  # a single query is the last, and sees all
         p += xp.triu(xp.full((T, N), -xp.inf, p.dtype), N - T + 1)
     p -= p.max(-1, keepdims=True)
     xp.exp(p, out=p)
     y = p @ v
-    y /= p.sum(-1, keepdims=True)
+    y /= p.sum(-1, keepdims=True)  # (e v) / Σ e is (e / Σ e) v, with fewer divisions
     return y
 
 

@@ -23,7 +23,7 @@ from minigrad.ops.embedding import check_ids
 
 
 class Attention(nn.Module):
-    """x (B, T, C) → (B, T, C): every position gathers what it needs from those before."""
+    """x (B, T, C) → (B, T, C): every position gathers from itself and those before."""
 
     def __init__(self, config):
         C, bias = config.n_embd, config.bias
@@ -88,8 +88,8 @@ class GPT(nn.Module):
     def _initialize(self):
         """GPT-2's initial weights: normal with deviation 0.02, norms 1, biases 0.
 
-        The stream is a sum of 2·n_layer branches.  The last map of each branch starts smaller by
-        1/√(2·n_layer), so that the sum starts no wider than one branch.
+        The stream is a sum of 2·n_layer branches.  Variances of independent numbers add up: the
+        last map of each starts 1/√(2·n_layer) times as wide, and so the sum no wider than one.
         """
         narrow = 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, p in self.named_parameters():

@@ -76,6 +76,7 @@ def train(
     optimizer = optimizer or adamw(model, config)
     rows = ranks.rows(config.rows_per_step)
     n = config.workers if model.device == CPU else 1  # a GPU shares the work out over its own cores
+    # work(model, step, first, stop): of the parameters of gradients_of_rows the rest is settled
     work = partial(gradients_of_rows, ids=ids, config=config, n_parts=ranks.size * n)
     team = Workers(model, optimizer, work, rows, n, ranks.on_this_machine)
     with team as workers:
@@ -192,10 +193,7 @@ def token_losses(model: GPT, ids: np.ndarray, batch_size: int | None) -> list[np
     if rest:
         batches.append(windows(ids, [len(ids) - 1 - rest], rest))
     losses = []
-    with (
-        model.evaluating(),
-        np.errstate(all="ignore"),
-    ):  # weights that blew up are training's matter
+    with model.evaluating(), np.errstate(all="ignore"):  # weights that blew up: training's matter
         for x, y in batches:
             logp = F.log_softmax(model(x)).data  # (B, T, V)
             targets = y.to(model.device).data[..., None]

@@ -1,4 +1,4 @@
-"""AdamW: a step of its own size for every weight; and clipping, which limits its gradient."""
+"""AdamW: a step of its own size for every weight; and clipping, a limit to the whole gradient."""
 
 import math
 from typing import NamedTuple
@@ -16,8 +16,9 @@ class AdamW:
     w ← w − lr λ w                  decay, apart from the gradient
     w ← w − lr m̂ / (√v̂ + ε)        with  m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ)
 
-    w is a parameter, g its gradient, t the number of its steps, λ the weight_decay.  m and v start
-    at 0: after t steps the shares of all gradients in m add up to 1 − β₁ᵗ, not 1; hence m̂ and v̂.
+    w is a parameter, g its gradient, t the number of steps that it has made, λ the weight_decay
+    (times lr, as in PyTorch).  m and v start at 0: after t steps the shares of all gradients in m
+    add up to (1 − β₁)(1 + β₁ + ... + β₁ᵗ⁻¹) = 1 − β₁ᵗ, not 1; hence m̂ and v̂.
     m̂/√v̂ is about ±1 where gradients agree and near 0 where they contradict each other; so lr is,
     roughly, the distance that a weight may move in a step.
 
@@ -221,7 +222,7 @@ def clip_grad_norm(params, max_norm):
     gradients = [p.grad for p in params if p.grad is not None]
     xp = array_module(*gradients)
     squares = [g.ravel() @ g.ravel() for g in gradients]  # g·g = Σ g²
-    norm = xp.sqrt(sum(squares, start=xp.zeros(())))  # from a 0 in float64 on
+    norm = xp.sqrt(sum(squares, start=xp.zeros(())))  # added up in float64, for the 0 is
     scale = xp.minimum(1, max_norm / (norm + 1e-6))  # NaN if norm is: so are all gradients
     if device_of(norm) != CPU or scale != 1:  # on a GPU to look at scale is to wait
         for g in gradients:

@@ -4,9 +4,9 @@ A stored generator has a history: to repeat step 900 one must have drawn everyth
 Philox is a counter instead: it scrambles (key, counter) into random bits, so any number can be had
 at any time, in any order, by whoever computes that part (Salmon et al. 2011, "Parallel Random
 Numbers: As Easy as 1, 2, 3").  Here Philox's key is (seed, step) and its counter (0, layer, row,
-use).  Ours, (seed, step, layer, row), names a place: `layer` tells the draws of one step apart, for
-every layer of a network that draws has a number of its own.  A draw without a key takes the running
-one of its thread, and `layer` goes up by one.
+use), whose 0 counts up as numbers are drawn.  Ours, (seed, step, layer, row), names a place:
+`layer` tells the draws of one step apart, for every layer of a network that draws has a number of
+its own.  A draw without a key takes the running one of its thread, and `layer` goes up by one.
 """
 
 import contextlib
@@ -75,6 +75,7 @@ def kept(n_rows, size, p, key):
     seed, step, layer, row = key
     words = np.empty((n_rows, size), np.uint32)
     for b in range(n_rows):
+        # 64 bits at a time: two integers
         raw = philox((seed, step, layer, row + b), MASK).random_raw((size + 1) // 2)
         words[b] = raw.view(np.uint32)[:size]
     return words >= round(p * 2**32)

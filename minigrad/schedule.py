@@ -13,7 +13,7 @@ def warmup_cosine(step, warmup_steps, max_steps, max_lr, min_lr):
 
     The first gradients come from random weights, and Adam's averages from few samples: small steps
     until both mean something.  The last steps settle, and must be small too.  Count steps from 1,
-    so that none has a rate of 0.
+    so that the first has a rate above 0.
 
     Sources: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983, equation 5; the warm-up as in
     Vaswani et al. 2017, section 5.3.

@@ -3,7 +3,8 @@
 How to read them:
 
     dx          short for ∂loss/∂x, of the shape of x
-    dout        ∂loss/∂out: what backward receives; by the chain rule  dxⱼ = Σᵢ doutᵢ ∂outᵢ/∂xⱼ
+    dout        ∂loss/∂out: what backward receives; by the chain rule  dxⱼ = Σᵢ doutᵢ ∂outᵢ/∂xⱼ,
+                where i and j run over all entries
     x ⊙ y       multiplied entry by entry
     [c]         1 where c holds, else 0
     B, T, C     rows of a batch, places in time, channels (numbers per token)

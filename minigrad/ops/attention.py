@@ -1,4 +1,4 @@
-"""Attention: every position asks those before it, and takes a weighted average of their answers."""
+"""Attention: every position asks itself and those before it, and averages what they answer."""
 
 import math
 
@@ -12,7 +12,7 @@ BLOCK = {CPU: 32, GPU: 256}  # queries; the GPU's is a guess, not measured
 
 @op
 def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
-    """out = P v,  where  P = softmax(S)  by rows and  S = q kᵀ / √D
+    """out = P v,  where  P = softmax(S)  by rows and  S = q kᵀ / √D,  −∞ where causal hides a key
 
     Shapes      q (B, H, T, D)   k (B, H, N, D)   v (B, H, N, D)   S, P (B, H, T, N)
                 out (B, H, T, D).  Query t stands at position N − T + t, for the queries are the
@@ -32,15 +32,15 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
 
                     Σₙ dPₙ Pₙ = Σₙ dP̃ₙ P̃ₙ = Σₙ Σ_d dout_d vₙ_d P̃ₙ = Σ_d dout_d out_d
 
-                A masked score is −∞ and its P is 0, so its dS is 0 too: nothing more to do.
+                Where causal hides a key S is −∞ and P is 0, so dS is 0 too: nothing more to do.
 
     In words    q asks, k offers, v answers.  Dividing by √D keeps the scores' spread near 1: a
                 sum of D independent products of spread 1 has spread √D.
 
     Numerics    The largest score of each row is subtracted first, as in softmax.
-                A block of queries at a time: what lies ahead of its last one need not be computed
-                and masked, almost half of the work where T is long.  dk and dv add up over blocks.
-                On a GPU they are longer: short ones would leave it idle.
+                A block of queries at a time: keys after its last query need not be computed and
+                masked, almost half of the work where T is long.  dk and dv add up over blocks.
+                On a GPU blocks are longer: short ones would leave it idle.
     """
     fits = k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
     if not (fits and k.shape == v.shape):
@@ -59,19 +59,19 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
         mask = random.dropout_mask(xp.empty((B, H, T, N), q.dtype), dropout, key)
     # In memory as q is: where its heads lie side by side, so do those of out.
     out = xp.empty_like(q)
-    blocks = []  # (the queries of a block, the keys that they see, p, p ⊙ mask)
+    blocks = []  # (the queries of a block, the keys that they see, P, P̃)
     for start in range(0, T, length):
         queries = slice(start, min(start + length, T))
         seen = slice(N - T + queries.stop if causal else N)
         p = scaled_q[:, :, queries] @ k_T[..., seen]  # at first the scores
         if causal:
             n = queries.stop - start
-            p[..., -n:] += ahead[:n, :n]
+            p[..., -n:] += ahead[:n, :n]  # the last n keys stand where the queries stand
         p -= p.max(-1, keepdims=True)
         xp.exp(p, out=p)
         row_sums = p @ xp.ones(p.shape[-1], p.dtype)  # on a CPU quicker than p.sum(-1)
         p /= row_sums[..., None]
-        dropped = p if mask is None else p * mask[:, :, queries, seen]
+        dropped = p if mask is None else p * mask[:, :, queries, seen]  # P̃
         xp.matmul(dropped, v[:, :, seen], out=out[:, :, queries])
         blocks.append((queries, seen, p, dropped))
 
@@ -88,7 +88,7 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
             ds -= row_dots[:, :, queries]
             ds *= p
             xp.matmul(ds, k[:, :, seen], out=dq[:, :, queries])
-            dk[:, :, seen] += ds.swapaxes(2, 3) @ scaled_q[:, :, queries]
+            dk[:, :, seen] += ds.swapaxes(2, 3) @ scaled_q[:, :, queries]  # which has the 1/√D
         dq *= scale
         return dq, dk, dv
 

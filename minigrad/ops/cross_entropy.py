@@ -15,10 +15,13 @@ def cross_entropy(logits, targets, *, ignore_index=None):
 
     Shapes      logits (..., V)   targets (...), integers from 0 to V−1   out ()
                 Rows whose target is `ignore_index` do not count; n is the number of the others.
-    Source      Shannon 1948, "A Mathematical Theory of Communication": −ln p is the surprise, in
-                nats, at an event of probability p
-    Derivation  One row has the loss  −xₜ + ln Σᵢ e^xᵢ  with x its logits and t its target.  With
-                δⱼₜ = 1 if j = t and 0 otherwise,
+    Source      Shannon 1948, "A Mathematical Theory of Communication", section 6: entropy is the
+                mean of −ln p, which came to be called the surprise at an event of probability p
+    Derivation  One row, with x its logits and t its target, has the loss
+
+                    −ln pₜ = −ln (e^xₜ / Σᵢ e^xᵢ) = −xₜ + ln Σᵢ e^xᵢ
+
+                With δⱼₜ = 1 if j = t and 0 otherwise,
 
                     ∂loss/∂xⱼ = −δⱼₜ + e^xⱼ / Σᵢ e^xᵢ = pⱼ − δⱼₜ
 
@@ -30,7 +33,8 @@ def cross_entropy(logits, targets, *, ignore_index=None):
                 the right one also goes up by 1.  So the push is largest where the model was
                 confident and wrong.
 
-    Numerics    ln Σ eˣ with the largest logit subtracted first, as in log_softmax.
+    Numerics    The largest logit is subtracted first, as in log_softmax: −xₜ and ln Σ eˣ change by
+                the same, in opposite directions.
                 Targets on the GPU are not checked (check_ids in embedding.py says why), and with
                 `ignore_index` Python waits for the GPU to say how many rows count.
     """
@@ -51,7 +55,7 @@ def cross_entropy(logits, targets, *, ignore_index=None):
     check_ids("cross_entropy", targets, V)
 
     shifted = rows - rows.max(-1, keepdims=True)
-    p = xp.exp(shifted)
+    p = xp.exp(shifted)  # at first without its denominator
     total = p.sum(-1, keepdims=True)  # (n, 1)
     p /= total
     row = xp.arange(n)
@@ -59,8 +63,8 @@ def cross_entropy(logits, targets, *, ignore_index=None):
 
     def backward(dout):
         p[row, targets] -= 1  # in place: a step is replayed once, and nobody else has p
-        dlogits = xp.zeros(shape, p.dtype)
-        dlogits.reshape(-1, V)[counted] = p * (dout / n)
+        dlogits = xp.zeros(shape, p.dtype)  # rows that do not count stay 0
+        dlogits.reshape(-1, V)[counted] = p * (dout / n)  # through a view of dlogits
         return dlogits, None
 
     return out, backward

@@ -12,7 +12,8 @@ def dropout(x, p, *, training, key=None):
                 key (seed, step, layer, row): the mask as a pure function of its place, see
                 minigrad.random; without it the next key of the running counter serves
     Source      Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from
-                Overfitting", JMLR 15; "inverted", so that nothing changes at evaluation
+                Overfitting", JMLR 15, whose p is kept, not dropped; "inverted", so that nothing
+                changes at evaluation
     Derivation  The mask is drawn, not computed from x: a constant.  So  dx = dout ⊙ mask
 
     In words    Dividing by 1 − p keeps the expected value:  (1 − p) · x / (1 − p) + p · 0 = x.

@@ -17,13 +17,14 @@ def unbroadcast(dout, shape):
     """The gradient of an input of that shape from that of its broadcast copy.
 
     An entry that was used n times collects n contributions: sum over the axes that were stretched.
+    (Over one that has length 1 in both, a sum changes nothing.)
     A plain number (shape None) has no gradient.
     """
     if shape is None:
         return None
     if dout.shape == shape:
         return dout
-    dout = dout.sum(tuple(range(dout.ndim - len(shape))))  # axes that broadcasting put in front
+    dout = dout.sum(tuple(range(dout.ndim - len(shape))))  # those put in front; () are none
     return dout.sum(tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True)
 
 
@@ -123,7 +124,7 @@ def pow(x, y):
     Numerics    ln x exists for x > 0 alone.  A plain number as exponent has no gradient, and no
                 logarithm is taken: x ** 2 may be differentiated at negative x.  At x = 0 stands a
                 product of 0 and ∞ that is 0: x⁰ is flat, whence the exponent y − [y ≠ 0]; and 0ʸ
-                is flat in y, whence a 1 for x where its logarithm is taken.
+                is flat for y > 0, whence a 1 for x where its logarithm is taken.
     """
     out = x**y
     xp = array_module(out)
@@ -145,7 +146,7 @@ def exp(x):
     """out = eˣ
 
     Shapes      out like x
-    Source      the one function that is its own derivative
+    Source      eˣ is its own derivative
     Derivation  ∂out/∂x = eˣ = out,  so  dx = dout out
     """
     out = array_module(x).exp(x)
@@ -227,7 +228,7 @@ def where(condition, x, y):
     """out = x where condition holds, else y
 
     Shapes      condition (booleans), x and y broadcast against each other to the shape of out
-    Source      a sum of two products: out = c x + (1 − c) y  with  c = 1 or 0
+    Source      a sum of two products: out = c x + (1 − c) y  with  c = [condition]
     Derivation  ∂out/∂x = c,  ∂out/∂y = 1 − c,  so  dx = dout c,  dy = dout (1 − c); the condition
                 jumps, and has no gradient
     """

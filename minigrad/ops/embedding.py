@@ -4,7 +4,7 @@ from minigrad.device import CPU, add_at, array_module, device_of
 from minigrad.faults import misfit
 from minigrad.tensor import op
 
-SMALL = 512  # tokens: up to here a product with S is quicker than adding row by row
+SMALL = 512  # tokens: up to here a product with S, below, is quicker than adding row by row
 
 
 def check_ids(op_name, ids, n_rows):
@@ -45,7 +45,7 @@ def embedding(ids, weight):
 
     def backward(dout):
         if V <= SMALL:
-            onehot = ids.reshape(-1, 1) == xp.arange(V)  # S
+            onehot = ids.reshape(-1, 1) == xp.arange(V)  # S (N, V)
             return None, onehot.T @ dout.reshape(-1, C)
         dweight = xp.zeros((V, C), dout.dtype)
         add_at(dweight, ids, dout)  # `dweight[ids] += dout` would count a repeated id once

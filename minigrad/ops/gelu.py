@@ -12,7 +12,7 @@ C, A = math.sqrt(2 / math.pi), 0.044715
 def gelu(x):
     """out = x s,  where  s = ½ (1 + tanh u)  and  u = c (x + a x³)
 
-    Shapes      out like x;  the constants are  c = √(2/π)  and  a = 0.044715
+    Shapes      out like x;  the constants  c = √(2/π)  and  a = 0.044715  are C and A in code
     Source      Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", arXiv:1606.08415: x Φ(x),
                 Φ the normal distribution function, in its tanh form, which GPT-2 uses
     Derivation  tanh' = 1 − tanh²,  and  1 − tanh² u = (1 + tanh u)(1 − tanh u) = 4 s (1 − s).  So
@@ -43,17 +43,17 @@ def value_and_slope(x, out, slope):
     """Fill `out` and `slope` = out' by the formulas above."""
     xp = array_module(x)
     x2 = x * x
-    u = x2 * (C * A)  # in place from here on, where a plain line would make new arrays
+    u = x2 * (C * A)  # u = (c a x² + c) x, in place, where a plain line would make new arrays
     u += C
     u *= x
-    s = xp.tanh(u, out=u)
+    s = xp.tanh(u, out=u)  # u is not needed again
     s += 1
     s *= 0.5
     xp.multiply(x, s, out=out)
-    du2 = x2  # 2 u' = 2 c + 6 c a x²
+    du2 = x2  # 2 u' = 2 c + 6 c a x², where x² was
     du2 *= 6 * C * A
     du2 += 2 * C
-    xp.subtract(1, s, out=slope)
+    xp.subtract(1, s, out=slope)  # out' = (1 − s) out 2 u' + s
     slope *= out
     slope *= du2
     slope += s

@@ -12,16 +12,20 @@ from minigrad.tensor import op
 def layer_norm(x, weight, bias=None, *, eps=1e-5):
     """out = w ⊙ x̂ + b,  where  x̂ = (x − μ) r  and  r = (σ² + ε)^(−½)
 
-    Shapes      x, x̂, out (..., C)   weight w (C,)   bias b (C,) or None   μ, σ², r (..., 1)
+    with μ = mean(x) and σ² = mean((x − μ)²) over the C entries of a row
+
+    Shapes      x, x̂ (xhat), out (..., C)   weight w (C,)   bias b (C,) or None
+                μ, r (rstd) (..., 1)   σ² (var) (...,)
     Source      Ba, Kiros & Hinton 2016, "Layer Normalization", arXiv:1607.06450, section 3
     Derivation  Take one row.  Each entry stands in the row's mean and variance too, so when xⱼ
-                moves, all of x̂ moves:
+                moves, all of x̂ moves.  With δᵢⱼ = 1 if i = j and 0 otherwise,
 
                     ∂μ/∂xⱼ  = 1/C
-                    ∂σ²/∂xⱼ = 2 (xⱼ − μ) / C           nothing through μ, for Σᵢ (xᵢ − μ) = 0
+                    ∂σ²/∂xⱼ = 2 Σᵢ (xᵢ − μ) (δᵢⱼ − 1/C) / C
+                            = 2 (xⱼ − μ) / C           for Σᵢ (xᵢ − μ) = 0
                     ∂r/∂xⱼ  = −½ r³ ∂σ²/∂xⱼ = −r² x̂ⱼ / C
 
-                By the product rule, with δᵢⱼ = 1 if i = j and 0 otherwise,
+                By the product rule
 
                     ∂x̂ᵢ/∂xⱼ = (δᵢⱼ − 1/C) r + (xᵢ − μ) ∂r/∂xⱼ      and (xᵢ − μ) r = x̂ᵢ, so
                             = r (δᵢⱼ − 1/C − x̂ᵢ x̂ⱼ / C)
@@ -37,7 +41,7 @@ def layer_norm(x, weight, bias=None, *, eps=1e-5):
                 along (1, ..., 1), and subtracting x̂ mean(dx̂ ⊙ x̂) the part along x̂.
 
     Numerics    The variance in two passes.  mean(x²) − μ² is quicker, and loses every digit where
-                the mean is large.
+                the mean is large beside the deviation.
     """
     if not x.ndim or not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
         fault = misfit("x (..., C)  weight (C,)  bias (C,)", x=x, weight=weight, bias=bias)
@@ -60,8 +64,8 @@ def layer_norm(x, weight, bias=None, *, eps=1e-5):
         dweight = (dout * xhat).sum(rows)
         dbias = None if bias is None else dout.sum(rows)
         dx = dout * weight  # at first dx̂
-        shift = (dx @ average)[..., None]
-        stretch = dots(dx, xhat)[..., None] / C
+        shift = (dx @ average)[..., None]  # mean(dx̂)
+        stretch = dots(dx, xhat)[..., None] / C  # mean(dx̂ ⊙ x̂)
         dx -= shift
         dx -= xhat * stretch
         dx *= rstd

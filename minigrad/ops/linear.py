@@ -27,7 +27,7 @@ def linear(x, weight, bias=None):
         fault = misfit("x (..., I)  weight (O, I)  bias (O,)", x=x, weight=weight, bias=bias)
         raise ValueError(f"linear: {fault}")
     x_shape = x.shape
-    rows = x.reshape(-1, x_shape[-1])  # (N, I)
+    rows = x.reshape(-1, x_shape[-1])  # (N, I), N rows in all
     out = rows @ weight.T  # (N, O)
     if bias is not None:
         out += bias

@@ -12,11 +12,13 @@ def matmul(x, y):
     """out = x y,  that is  outᵢⱼ = Σₖ xᵢₖ yₖⱼ
 
     Shapes      x (..., M, K)   y (..., K, N)   out (..., M, N); the axes in front broadcast.
-                A vector x (K,) is a single row, a vector y (K,) a single column, as in NumPy.
+                A vector x (K,) is a single row, a vector y (K,) a single column, as in NumPy;
+                out then lacks that axis.
     Source      the product rule; Giles 2008, "An extended collection of matrix derivative results
                 for forward and reverse mode algorithmic differentiation", section 2.2.2
     Derivation  xᵢₖ meets yₖⱼ in outᵢⱼ, for every j:   dxᵢₖ = Σⱼ doutᵢⱼ yₖⱼ,   dx = dout yᵀ
                 yₖⱼ meets xᵢₖ in outᵢⱼ, for every i:   dyₖⱼ = Σᵢ xᵢₖ doutᵢⱼ,   dy = xᵀ dout
+                Where one matrix met several others, its gradients add up: unbroadcast.
     """
     xp = array_module(x)
 

@@ -1,7 +1,7 @@
 """Ops that make many entries into one: sum, mean and max over some axes or over all.
 
-`axis` is None (all), a number or a tuple of numbers, as in NumPy; with `keepdims` the axes stay,
-with length 1.
+The entries that become one are a group.  `axis` is None (all), a number or a tuple of numbers,
+as in NumPy; with `keepdims` the axes stay, with length 1.
 """
 
 from minigrad.device import array_module
@@ -10,7 +10,7 @@ from minigrad.tensor import op
 
 
 def spread(out, shape, axis, keepdims):
-    """`out`, one entry per group, copied (as a view) to every entry of the group in `shape`."""
+    """`out`, one entry per group, seen (through a view) at every entry of the group in `shape`."""
     xp = array_module(out)
     if not keepdims and shape:  # a number has no axis to lose
         out = xp.expand_dims(out, tuple(range(len(shape))) if axis is None else axis)
@@ -61,14 +61,14 @@ def max(x, *, axis=None, keepdims=False):
     Shapes      out like x without `axis` (with length 1 there, if keepdims)
     Source      Danskin's theorem: the slope of a maximum is that of the branch that attains it
     Derivation  Where one entry is the largest, out moves with it alone:  ∂out/∂xᵢ = [xᵢ = out].
-                Where n of them tie, any share among them is a subgradient, and equal shares are the
-                symmetric one:  dxᵢ = dout [xᵢ = out] / n
+                Where n of them tie (`ties`), any share among them is a subgradient, and equal
+                shares are the symmetric one:  dxᵢ = dout [xᵢ = out] / n
     """
     out = x.max(axis, keepdims=keepdims)
 
     def backward(dout):
         largest = x == spread(out, x.shape, axis, keepdims)
-        ties = largest.sum(axis, keepdims=keepdims).astype(x.dtype)
+        ties = largest.sum(axis, keepdims=keepdims).astype(x.dtype)  # not integers, which widen
         return (spread(dout / ties, x.shape, axis, keepdims) * largest,)
 
     return out, backward

@@ -38,12 +38,13 @@ def transpose(x, *, axes=None):
 
     Shapes      out.shape[i] = x.shape[axes[i]]; without `axes` the order is reversed, as in NumPy
     Source      a permutation matrix P has the inverse Pᵀ
-    Derivation  out = P x, so  dx = Pᵀ dout = P⁻¹ dout:  the axes in the order that undoes it
+    Derivation  Read x and out as vectors of their entries:  out = P x, so  dx = Pᵀ dout = P⁻¹ dout,
+                the axes in the order that undoes it
     """
     axes = range(x.ndim)[::-1] if axes is None else axes
     out = x.transpose(tuple(axes))  # an error where axes are no permutation
-    places = [a % x.ndim for a in axes]
-    inverse = [places.index(i) for i in range(x.ndim)]
+    places = [a % x.ndim for a in axes]  # −1 is the last
+    inverse = [places.index(i) for i in range(x.ndim)]  # where axis i of x went
 
     def backward(dout):
         return (dout.transpose(inverse),)
@@ -57,7 +58,7 @@ def getitem(x, *, index):
     """out = x[index]
 
     Shapes      as NumPy's indexing: numbers, slices, ..., None, arrays of integers or booleans
-    Source      a selection matrix S, one 1 per row: out = S x
+    Source      a selection matrix S, one 1 per row: out = S x, both read as vectors
     Derivation  dx = Sᵀ dout:  every entry of dout is added to the place that it was read from.
                 An array of integers may name a place twice; then both contributions add up.
     """
@@ -72,7 +73,7 @@ def getitem(x, *, index):
         if may_repeat:
             add_at(dx, index, dout)
         else:
-            dx[index] = dout
+            dx[index] = dout  # each place at most once: to set is to add to 0
         return (dx,)
 
     return x[index], backward

@@ -21,10 +21,10 @@ def softmax(x, *, axis=-1):
 
                     dx = out ⊙ (dout − Σ dout ⊙ out)
 
-    In words    A score's gradient is its own share times how far dout there is above the average:
-                as the shares always sum to 1, only differences count.
+    In words    A score's gradient is its own share times how far dout there is above its average,
+                weighted by the shares: as they always sum to 1, only differences count.
 
-    Numerics    eˣ overflows in float32 from x = 89 on.  Subtracting the largest x multiplies
+    Numerics    eˣ overflows in float32 above x = 88.7.  Subtracting the largest x multiplies
                 numerator and denominator alike, and no exponent is above 0.
     """
     xp = array_module(x)
