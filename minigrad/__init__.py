@@ -6,6 +6,7 @@ from minigrad.tensor import OPS, Tensor, no_grad
 # isort: split
 from minigrad import nn, ops, optim, schedule
 from minigrad.anomaly import detect_anomaly
+from minigrad.draw import draw
 from minigrad.random import manual_seed
 from minigrad.stopwatch import Stopwatch
 
@@ -14,6 +15,7 @@ __all__ = [
     "Stopwatch",
     "Tensor",
     "detect_anomaly",
+    "draw",
     "manual_seed",
     "nn",
     "no_grad",
