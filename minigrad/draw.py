@@ -70,9 +70,15 @@ class Graph:
     """The rows behind a loss, what each takes from the others, and the gradients of that."""
 
     def __init__(self, loss):
-        self.roots, self.boxes, self.row_of = [], {}, {}  # id of a call -> Row;  Step -> Row
-        self.uses = Counter()  # (a step or leaf, a row) -> how often it is used in there
-        self.sums, self.norms = {}, {}  # of the same: the gradient so far; its norm, in the end
+        self.roots: list[Row] = []
+        self.boxes: dict[int, Row] = {}  # id of a call -> its Row
+        self.row_of: dict[Step, Row] = {}
+        # (a step or leaf, a row) -> how often it is used in there, and how often we have seen the
+        # gradient of that; the sum of these; its norm, when it is complete
+        self.uses: Counter = Counter()
+        self.taken: Counter = Counter()
+        self.sums: dict = {}
+        self.norms: dict = {}
         steps = steps_behind(loss)
         for step in steps:
             self.add(step)
@@ -125,8 +131,8 @@ class Graph:
             if key not in self.uses:
                 break
             self.sums[key] = self.sums[key] + d if key in self.sums else d
-            self.uses[key] -= 1
-            if not self.uses[key]:
+            self.taken[key] += 1
+            if self.taken[key] == self.uses[key]:
                 self.norms[key] = norm(self.sums.pop(key))
 
 
@@ -164,20 +170,25 @@ def depth_first(row):
 
 
 def words_for(call):
-    """What a box is called: the module's path in the module around it, its class, and all of it."""
+    """What a box is called: the module's path in the module around it, its class, and its title."""
     modules = [module() for _, module, _ in calls_from_outermost(call)]
-    *outer, module = modules
-    paths = [path_of(module, m) for m in (*modules[-2:-1], modules[0]) if m and module]
-    name = next((path for path in paths if path), "")
-    return name, call[2], f"{paths[-1] if paths and paths[-1] else name} {call[2]}".strip()
+
+    def path_in(outer):
+        gone = outer is None or modules[-1] is None
+        return "" if gone else path_of(modules[-1], outer) or ""
+
+    *_, around = modules[:-1] or modules
+    in_all = path_in(modules[0])
+    return path_in(around) or in_all, call[2], f"{in_all} {call[2]}".strip()
 
 
 def name_of(leaf, place):
     """A parameter's name in the innermost module that has it; "" if none does."""
     for _, module, _ in reversed(calls_from_outermost(place)):
-        for name, parameter in module().named_parameters() if module() else ():
-            if parameter is leaf:
-                return name
+        if (alive := module()) is not None:
+            for name, parameter in alive.named_parameters():
+                if parameter is leaf:
+                    return name
     return ""
 
 
@@ -206,7 +217,7 @@ def layout(graph):
     ends = {row: i for i, row in enumerate(row for row in graph.rows if row.ends())}
 
     def put(row, y):
-        row.starts = sorted(row.sources.keys() & ends.keys(), key=ends.get, reverse=True)
+        row.starts = sorted(row.sources.keys() & ends.keys(), key=ends.__getitem__, reverse=True)
         row.y = y + GAP + (0 if row.open else LINE * len(row.starts))
         row.bottom = row.y + row.height
         if row.open:
@@ -219,7 +230,8 @@ def layout(graph):
     for root in graph.roots:
         height = put(root, height)
 
-    lines, lanes = {}, []
+    lines = {}
+    lanes: list[list[tuple]] = []
     pairs = [(start, row) for row in ends for start in row.starts]
     for start, row in sorted(pairs, key=lambda pair: ends[pair[1]] - ends[pair[0]]):
         n, i = len(row.starts), row.starts.index(start)
@@ -280,7 +292,7 @@ def picture(graph, loss):
     width = max([380, *ends]) + GAP
     left = -LANE * (len(lanes) + 1)
 
-    scale = Scale(graph.norms.values())
+    scale = Scale(n for _, n, _ in labels.values())
     here = Path(__file__)
     return element(
         "svg",
@@ -288,7 +300,7 @@ def picture(graph, loss):
         element("style", here.with_suffix(".css").read_text(encoding="utf-8")),
         legend(scale, f"{len(graph.row_of)} ops: time runs down, gradients come back up"),
         element("g", *(band(row, width) for row in graph.rows if row.inside)),
-        element("g", *(edge(*pair, *labels[pair], lines.get(pair), scale) for pair in labels)),
+        element("g", *(edge(*pair, labels[pair], lines.get(pair), scale) for pair in labels)),
         element("g", *(box(row, right, scale) for row in graph.rows)),
         element("script", f"<![CDATA[\n{here.with_suffix('.js').read_text(encoding='utf-8')}]]>"),
         xmlns="http://www.w3.org/2000/svg",
@@ -299,7 +311,7 @@ def picture(graph, loss):
 
 
 class Scale:
-    """How long a gradient is among the others: its level, by the logarithm of its norm."""
+    """How long a gradient is among those of the lines: its level, by the logarithm of its norm."""
 
     def __init__(self, norms):
         logs = [math.log10(n) for n in norms if 0 < n < math.inf] or [0.0]
@@ -310,7 +322,7 @@ class Scale:
         if not math.isfinite(n):
             return "bad"
         share = (math.log10(n) - self.lowest) / self.span if n else 0
-        return f"level{min(int(share * LEVELS), LEVELS - 1)}"
+        return f"level{max(0, min(int(share * LEVELS), LEVELS - 1))}"
 
 
 def label(graph, start, row):
@@ -330,15 +342,15 @@ def label(graph, start, row):
 def tags(graph, row):
     """[(words, norm, tooltip)] of the leaves that a row uses; in a box they make one together."""
     found = [
-        (f"{name} {leaf.shape}".strip(), graph.norms[leaf, row], leaf.data.size)
+        (f"{shortened(name)} {leaf.shape}".strip(), graph.norms[leaf, row], leaf.data.size)
         for leaf, name in row.leaves.items()
     ]
     if row.inside and len(found) > 1:
         n, size = math.hypot(*(n for _, n, _ in found)), sum(size for *_, size in found)
         words = "parameters" if all(row.leaves.values()) else "leaves"
-        found = [(f"{len(found)} {words}, {size:,} entries", n, size)]
+        found = [(f"{len(found)} {words}", n, size)]
     return [
-        (shortened(words), n, f"{words}\n{size:,} entries\n‖gradient‖ from here {n:.9g}")
+        (words, n, f"{words}\n{size:,} entries\n‖gradient‖ from here {n:.9g}")
         for words, n, size in found
     ]
 
@@ -346,7 +358,7 @@ def tags(graph, row):
 def legend(scale, words):
     """What the lines mean.  (draw.js says how to open boxes, where there is a script.)"""
     least, most = (f"{10**log:.3g}" for log in (scale.lowest, scale.lowest + scale.span))
-    x = mono(least) + 6
+    x = 7 * len(least) + 6
     samples = [element("path", class_=f"level{i}", d=f"M{x + 22 * i} 36h22") for i in range(LEVELS)]
     return element(
         "g",
@@ -365,8 +377,9 @@ def band(row, width):
     return element("rect", class_="band", x=row.x, width=width - row.x, rx=6, **place)
 
 
-def edge(start, row, words, n, tooltip, line, scale):
+def edge(start, row, label, line, scale):
     """A line and its label, unless it is not to be seen now."""
+    words, n, tooltip = label
     path, x, y = line or ("", 0, 0)
     return element(
         "g",
@@ -453,7 +466,7 @@ def shortened(words):
 
 def mono(words):
     """At most how wide a text in the font for shapes is, with a norm behind it."""
-    return 6.7 * (len(words) + 10) + 8
+    return 6.7 * (len(words) + 8) + 8
 
 
 def wide(words):
