@@ -88,8 +88,9 @@ class Graph:
                 row.parent.title += f"\n{row.title}"
         self.loss = self.new(None, "loss", "", "where backward() begins")
         for step in steps:
-            for source in filter(None.__ne__, step.sources):
-                self.connect(source, self.row_of[step], step.place)
+            for source in step.sources:
+                if source is not None:
+                    self.connect(source, self.row_of[step], step.place)
         self.connect(loss.step or loss, self.loss, None)
         self.rows = [row for root in self.roots for row in depth_first(root)]
         match [row for row in self.roots if row.inside]:
@@ -235,13 +236,13 @@ def layout(graph):
     pairs = [(start, row) for row in ends for start in row.starts]
     for start, row in sorted(pairs, key=lambda pair: ends[pair[1]] - ends[pair[0]]):
         n, i = len(row.starts), row.starts.index(start)
-        y = row.y - LINE * (n - i) + LINE / 2
+        y = row.y - LINE * (n - i) + LINE // 2
         x = row.x + SPINE * (n - i)
         after = max(row.x + SPINE * n, row.starts[0].x + SPINE) + 8
         if ends[row] - ends[start] == 1:
             path = f"M{after - 8} {start.y + start.height}V{row.y}"
         else:
-            out = start.y + ROW / 2
+            out = start.y + ROW // 2
             left = -LANE * (1 + free_lane(lanes, min(out, y), max(out, y)))
             path = (
                 f"M{start.x} {out}H{left + TURN}q{-TURN} 0 {-TURN} {TURN}V{y - TURN}"
