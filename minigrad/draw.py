@@ -12,7 +12,7 @@ lays out anew when a box is opened or closed, by the same rules as `layout`.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,6 @@ class Row:
         self.inside, self.open = [], False
         self.line = [self, *(parent.line if parent else [])]  # up to the outermost box
         self.sources = {}  # a Row above -> the steps whose results come from there
-        self.leaves = {}  # a leaf that is used here -> its name
 
     def seen(self):
         """Whether all boxes around it are open."""
@@ -73,6 +72,7 @@ class Graph:
         self.roots: list[Row] = []
         self.boxes: dict[int, Row] = {}  # id of a call -> its Row
         self.row_of: dict[Step, Row] = {}
+        self.leaves: dict[Row, dict] = defaultdict(dict)  # a Row -> {a leaf used there: its name}
         # (a step or leaf, a row) -> how often it is used in there, and how often we have seen the
         # gradient of that; the sum of these; its norm, when it is complete
         self.uses: Counter = Counter()
@@ -119,7 +119,7 @@ class Graph:
                 break
             self.uses[source, box] += 1
             if isinstance(source, Tensor):
-                box.leaves.setdefault(source, name_of(source, place))
+                self.leaves[box].setdefault(source, name_of(source, place))
             for start in above:
                 if start in row.line:
                     break
@@ -290,7 +290,7 @@ def picture(graph, loss):
     for (start, row), (words, *_) in labels.items():
         after = max(row.x + SPINE * len(row.sources), start.x + SPINE) + 8
         ends.append(after + mono(words))
-    width = max([380, *ends]) + GAP
+    width = math.ceil(max([380, *ends])) + GAP
     left = -LANE * (len(lanes) + 1)
 
     scale = Scale(n for _, n, _ in labels.values())
@@ -344,11 +344,11 @@ def tags(graph, row):
     """[(words, norm, tooltip)] of the leaves that a row uses; in a box they make one together."""
     found = [
         (f"{shortened(name)} {leaf.shape}".strip(), graph.norms[leaf, row], leaf.data.size)
-        for leaf, name in row.leaves.items()
+        for leaf, name in graph.leaves[row].items()
     ]
     if row.inside and len(found) > 1:
         n, size = math.hypot(*(n for _, n, _ in found)), sum(size for *_, size in found)
-        words = "parameters" if all(row.leaves.values()) else "leaves"
+        words = "parameters" if all(graph.leaves[row].values()) else "leaves"
         found = [(f"{len(found)} {words}", n, size)]
     return [
         (words, n, f"{words}\n{size:,} entries\n‖gradient‖ from here {n:.9g}")

@@ -5,8 +5,8 @@
 A gradient reaches a weight by way of all ops between it and the loss.  In a chain of many layers
 each may shorten it or lengthen it, and then the first layers learn nothing, or the step blows up.
 In a GPT every block adds to a stream that runs from input to loss: x + f(x) passes a gradient on
-unchanged, whatever f does.  Open the pictures in a browser: the lines of the stream stay equally
-wide, those inside of attention are thin.
+unchanged, whatever f does.  Open the pictures in a browser: along the stream the lines stay wide;
+within a block, those that come back from query and key are thin.
 """
 
 from pathlib import Path
