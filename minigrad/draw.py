@@ -12,6 +12,7 @@ lays out anew when a box is opened or closed, by the same rules as `layout`.
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -267,10 +268,8 @@ def free_lane(lanes, top, bottom):
 LEVELS = 6  # of width and colour, from the shortest gradient to the longest
 LONGEST = 40  # characters that are shown of a name
 TRIANGLE = {False: "M-3-5 4 0-3 5z", True: "M-5-3 5-3 0 4z"}
-NOT_XML = [*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF]
-ESCAPES = dict.fromkeys(NOT_XML, "\ufffd") | str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
-)
+NOT_XML = "[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"  # not even escaped
+ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"})
 
 
 def picture(graph, loss):
@@ -458,7 +457,7 @@ def element(name, *inside, **attributes):
 
 def text(words):
     """Words as XML takes them."""
-    return str(words).translate(ESCAPES)
+    return re.sub(NOT_XML, "\ufffd", str(words)).translate(ESCAPES)
 
 
 def shortened(words):
