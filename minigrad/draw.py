@@ -150,9 +150,12 @@ class Watch:
     def backward(self, step, dout, gradients):
         if self.other:
             self.other.backward(step, dout, gradients)
+        row = self.graph.row_of.get(step)
+        if row is None:  # an op's backward has a small tape of its own, and replays it
+            return
         for source, d in zip(step.sources, gradients, strict=False):
             if source is not None and d is not None:  # else backward() will say so
-                self.graph.take(source, self.graph.row_of[step], d)
+                self.graph.take(source, row, d)
 
 
 def steps_behind(loss):

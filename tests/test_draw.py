@@ -6,9 +6,11 @@ Edges are read back from the file: between which rows, of which shape, how long 
 import collections
 import gc
 import re
+import runpy
 import shutil
 import threading
 import weakref
+from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -420,6 +422,36 @@ def test_gradients_that_are_not_finite_or_zero(tmp_path):
             mg.draw(loss(), tmp_path / "graph.svg")
     zero = (Tensor([1.0], requires_grad=True) * 0.0 * 1.0).sum()
     assert all(norm == 1 for _, norm in drawn(zero, tmp_path).edges.values())
+
+
+def test_an_op_that_computes_anew_in_its_backward(tmp_path, monkeypatch):
+    """As gradient checkpointing does: its inner steps belong to no row."""
+    monkeypatch.setitem(mg.OPS, "anew", None)  # takes the name out again afterwards
+
+    @mg.tensor.op
+    def anew(x):
+        def backward(dout):
+            inner = Tensor(x, requires_grad=True)
+            F.exp(inner).backward(dout)
+            return (inner.grad,)
+
+        return np.exp(x), backward
+
+    picture = drawn(anew(Tensor(np.array([0.5, 1.0]), requires_grad=True)).sum(), tmp_path)
+    assert [*picture.rows.values()][:-1] == ["anew", "sum"]
+    ((_, norm),) = picture.tags["row0"]
+    assert close(norm, np.exp([0.5, 1.0]))
+
+
+def test_the_lesson(tmp_path, monkeypatch, capsys):
+    """It draws a line and a GPT, and prints where."""
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(Path(__file__).parents[1] / "examples/lesson/10_graph.py"))
+    printed = capsys.readouterr().out
+    for name, n_rows in (("expression", 5), ("gpt", 95 + 1 + 13)):
+        assert f"runs/lesson/{name}.svg" in printed
+        assert len(read(tmp_path / f"runs/lesson/{name}.svg").rows) == n_rows
+    assert "d loss / d x = [ 4.75 -9.5  19.  ]" in printed
 
 
 def test_it_leaves_nothing_behind(tmp_path):
