@@ -135,7 +135,7 @@ class Tensor:
 
     def __init__(self, data, requires_grad=False):
         self.data = as_array(data)
-        self.grad = None
+        self.grad: Any = None
         self.step = None
         self.requires_grad = requires_grad
         if requires_grad and self.dtype.kind != "f":

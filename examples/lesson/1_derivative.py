@@ -32,12 +32,12 @@ for h, slope, error in zip(steps, slopes, errors, strict=True):
     elif h > steps[errors.index(best)]:
         remark = "too large: f is curved"
     elif slope == 0:
-        remark = f"much too small: to the computer, 2 + h is {2 + h}"
+        remark = f"much too small: 2 + h is {2 + h}"
     else:
         remark = "too small: rounding"
     print(f"{h:6.0e} {slope:22.15f} {error:15.0e}   {remark}")
 
 print("""
-While h is too large, a step 100 times smaller has an error 10,000 times smaller: h squared.
-Once it is too small, the error grows again: both values of f are rounded in their last
-digit, their first digits cancel, and what rounding did is divided by an ever smaller 2h.""")
+While h is too large, the error is h squared: 100 times smaller, 10,000 times better.
+Once h is too small, the error grows again.  Both values of f are rounded in their last
+digits, those before cancel, and what rounding did is divided by an ever smaller 2h.""")

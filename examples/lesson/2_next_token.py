@@ -28,5 +28,5 @@ for name, row in (("x", x.numpy()[0]), ("y", y.numpy()[0])):
     print("    ", *(f"{i:5}" for i in row))
 
 print("""
-Under every x stands its y.  The causal mask hides from each place of x what comes after it,
-so a model may answer all six at once.""")
+Under every x stands its y.  The causal mask hides from each place of x what comes after
+it, so a model may answer all six at once.""")

@@ -43,20 +43,21 @@ A uniform guess among 50,000 tokens is a loss of ln 50,000 = {math.log(50_000):.
 
 {ladder()}
 
-This ladder is one of word pieces, some 50,000 of them.  A model of characters, say 65 of
-them, starts at ln 65 = {math.log(65):.2f}, and 1.5 means something else there.
+This ladder holds for word pieces, some 50,000 of them.  A model of characters, say 65,
+starts at ln 65 = {math.log(65):.2f}, and a loss of 1.5 means something else there.
 """)
 
 p = np.geomspace(1e-4, 1, 500)
 figure = Figure(figsize=(8, 4.5), layout="constrained")
 axes = figure.add_subplot()
 axes.plot(p, -np.log(p), color=BLUE, lw=2)
-for (p_mat, loss), color in ((points[0], BLUE), (points[2], GREY), (points[4], ORANGE)):
-    axes.plot(p_mat, loss, "o", color=color, clip_on=False, zorder=3)
-style = {"textcoords": "offset points"}
-axes.annotate("confident and right", points[0], (-6, 12), ha="right", color=BLUE, **style)
-axes.annotate("undecided among three", points[2], (9, 6), color=GREY, **style)
-axes.annotate("confident and wrong", points[4], (9, 0), color=ORANGE, **style)
+for text, point, offset, color in (
+    ("confident and right", points[0], (-110, 12), BLUE),
+    ("undecided among three", points[2], (9, 6), GREY),
+    ("confident and wrong", points[4], (9, 0), ORANGE),
+):
+    axes.plot(*point, "o", color=color, clip_on=False, zorder=3)
+    axes.annotate(text, point, offset, textcoords="offset points", color=color)
 axes.set_xlim(0, 1)
 axes.set_ylim(0, 7)
 axes.set_xlabel("p, the probability given to the right token")

@@ -35,12 +35,12 @@ axes = figure.add_subplot()
 axes.axvspan(0, WARMUP, color=ORANGE, alpha=0.12, lw=0)
 axes.axvspan(WARMUP, END, color=BLUE, alpha=0.07, lw=0)
 axes.plot(steps, rates, color=BLUE, lw=2.5)
-for name, rate, color, above in (("peak", PEAK, GREY, 6), ("floor", FLOOR, GREEN, -18)):
+for name, rate, color, offset in (("peak", PEAK, GREY, 6), ("floor", FLOOR, GREEN, -18)):
     axes.axhline(rate, color=color, lw=1, ls="--")
     axes.annotate(
         f"{name}: {rate:.0e}",
         (END, rate),
-        (-6, above),
+        (-6, offset),
         textcoords="offset points",
         ha="right",
         color=color,
@@ -51,7 +51,7 @@ axes.text((WARMUP + END) / 2, 0.3e-4, "cosine decay", ha="center", va="center", 
 axes.set_title("Warm-up, then cosine decay", loc="left", size=14)
 axes.set_xlim(0, END)
 axes.set_ylim(0, 1.1 * PEAK)
-axes.ticklabel_format(axis="y", scilimits=(-4, -4))
+axes.yaxis.set_major_formatter("{x:.0e}")
 axes.xaxis.set_major_formatter("{x:,.0f}")
 axes.set_xlabel("step", size=13)
 axes.set_ylabel("learning rate", size=13)

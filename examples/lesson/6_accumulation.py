@@ -51,8 +51,10 @@ def weights(model):
 
 
 print("After a step with 64 batches of 8,")
-print(f"a weight has moved by up to           {abs(weights(model) - weights(untrained)).max():.0e}")
-print(f"and is off that of one batch of 512 by {abs(weights(model) - weights(large)).max():.0e}")
+print(
+    f"a weight has moved by up to            {abs(weights(model) - weights(untrained)).max():.0e}"
+)
+print(f"and is off one batch of 512 by at most {abs(weights(model) - weights(large)).max():.0e}")
 
 
 def gradient(batches, divisor):
@@ -75,4 +77,4 @@ for name, vector in (
 
 print("""
 Not divided, it is 64 times too long.  AdamW divides by a gradient's own size, and would
-hardly notice; clipping would cut every step, and plain descent would go 64 times too far.""")
+hardly notice.  But clipping would, and plain descent would go 64 times too far.""")

@@ -111,5 +111,6 @@ for name, softmax in (("this rule gives", softmax_upside_down), ("the right rule
     softmax(scores).sum().backward()
     print(f"   {name}", *(f"{abs(entry):.10f}" for entry in scores.grad[0]))
 print("""
-The entries of a softmax sum to 1, whatever the scores.  So the gradient of their sum is 0,
-and a wrong sign, or a wrong factor, leaves it 0.  gradcheck weighs the entries at random.""")
+The entries of a softmax sum to 1, whatever the scores.  So the gradient of their sum
+is 0, and a wrong sign or factor leaves it 0.  gradcheck weighs the entries at random,
+and so finds it.""")

@@ -36,7 +36,7 @@ show("probabilities", p)
 show("top-k, k = 2", top_k)
 show("top-p, p = 0.9", top_p)
 print("""
-The first three have 0.40 + 0.30 + 0.20 = 0.90 together: they stay, and are scaled up to 1.""")
+0.40 + 0.30 + 0.20 is 0.90: top-p keeps these three, scaled up to sum to 1.""")
 
 figure = Figure(figsize=(12, 4), layout="constrained")
 left, middle, right = figure.subplots(1, 3, sharey=True)
