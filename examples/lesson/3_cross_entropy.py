@@ -31,10 +31,8 @@ for meaning, scores in (
     p = F.softmax(row).numpy()[0, 0]
     loss = F.cross_entropy(row, right).item()
     points.append((p, loss))
-    mat, sofa, moon = scores
-    print(
-        f"{meaning:22} {mat:13} {sofa:5} {moon:5} {p:10.6f} {loss:8.4f} {perplexity(loss):12,.2f}"
-    )
+    shown = " ".join(f"{score:5}" for score in scores)
+    print(f"{meaning:30} {shown} {p:10.6f} {loss:8.4f} {perplexity(loss):12,.2f}")
 
 print(f"""
 Perfection is a loss of 0, a perplexity of {perplexity(0):.0f}.

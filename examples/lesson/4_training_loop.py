@@ -17,8 +17,8 @@ text = verse.generate(50_000)  # a play, written by a grammar
 tokenizer = CharTokenizer.from_text(text)
 train_loader = DataLoader(tokenizer.encode(text), batch_size=32, block_size=32)
 torch.manual_seed(1)
-model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=32, n_layer=2, n_embd=64))
-epochs = 5
+model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=32, n_layer=1, n_embd=64))
+epochs = 4
 
 V = tokenizer.vocab_size
 print(f"Untrained, it guesses among {V} characters: a loss of ln {V} = {math.log(V):.4f}")
