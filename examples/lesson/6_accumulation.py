@@ -50,11 +50,11 @@ def weights(model):
     return np.concatenate([p.data.ravel() for p in model.parameters()])
 
 
-print("After a step with 64 batches of 8,")
-print(
-    f"a weight has moved by up to            {abs(weights(model) - weights(untrained)).max():.0e}"
-)
-print(f"and is off one batch of 512 by at most {abs(weights(model) - weights(large)).max():.0e}")
+moved = abs(weights(model) - weights(untrained)).max()
+off = abs(weights(model) - weights(large)).max()
+print(f"""After a step on 64 batches of 8,
+a weight has moved by at most               {moved:.0e}
+and differs from a step on 512 by at most   {off:.0e}""")
 
 
 def gradient(batches, divisor):

@@ -1,8 +1,8 @@
 """Six backward rules that are wrong, and what a check by finite differences says of each.
 
-The forward pass of all six is right, so that nothing looks amiss: a model would only learn badly.
-gradcheck moves every entry of every input a little, and compares how the output moves with what
-backward() foretold.
+The forward pass of all six is right.  The shape of one gradient gives it away; with the other five
+nothing looks amiss, and a model would only learn badly.  gradcheck moves every entry of every input
+a little, and compares how the output moves with what backward() foretold.
 
     python examples/lesson/8_what_goes_wrong.py
 """
