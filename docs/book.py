@@ -1,0 +1,237 @@
+"""The book: the source itself as a web site, in the reading order of README.md.
+
+    python docs/book.py              writes build/book/index.html; it needs no network
+    python docs/book.py --minutes    computes the column "minutes" of that reading order anew
+
+A page shows one file whole and in order, character for character; colours, labels and links are all
+that is added.  A file of the repository that a link leads to gets a page too.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+from book_names import ROOT, SOURCES, text_of, tree_of
+from book_source import coloured, minutes, parts
+from markdown_it import MarkdownIt
+
+DOCS = ROOT / "docs"
+OUT = ROOT / "build/book"
+PICTURES = (".png", ".svg")
+TIME_LIMIT = 60  # seconds, for a lesson script
+
+
+class Row(NamedTuple):
+    """A line of the README's reading order."""
+
+    line: str  # as it stands there
+    files: list[str]
+    idea: str  # Markdown
+
+
+class Result(NamedTuple):
+    """Of a lesson script, as it ran while the book was built."""
+
+    printed: str
+    pictures: list[str]  # their paths in the book
+
+
+def reading_order() -> list[Row]:
+    """README.md is its only source.  A folder stands for the files in it that have no other row."""
+    section = text_of("README.md").partition("\n## Reading order\n")[2].partition("\n## ")[0]
+    cells = [line.split("|") for line in re.findall(r"^\| `.*\|$", section, re.M)]
+    names = [re.findall("`(.+?)`", cell[1]) for cell in cells]
+    named = sum(names, [])
+    rows = []
+    for cell, in_row in zip(cells, names, strict=True):
+        files = []
+        for name in in_row:
+            inside = [f for f in SOURCES if f.rpartition("/")[0] + "/" == name and f not in named]
+            files += inside or [name]
+        rows.append(Row("|".join(cell), files, cell[2].strip()))
+    return rows
+
+
+def with_minutes(readme: str) -> str:
+    """The README with the last column of its reading order computed."""
+    for line, files, idea in reading_order():
+        cells = line.split("|")[1], f" {idea} ", f" {sum(map(minutes, files))} "
+        readme = readme.replace(line, f"|{'|'.join(cells)}|")
+    return readme
+
+
+class Book:
+    """The pages that were asked for, by `link`."""
+
+    def __init__(self) -> None:
+        rows = reading_order()
+        read = [file for row in rows for file in row.files]
+        lessons = [f for f in SOURCES if re.fullmatch(r"examples/lesson/\d+_\w+\.py", f)]
+        self.lessons = sorted(lessons, key=lambda file: int(re.findall(r"\d+", file)[0]))
+        first = [Row("", [file], idea_of(file)) for file in self.lessons if file not in read]
+        self.sections = {"The lesson, as programs": first, "The source": rows}
+        self.chapters = [file for row in first + rows for file in row.files]
+        self.documents = [path.name for path in sorted(ROOT.glob("*.md"))]
+        self.documents += [file for file in SOURCES if re.fullmatch(r"docs/[^/]+\.md", file)]
+        self.asked = dict.fromkeys(self.chapters + self.documents)  # a set that keeps its order
+        self.markdown = MarkdownIt("commonmark", {"highlight": highlight}).enable("table")
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(DOCS), trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters["minutes"] = minutes
+        self.template = environment.get_template("book.html")
+
+    def link(self, here: str, file: str, anchor: str = "") -> str:
+        """The address of a file's page, seen from the page of the file `here`."""
+        self.asked.setdefault(file)
+        if file == here and anchor:
+            return f"#{anchor}"
+        page = file if file.endswith(PICTURES) else f"{file}.html"
+        address = os.path.relpath(page, os.path.dirname(here) or ".")
+        return f"{address}#{anchor}" if anchor else address
+
+    def write(self) -> None:
+        """Every page, until none is asked for that is not there."""
+        shutil.rmtree(OUT, ignore_errors=True)
+        OUT.mkdir(parents=True)
+        shutil.copy(DOCS / "book.css", OUT)
+        with ThreadPoolExecutor(2) as two_at_a_time:
+            results = dict(zip(self.lessons, two_at_a_time.map(run, self.lessons), strict=True))
+        self.page("index", contents=True)
+        written: set[str] = set()
+        while waiting := [file for file in self.asked if file not in written]:
+            for file in waiting:
+                if file.endswith(PICTURES):
+                    (OUT / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / file, OUT / file)
+                elif file.endswith(".md") or (ROOT / file).is_dir():
+                    self.page(file, document=self.document(file))
+                else:
+                    shown = parts(file, partial(self.link, file))
+                    self.page(file, parts=shown, result=results.get(file), names=outline(file))
+            written |= {*waiting}
+
+    def page(self, file: str, **content) -> None:
+        """Write the page of a file, or the index."""
+        neighbours, place = {}, None
+        if file in self.chapters:
+            place = self.chapters.index(file)
+            near = {"previous": place - 1, "next": place + 1}
+            neighbours = {w: self.chapters[i] for w, i in near.items() if 0 <= i < len(self.chapters)}
+        known = {"book": self, "file": file, "place": place, "neighbours": neighbours}
+        html = self.template.render(known, link=partial(self.link, file), **content)
+        (OUT / file).parent.mkdir(parents=True, exist_ok=True)
+        (OUT / f"{file}.html").write_text(html, encoding="utf-8")
+
+    def document(self, file: str) -> str:
+        """A Markdown file, or the list of what is in a folder, as HTML."""
+        blocks = self.markdown.parse(list_of(file) if (ROOT / file).is_dir() else text_of(file))
+        slugs: list[str] = []
+        for block, inside in zip(blocks, blocks[1:], strict=False):
+            if block.type == "heading_open":  # the anchors that GitHub gives
+                slug = re.sub(r"[^\w\- ]", "", inside.content.lower()).replace(" ", "-")
+                block.attrSet("id", f"{slug}-{slugs.count(slug)}" if slug in slugs else slug)
+                slugs.append(slug)
+        for block in blocks:
+            linked = False
+            for token in block.children or []:
+                linked = token.type == "link_open" or linked and token.type != "link_close"
+                for name in {"href", "src"} & token.attrs.keys():
+                    token.attrSet(name, self.address(file, str(token.attrs[name])))
+                if token.type == "code_inline" and not linked and is_path(token.content):
+                    token.type = "html_inline"
+                    href = self.link(file, token.content)
+                    token.content = f'<a href="{href}"><code>{token.content}</code></a>'
+        html = self.markdown.renderer.render(blocks, self.markdown.options, {})
+        html = html.replace("<table>", '<div class="wide"><table>')
+        return html.replace("</table>", "</table></div>")
+
+    def address(self, here: str, href: str) -> str:
+        """What a link in a Markdown file becomes."""
+        path, _, anchor = href.partition("#")
+        if not path or re.match(r"\w+:", href):
+            return href
+        file = os.path.normpath(os.path.join(os.path.dirname(here), path))
+        if file.startswith("..") or not (ROOT / file).exists():
+            raise SystemExit(f"{here} has a link to {href}, and there is no such file")
+        return self.link(here, file, anchor)
+
+
+def idea_of(script: str) -> str:
+    """The first sentence of its docstring."""
+    return (ast.get_docstring(tree_of(script)) or "").partition("\n")[0]
+
+
+def outline(file: str) -> list[str]:
+    """The functions and classes of a file, but for the private ones."""
+    defined = [n for n in tree_of(file).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    return [node.name for node in defined if node.name[0] != "_"]
+
+
+def is_path(words: str) -> bool:
+    return "/" in words and not words.startswith("/") and (ROOT / words).is_file()
+
+
+def list_of(folder: str) -> str:
+    """What is in a folder, in Markdown."""
+    names = [path.name for path in sorted((ROOT / folder).iterdir()) if path.name[0] not in "._"]
+    items = [f"- [{name}]({os.path.basename(folder)}/{name})" for name in names]
+    return "\n".join([f"# {folder}/\n", *items])
+
+
+def highlight(code: str, language: str, _) -> str:
+    return coloured("a.py" if language == "python" else "a.txt", code)
+
+
+def run(script: str) -> Result:
+    """What a lesson script prints, and the pictures that it leaves, which the book takes over.
+
+    It runs alone in an empty folder, at its own place, so that nothing else can be taken for its work.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, script)
+        copy.parent.mkdir(parents=True)
+        shutil.copy(ROOT / script, copy)
+        try:
+            printed = subprocess.run(
+                [sys.executable, script],
+                cwd=folder,
+                env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+                check=True,
+                capture_output=True,
+                encoding="utf-8",
+                timeout=TIME_LIMIT,
+            ).stdout
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            raise SystemExit(f"{script} failed: {error}\n{error.stderr}") from None
+        pictures = []
+        for path in sorted(Path(folder).rglob("*")):
+            if path.suffix in PICTURES:
+                pictures.append(path.relative_to(folder).as_posix())
+                (OUT / pictures[-1]).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, OUT / pictures[-1])
+    return Result(printed, pictures)
+
+
+def main(arguments: list[str]) -> None:
+    if arguments == ["--minutes"]:
+        readme = with_minutes(text_of("README.md"))
+        (ROOT / "README.md").write_text(readme, encoding="utf-8")
+    elif arguments:
+        raise SystemExit(__doc__)
+    else:
+        Book().write()
+        print(OUT.relative_to(ROOT) / "index.html")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

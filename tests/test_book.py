@@ -1,0 +1,259 @@
+"""The book: every page is there, shows its file, and leads where it says."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from minigrad import OPS
+
+ROOT = Path(__file__).parents[1]
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "build", "runs", "*.egg-info")
+VOID = {"meta", "link", "img", "br", "hr", "wbr"}
+FIGURE = '''"""A circle."""
+
+from pathlib import Path
+
+Path("runs/lesson").mkdir(parents=True)
+svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="4"/></svg>'
+Path("runs/lesson/99_figure.svg").write_text(svg)
+print(1 < 2 and "a circle")
+'''
+
+
+class Page(HTMLParser):
+    """What a page links to, its anchors, and the text of the elements of some classes."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.hrefs, self.sources, self.ids, self.texts, self.open = [], [], [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == [], path
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.hrefs += [attributes["href"]] if tag == "a" else []
+        self.sources += [attributes[k] for k in ("src", "href") if tag != "a" and k in attributes]
+        if tag not in VOID:
+            classes = attributes.get("class", "").split()
+            self.open.append((tag, classes))
+            self.texts += [(classes, [])] if {"src", "label", "output"} & {*classes} else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if any({"src", "label", "output"} & {*classes} for _, classes in self.open):
+            self.texts[-1][1].append(data)
+
+    def text(self, kind):
+        return ["".join(pieces) for classes, pieces in self.texts if kind in classes]
+
+
+def copy_of_the_project(folder):
+    """Its files, with lesson scripts that take no time."""
+    shutil.copytree(ROOT, folder, ignore=NOT_COPIED, dirs_exist_ok=True)
+    lesson = folder / "examples/lesson"
+    lesson.mkdir(exist_ok=True)
+    for script in lesson.glob("*.py"):
+        script.write_text('"""Left out."""\n', encoding="utf-8")
+    (lesson / "99_figure.py").write_text(FIGURE, encoding="utf-8")
+
+
+def build(folder):
+    """The command, as a reader runs it."""
+    return subprocess.run(
+        [sys.executable, folder / "docs/book.py"],
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """The folder of the book, and its pages by their paths there."""
+    folder = tmp_path_factory.mktemp("project")
+    copy_of_the_project(folder)
+    done = build(folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    out = folder / "build/book"
+    assert done.stdout == "build/book/index.html\n"
+    return out, {p.relative_to(out).as_posix(): Page(p) for p in out.rglob("*.html")}
+
+
+@pytest.fixture(scope="module")
+def builder():
+    """The modules of docs/, as the command has them."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    import book
+
+    sys.path.remove(str(ROOT / "docs"))
+    return book
+
+
+def test_every_link_leads_somewhere(book):
+    """Files and anchors; nothing is loaded from elsewhere, and no anchor is there twice."""
+    out, pages = book
+    count = 0
+    for name, page in pages.items():
+        assert len(page.ids) == len({*page.ids}), name
+        assert not any(urlsplit(source).scheme for source in page.sources), name
+        for href in page.hrefs + page.sources:
+            parts = urlsplit(href)
+            if parts.scheme:
+                continue
+            path = os.path.normpath(out / os.path.dirname(name) / unquote(parts.path))
+            target = os.path.relpath(path, out) if parts.path else name
+            assert (out / target).is_file(), (name, href)
+            assert not parts.fragment or parts.fragment in pages[target].ids, (name, href)
+            count += 1
+    assert count > 10_000
+    css = (out / "book.css").read_text(encoding="utf-8")
+    assert "url(" not in css and "@import" not in css
+
+
+def test_the_source_is_shown_as_it_is(book):
+    """Every page of a source file holds its text, character for character, and all its lines."""
+    out, pages = book
+    shown = 0
+    for name, page in pages.items():
+        file = out.parents[1] / name.removesuffix(".html")
+        if file.suffix in (".py", ".cu"):
+            text = file.read_text(encoding="utf-8")
+            assert "".join(page.text("src")) == text, name
+            lines = [f"L{i + 1}" for i in range(text.count("\n"))]
+            assert [id for id in page.ids if re.fullmatch(r"L\d+", id)] == lines
+            shown += 1
+    assert shown > 60
+
+
+def test_the_reading_order(book, builder):
+    """The contents list it; each file has its page, and leads to the one before and after it."""
+    out, pages = book
+    chapters = [file for row in builder.reading_order() for file in row.files]
+    assert chapters[0] == "gpt_numpy/train.py" and "minigrad/kernels/dropout_keep.cu" in chapters
+    ops = {p.relative_to(ROOT).as_posix() for p in (ROOT / "minigrad/ops").glob("*.py")}
+    assert ops < {*chapters} and len(chapters) == len({*chapters})
+    listed = [href.removesuffix(".html") for href in pages["index.html"].hrefs]
+    assert [file for file in listed if file in chapters] == chapters
+    for before, after in zip(chapters, chapters[1:], strict=False):
+        for one, other in ((before, after), (after, before)):
+            href = os.path.relpath(f"{other}.html", os.path.dirname(one))
+            assert href in pages[f"{one}.html"].hrefs
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+def test_every_op_has_its_formula_forward_and_backward(name, book):
+    """In this order, with labels, under an anchor of its name."""
+    _, pages = book
+    function = sys.modules[OPS[name].__module__].__dict__[name]
+    page = pages[OPS[name].__module__.replace(".", "/") + ".py.html"]
+    assert {name, f"{name}.backward"} <= {*page.ids}
+    parts = [(kinds, "".join(pieces)) for kinds, pieces in page.texts]
+    formula = function.__doc__.partition("\n")[0]
+    at = next(i for i, (_, text) in enumerate(parts) if text.startswith(f'    """{formula}\n'))
+    assert f"def {name}(" in parts[at - 1][1]
+    labels = [text for kinds, text in parts[at + 1 : at + 7 : 2] if "label" in kinds]
+    assert labels[: labels.index("backward") + 2][-2:] == ["backward", "forward"]
+    backward = parts[at + 2 + 2 * labels.index("backward")][1]
+    assert backward.startswith("    def backward(dout):") and "return" in backward
+    assert re.search(r"^    return .*backward$", parts[at + 4 + 2 * labels.index("backward")][1], re.M)
+
+
+@pytest.mark.parametrize(
+    "file, line, word, target",
+    [
+        ("gpt_numpy/model.py", "y = F.attention(", "attention", "../minigrad/ops/attention.py.html#attention"),
+        ("gpt_numpy/model.py", "self._initialize()", "_initialize", "#GPT._initialize"),
+        ("gpt_numpy/model.py", "generate.generate(self", "generate", "generate.py.html"),
+        ("gpt_numpy/train.py", "from minigrad.optim import", "clip_grad_norm", "../minigrad/optim.py.html#clip_grad_norm"),
+        ("minigrad/tensor.py", 'OPS["add"](self', "add", "ops/elementwise.py.html#add"),
+        ("minigrad/tensor.py", "# see faults.py", "faults.py", "faults.py.html"),
+        ("minigrad/ops/attention.py", "row by row; see softmax", "softmax", "softmax.py.html#softmax"),
+        ("minigrad/ops/dropout.py", "mask = random.dropout_mask(x", "dropout_mask", "../random.py.html#dropout_mask"),
+        ("minigrad/kernels/dropout_keep.cu", "random.kept()", "random.kept", "../random.py.html#kept"),
+    ],
+)  # fmt: skip
+def test_a_name_leads_to_what_it_means(file, line, word, target, book):
+    """In imports, calls, operators and prose."""
+    html = (book[0] / f"{file}.html").read_text(encoding="utf-8").splitlines()
+    shown = [row for row in html if line in re.sub("<[^>]*>", "", row).replace("&gt;", ">")]
+    assert shown and all(f'<a href="{target}">{word}</a>' in row for row in shown)
+
+
+def test_names_of_a_function_are_not_those_of_the_module(builder, tmp_path, monkeypatch):
+    """A parameter or a variable hides the import of the same name."""
+    names = sys.modules["book_names"]
+    code = "from minigrad import nn, random\n\ndef f(nn):\n    return nn.Linear, random.at\n"
+    monkeypatch.setattr(names, "tree_of", lambda file: ast.parse(code if file == "f.py" else ""))
+    found = {name: place for line, _, name, place in names.names_in_code("f.py") if line == 4}
+    assert found["nn"] is None and found["Linear"] is None
+    assert found["random"] == ("minigrad/random.py", "")
+
+
+def test_lessons_show_what_they_print(book):
+    """And the pictures that they drew while the book was built."""
+    out, pages = book
+    page = pages["examples/lesson/99_figure.py.html"]
+    assert page.text("output") == ["a circle\n"]
+    assert "../../runs/lesson/99_figure.svg" in page.sources
+    assert "examples/lesson/99_figure.py.html" in pages["index.html"].hrefs
+
+
+def test_a_lesson_that_fails_stops_the_build(builder, tmp_path, monkeypatch):
+    """Its name and its error are what is said."""
+    (tmp_path / "1_wrong.py").write_text("raise ValueError('so it is')", encoding="utf-8")
+    monkeypatch.setattr(builder, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match=r"1_wrong.py failed(.|\n)*so it is"):
+        builder.run("1_wrong.py")
+
+
+def test_minutes(builder, tmp_path):
+    """By hand, for a file of 11 lines of code and 90 words; and the README's column as computed."""
+    source = sys.modules["book_source"]
+    text = '"""' + "word " * 45 + '"""\n\n' + "x = 1  # nine words are in what follows this\n" * 0
+    text += "# " + "word " * 44 + "\n" + "x = 1\n" * 11
+    file = "tests/test_book.py"
+    assert source.minutes(file) > 1
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    message = "compute it anew: python docs/book.py --minutes"
+    assert builder.with_minutes(readme) == readme, message
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, where there is one."""
+    api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("needs Chromium")
+    with api.sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_the_screen(width, book, browser):
+    """No page scrolls sideways, code of 100 columns neither on a desktop, and no error is logged."""
+    said = []
+    for name in ("index", "README.md", "minigrad/ops/layer_norm.py", "gpt_numpy/train.py"):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.on("console", lambda message: said.append(message.text))
+        page.goto((book[0] / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        if width == 1280:
+            boxes = "[...document.querySelectorAll('pre.src')].map(e => e.scrollWidth - e.clientWidth)"
+            assert all(more <= 0 for more in page.evaluate(boxes)), name
+        page.close()
+    assert said == []
