@@ -126,7 +126,9 @@ class Book:
         if file in self.chapters:
             place = self.chapters.index(file)
             near = {"previous": place - 1, "next": place + 1}
-            neighbours = {w: self.chapters[i] for w, i in near.items() if 0 <= i < len(self.chapters)}
+            neighbours = {
+                w: self.chapters[i] for w, i in near.items() if 0 <= i < len(self.chapters)
+            }
         known = {"book": self, "file": file, "place": place, "neighbours": neighbours}
         html = self.template.render(known, link=partial(self.link, file), **content)
         (OUT / file).parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +197,7 @@ def highlight(code: str, language: str, _) -> str:
 def run(script: str) -> Result:
     """What a lesson script prints, and the pictures that it leaves, which the book takes over.
 
-    It runs alone in an empty folder, at its own place, so that nothing else can be taken for its work.
+    It runs alone in an empty folder, at its own place, so nothing else is taken for its work.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, script)
@@ -211,8 +213,10 @@ def run(script: str) -> Result:
                 encoding="utf-8",
                 timeout=TIME_LIMIT,
             ).stdout
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            raise SystemExit(f"{script} failed: {error}\n{error.stderr}") from None
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(f"{script} failed:\n{error.stderr}") from None
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"{script} failed: it takes more than {TIME_LIMIT} seconds") from None
         pictures = []
         for path in sorted(Path(folder).rglob("*")):
             if path.suffix in PICTURES:

@@ -54,7 +54,7 @@ def definitions(file: str) -> dict[str, int]:
 @cache
 def imports(file: str) -> dict[str, tuple[str, str]]:
     """{name: (module, what of it)} of all import statements."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for node in ast.walk(tree_of(file)):
         match node:
             case ast.ImportFrom(module=str(module), level=0):
@@ -136,7 +136,7 @@ def names_in_code(file: str) -> Iterator[tuple[int, int, str, Place | None]]:
                     yield alias.lineno, alias.col_offset, alias.name, module(alias.name)
             case ast.Name(id=name, ctx=ast.Load()) if name != "self":
                 yield node.lineno, node.col_offset, name, place(node, hidden, owner)
-            case ast.Attribute(attr=name, end_col_offset=end):
+            case ast.Attribute(attr=name, end_col_offset=int(end)):
                 start = end - len(name.encode())
                 yield node.end_lineno, start, name, place(node, hidden, owner)
             case ast.Subscript(value=ast.Name("OPS"), slice=ast.Constant(str(name)) as key):
@@ -168,7 +168,7 @@ def place_in_prose(file: str, word: str) -> Place | None:
         named = [source for source in SOURCES if f"/{source}".endswith(f"/{word}")]
         beside = f"{file.rpartition('/')[0]}/{word}"
         one = beside if beside in named else named[0] if len(named) == 1 else None
-        return one and (one, "")
+        return (one, "") if one else None
     first, *rest = word.split(".")
     starts = [find(file, first)]
     if rest:

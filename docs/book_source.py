@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from html import escape
 from itertools import groupby
+from typing import Any
 
 from book_names import (
     IN_PROSE,
@@ -37,9 +38,9 @@ def tokens(file: str, text: str) -> Iterator[tuple]:
 def minutes(file: str) -> int:
     """How long a file takes to read: prose at 200 words a minute, code at 20 lines a minute.
 
-    Prose is what stands in comments and docstrings.  People read 238 words of it a minute (Brysbaert
-    2019, "How many words do we read per minute?"), and fewer with formulas in between.  A line of
-    code is one that holds anything else.  Rounded up; with a pencil it takes longer.
+    Prose is what stands in comments and docstrings.  People read 238 words of it a minute
+    (Brysbaert 2019, "How many words do we read per minute?"), and fewer with formulas in between.
+    A line of code is one that holds anything else.  Rounded up; with a pencil it takes longer.
     """
     words, code, line = 0, set(), 1
     for _, kind, text in tokens(file, text_of(file)):
@@ -70,33 +71,32 @@ def coloured(file: str, text: str, hrefs: list[str] | None = None) -> str:
 
 
 def kinds_of_lines(file: str) -> list[str]:
-    """Whether a line is part of the "opening", a formula "sheet", "forward", "backward" or "code"."""
+    """For every line: "opening", "sheet" (an op's docstring), "forward", "backward" or "code"."""
     lines, tree = text_of(file).splitlines(), tree_of(file)
     kinds = ["code"] * len(lines)
 
-    def fill(node, kind):
+    def fill(node: Any, kind: str) -> None:
         kinds[node.lineno - 1 : node.end_lineno] = [kind] * (node.end_lineno - node.lineno + 1)
 
     if ast.get_docstring(tree):
         fill(tree.body[0], "opening")
     for node in tree.body:
-        if not (isinstance(node, ast.FunctionDef) and "op" in map(ast.unparse, node.decorator_list)):
-            continue
-        formula, *forward = node.body
-        fill(formula, "sheet")
-        for i in range(formula.end_lineno, node.end_lineno):
-            kinds[i] = "forward"
-        for part in forward:
-            if isinstance(part, ast.FunctionDef) and part.name == "backward":
-                fill(part, "backward")
-        for i in range(formula.end_lineno, node.end_lineno):
-            if not lines[i]:  # a blank line belongs to what stands above it
-                kinds[i] = kinds[i - 1]
+        if isinstance(node, ast.FunctionDef) and "op" in map(ast.unparse, node.decorator_list):
+            start = node.body[0].lineno - 1
+            fill(node, "forward")
+            kinds[node.lineno - 1 : start] = ["code"] * (start - node.lineno + 1)
+            fill(node.body[0], "sheet")
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef) and part.name == "backward":
+                    fill(part, "backward")
+            for i in range(start + 1, node.end_lineno or 0):
+                if not lines[i] and kinds[i] == "forward":  # it belongs to what stands above it
+                    kinds[i] = kinds[i - 1]
     return kinds
 
 
 def parts(file: str, link: Callable[..., str]) -> list[tuple[str, str]]:
-    """(kind, HTML) of the parts of a file, which together are its text.  link(file, anchor): href."""
+    """(kind, HTML) of the parts of a file, which together are its text; link(*place) is an href."""
     text = text_of(file)
     lines = text.splitlines(keepends=True)
     hrefs = [""] * len(text)
