@@ -121,6 +121,10 @@ def names_in_code(file: str) -> Iterator[tuple[int, int, str, Place | None]]:
             case ast.Attribute(value=value, attr=name):
                 return member(place(value, hidden, owner), name)
 
+    def is_variable(name):  # of this file: where it is set may not be all that is to be told
+        first = text_of(file).splitlines()[definitions(file).get(name, 1) - 1]
+        return first.startswith((name, "for ")) and not name.isupper()
+
     def visit(node, hidden, owner):
         inner = hidden
         match node:
@@ -134,7 +138,7 @@ def names_in_code(file: str) -> Iterator[tuple[int, int, str, Place | None]]:
             case ast.Import():
                 for alias in node.names:
                     yield alias.lineno, alias.col_offset, alias.name, module(alias.name)
-            case ast.Name(id=name, ctx=ast.Load()) if name != "self":
+            case ast.Name(id=name, ctx=ast.Load()) if name != "self" and not is_variable(name):
                 yield node.lineno, node.col_offset, name, place(node, hidden, owner)
             case ast.Attribute(attr=name, end_col_offset=int(end)):
                 start = end - len(name.encode())
@@ -157,7 +161,7 @@ def names_in_code(file: str) -> Iterator[tuple[int, int, str, Place | None]]:
 IN_PROSE = re.compile(
     r"(?:\w+/)*\w+\.(?:py|cu|md)\b"  # faults.py, ops/__init__.py
     r"|(?:\w+\.)+\w+"  # minigrad.random, random.kept
-    r"|\w+(?=\(\))"  # adamw()
+    r"|\w+\(\)"  # adamw()
     r"|(?:(?<=[Ss]ee )|(?<=as )|(?<=as in ))\w+"  # see softmax
 )
 
@@ -169,15 +173,18 @@ def place_in_prose(file: str, word: str) -> Place | None:
         beside = f"{file.rpartition('/')[0]}/{word}"
         one = beside if beside in named else named[0] if len(named) == 1 else None
         return (one, "") if one else None
+    if word.endswith("()"):
+        name = word.removesuffix("()")
+        is_method = any(key.endswith(f".{name}") for key in definitions(file))
+        return None if is_method else find(file, name)
     first, *rest = word.split(".")
-    starts = [find(file, first)]
-    if rest:
-        starts += [module(first), module(f"{file.partition('/')[0]}.{first}")]
-    elif file.startswith("minigrad/ops/"):
-        starts += [find(FUNCTIONS, first)]
-    for place in starts:
+    if not rest:
+        return find(FUNCTIONS, first) if file.startswith("minigrad/ops/") else None
+    inside = module(f"{file.partition('/')[0]}.{first}")  # of the same package
+    for start in (find(file, first), module(first), inside):
+        place = start
         for name in rest:
             place = member(place, name)
-        if place:
+        if place and (start != inside or place[0] == start[0]):  # what it defines, not imports
             return place
     return None

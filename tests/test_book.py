@@ -195,14 +195,18 @@ def test_a_name_leads_to_what_it_means(file, line, word, target, book):
     assert shown and all(f'<a href="{href}{anchor}">{word}</a>' in row for row in shown)
 
 
-def test_names_of_a_function_are_not_those_of_the_module(builder, tmp_path, monkeypatch):
-    """A parameter or a variable hides the import of the same name."""
+def test_names_of_a_function_are_not_those_of_the_module(builder, monkeypatch):
+    """A parameter or a variable hides the import of the same name; no link is a guess."""
     names = sys.modules["book_names"]
     code = "from minigrad import nn, random\n\ndef f(nn):\n    return nn.Linear, random.at\n"
     monkeypatch.setattr(names, "tree_of", lambda file: ast.parse(code if file == "f.py" else ""))
     found = {name: place for line, _, name, place in names.names_in_code("f.py") if line == 4}
     assert found["nn"] is None and found["Linear"] is None
     assert found["random"] == ("minigrad/random.py", "")
+    # A method is not a function, "bits" is a word, and a tokenizer no module.
+    assert names.place_in_prose("gpt_numpy/tokenizer.py", "fingerprint()") is None
+    assert names.place_in_prose("gpt_numpy/model.py", "tokenizer.fingerprint") is None
+    assert names.place_in_prose("gpt_numpy/report.py", "bits") is None
 
 
 def test_lessons_show_what_they_print(book):
