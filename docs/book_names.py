@@ -121,9 +121,11 @@ def names_in_code(file: str) -> Iterator[tuple[int, int, str, Place | None]]:
             case ast.Attribute(value=value, attr=name):
                 return member(place(value, hidden, owner), name)
 
-    def is_variable(name):  # of this file: where it is set may not be all that is to be told
-        first = text_of(file).splitlines()[definitions(file).get(name, 1) - 1]
-        return first.startswith((name, "for ")) and not name.isupper()
+    def is_variable(name):  # of this file: where it is set first may not be what it means
+        line = definitions(file).get(name)
+        if line is None or name.isupper():
+            return False
+        return not text_of(file).splitlines()[line - 1].startswith(("def ", "class ", "@"))
 
     def visit(node, hidden, owner):
         inner = hidden
@@ -180,11 +182,12 @@ def place_in_prose(file: str, word: str) -> Place | None:
     first, *rest = word.split(".")
     if not rest:
         return find(FUNCTIONS, first) if file.startswith("minigrad/ops/") else None
-    inside = module(f"{file.partition('/')[0]}.{first}")  # of the same package
-    for start in (find(file, first), module(first), inside):
-        place = start
+    inside = module(f"{file.partition('/')[0]}.{first}")  # a neighbour: what it defines itself
+    if inside and ".".join(rest) in definitions(inside[0]):
+        return inside[0], ".".join(rest)
+    for place in (find(file, first), module(first)):
         for name in rest:
             place = member(place, name)
-        if place and (start != inside or place[0] == start[0]):  # what it defines, not imports
+        if place:
             return place
     return None
