@@ -149,7 +149,7 @@ class Book:
                 linked = token.type == "link_open" or linked and token.type != "link_close"
                 for name in {"href", "src"} & token.attrs.keys():
                     token.attrSet(name, self.address(file, str(token.attrs[name])))
-                if token.type == "code_inline" and not linked and is_path(token.content):
+                if token.type == "code_inline" and not linked and token.content in SOURCES:
                     token.type = "html_inline"
                     href = self.link(file, token.content)
                     token.content = f'<a href="{href}"><code>{token.content}</code></a>'
@@ -177,10 +177,6 @@ def outline(file: str) -> list[str]:
     """The functions and classes of a file, but for the private ones."""
     defined = [n for n in tree_of(file).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     return [node.name for node in defined if node.name[0] != "_"]
-
-
-def is_path(words: str) -> bool:
-    return "/" in words and not words.startswith("/") and (ROOT / words).is_file()
 
 
 def list_of(folder: str) -> str:

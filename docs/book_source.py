@@ -139,5 +139,8 @@ def paragraphs(lines: list[tuple[str, str]]) -> str:
     html = ""
     for tag, group in groupby(lines, tag_of):
         inside = "".join(marked for _, marked in group)
+        if tag == "p":
+            inside = re.sub("`([^`<]*)`", "`<code>\\1</code>`", inside)
+            inside = inside.replace("`", '<span class="q">`</span>')
         html += f"<{tag}>{inside}</{tag}>" if tag else inside
     return html
