@@ -195,6 +195,8 @@ def run(script: str) -> Result:
 
     It runs alone in an empty folder, at its own place, so nothing else is taken for its work.
     """
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    env["OPENBLAS_NUM_THREADS"] = "1"  # two run at a time, and each may keep one core busy
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, script)
         copy.parent.mkdir(parents=True)
@@ -203,7 +205,7 @@ def run(script: str) -> Result:
             printed = subprocess.run(
                 [sys.executable, script],
                 cwd=folder,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+                env=env,
                 check=True,
                 capture_output=True,
                 encoding="utf-8",
