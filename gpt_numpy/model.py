@@ -40,7 +40,7 @@ class Attention(nn.Module):
         return x.view(B, T, self.n_head, C // self.n_head).transpose(0, 2, 1, 3)
 
     def forward(self, x):
-        q, k, v = [self.heads(part(x)) for part in (self.query, self.key, self.value)]
+        q, k, v = self.heads(self.query(x)), self.heads(self.key(x)), self.heads(self.value(x))
         y = F.attention(q, k, v, dropout=self.dropout_rate, training=self.training)
         y = y.transpose(0, 2, 1, 3).view(*x.shape)
         return self.dropout(self.proj(y))

@@ -443,7 +443,7 @@ def test_an_op_that_computes_anew_in_its_backward(tmp_path, monkeypatch):
     assert close(norm, np.exp([0.5, 1.0]))
 
 
-def test_the_lesson(tmp_path, monkeypatch, capsys):
+def test_10_graph(tmp_path, monkeypatch, capsys):
     """It draws a line and a GPT, and prints where."""
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(Path(__file__).parents[1] / "examples/lesson/10_graph.py"))
