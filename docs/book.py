@@ -77,9 +77,11 @@ class Book:
         read = [file for row in rows for file in row.files]
         lessons = [f for f in SOURCES if re.fullmatch(r"examples/lesson/\d+_\w+\.py", f)]
         self.lessons = sorted(lessons, key=lambda file: int(re.findall(r"\d+", file)[0]))
-        first = [Row("", [file], idea_of(file)) for file in self.lessons if file not in read]
-        self.sections = {"The lesson, as programs": first, "The source": rows}
-        self.chapters = [file for row in first + rows for file in row.files]
+        first = [row for row in rows if row.files[0] in lessons]
+        first += [Row("", [file], idea_of(file)) for file in self.lessons if file not in read]
+        source = [row for row in rows if row not in first]
+        self.sections = {"The lesson, as programs": first, "The source": source}
+        self.chapters = [file for row in first + source for file in row.files]
         self.documents = [path.name for path in sorted(ROOT.glob("*.md"))]
         self.documents += [file for file in SOURCES if re.fullmatch(r"docs/[^/]+\.md", file)]
         self.asked = dict.fromkeys(self.chapters + self.documents)  # a set that keeps its order

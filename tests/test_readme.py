@@ -17,8 +17,9 @@ EXAMPLES = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", README, flags=
 
 
 @pytest.mark.parametrize("code, printed", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_code_prints_what_the_readme_says(code, printed, monkeypatch):
+def test_code_prints_what_the_readme_says(code, printed, monkeypatch, tmp_path):
     """Every block of Python is followed by its output, character for character."""
+    monkeypatch.chdir(tmp_path)  # where it may leave files
     monkeypatch.setattr(minigrad.tensor, "OPS", dict(OPS))  # where the README's own op is entered
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
