@@ -367,6 +367,7 @@ class Run:
 
     def conclude(self):
         """Say how much of the loss is the price of a window's beginning, and of being imperfect."""
+        self.display.stop()
         say, entropy = self.display.say, self.entropy
         half = self.model.config.block_size // 2
         late = loss_by_position(self.model, self.job.val_ids)[half:].mean()

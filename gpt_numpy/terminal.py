@@ -57,6 +57,10 @@ class Display:
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """Leave the picture as it is; what is said from now on stands below it."""
         if self.live:
             self.live.stop()
 

@@ -107,6 +107,16 @@ def test_a_terminal_gets_a_live_picture(screen, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_is_said_at_the_end_stands_below_the_picture(screen):
+    """The words that conclude a run are the last ones on the screen."""
+    with Display(6) as display:
+        display.evaluation(0, 4.0, 2.9, "gibberish", "97 MB")
+        display.stop()
+        display.say("The loss is 4.000.")
+    shown = screen.file.getvalue()
+    assert shown.rindex("gibberish") < shown.index("The loss is 4.000.")
+
+
 def test_the_picture_has_the_numbers_the_curve_and_the_newest_sample(screen):
     """Half way: what is left counts down between two steps that are logged."""
     display = Display(100)
