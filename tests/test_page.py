@@ -118,7 +118,7 @@ def test_the_page_in_a_browser(folder, tmp_path):
                 with page(running, folder / "report.html", width, scheme) as opened:
                     check(opened, run, width)
         young = run | dict.fromkeys(("passage", "attention", "times", "entropy"))
-        young["state"] = "running"
+        young |= {"state": "running", "vocab_size": 50_257, "uniform": math.log(50_257)}
         young["rows"] = {name: column[:1] for name, column in run["rows"].items()}
         path = tmp_path / "report.html"
         html = report.TEMPLATE.read_text(encoding="utf-8").replace("/*RUN*/", json.dumps(young))
@@ -126,6 +126,8 @@ def test_the_page_in_a_browser(folder, tmp_path):
         with page(running, path, 390) as opened:
             assert overflow(opened) <= 0
             assert not opened.is_visible("#passage") and not opened.is_visible("#heads")
+            for text in ("among 50,257: ln 50,257 = 10.82", "learning patterns", "excellent"):
+                assert text in opened.text_content("#loss")
             assert "left; this page looks again" in opened.inner_text("#state")
 
 
