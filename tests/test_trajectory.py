@@ -79,9 +79,15 @@ def compare(config, their_config, dtype, step_tolerance, weight_tolerance):
 
 
 @pytest.mark.parametrize("workers, dropout", [(1, 0.0), (2, 0.2)])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("steps", [30, pytest.param(300, marks=pytest.mark.slow)])
-def test_a_run_follows_pytorchs(steps, dtype, workers, dropout):
+@pytest.mark.parametrize(
+    "dtype, steps",
+    [
+        (np.float64, 30),
+        (np.float32, 30),
+        pytest.param(np.float64, 300, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_follows_pytorchs(dtype, steps, workers, dropout):
     """The preset `laptop`, two batches a step, in one process and in two.
 
     float64: the loss at 1e-10 at every step, every parameter at 1e-9 after the last one.
