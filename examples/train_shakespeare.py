@@ -194,6 +194,7 @@ class Run:
             progress, _ = job.saved
             self.best, self.val_loss, self.saved = progress.best, progress.val_loss, progress.step
             display.val_loss = progress.val_loss
+        self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
         self.entropy = self.text_entropy = None  # nats per token, of what is known to the verse
         if job.corpus.entropy is not None:
             nats, n = verse.negative_log_likelihood(split(job.corpus.text)[1])
@@ -203,7 +204,7 @@ class Run:
         self.clock = Clock(before=rows[-1]["seconds"] if rows else 0)
         self.stopwatch = mg.Stopwatch()
         self.evaluation_seconds = 0.0  # that the last one took, with all that is drawn and written
-        self.opened = not self.command.open
+        self.opened = None  # whether a browser could be had, if one was asked for
         self.title = (
             f"{job.corpus.name}: {self.command.n_layer} layers, {self.command.n_embd} channels, "
             f"tokens: {self.command.tokenizer}"
@@ -329,7 +330,7 @@ class Run:
 
     def report(self, state, step):
         """Write the report of the run, which is running, finished or stopped."""
-        command, ids = self.command, self.job.val_ids
+        command, ids = self.command, self.passage
         n = round(PASSAGE / self.characters_per_token)
         watch = self.stopwatch
         times = {
@@ -361,9 +362,8 @@ class Run:
             command=self.command_line,
             versions=[*of_the_cpu()],
         )
-        if not self.opened:
-            self.opened = True
-            open_in_browser(self.folder.path / "report.html")
+        if command.open and self.opened is None:
+            self.opened = opened_in_browser(self.folder.path / "report.html")
 
     def conclude(self):
         """Say how much of the loss is the price of a window's beginning, and of being imperfect."""
@@ -373,7 +373,7 @@ class Run:
         late = loss_by_position(self.model, self.job.val_ids)[half:].mean()
         say(
             f"\nThe loss is {self.val_loss:.3f}; in the second half of a window, where the model "
-            f"sees {half} tokens and more,\nit is {late:.3f}."
+            f"sees {half} tokens and more, it is {late:.3f}."
         )
         if self.command.tokenizer != "char":
             bits = report.bits(self.val_loss, self.characters_per_token)
@@ -384,19 +384,26 @@ class Run:
         if entropy is not None:
             say(
                 f"The grammar's entropy is {entropy:.3f} (of this validation text "
-                f"{self.text_entropy:.3f}). The loss is {self.val_loss - entropy:.3f} above it,\n"
+                f"{self.text_entropy:.3f}). The loss is {self.val_loss - entropy:.3f} above it, "
                 f"in the second half of a window {late - entropy:.3f}."
             )
-        say(f"Look at {self.folder.path / 'report.html'}, in a browser.")
+        hint = " (there was no display to open it on)" if self.opened is False else ""
+        say(f"Look at {self.folder.path / 'report.html'}, in a browser{hint}.")
 
 
-def open_in_browser(path):
-    """Show a file in a browser; not in one that would take the terminal for it."""
-    screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"} & {
-        *os.environ
-    }
-    if screen:
-        webbrowser.open(path.resolve().as_uri())
+def from_a_line_on(ids, tokenizer, block_size):
+    """The ids from the beginning of a line on, if one begins soon: it is to be read by people."""
+    for i in range(min(PASSAGE, len(ids) - block_size - 1)):
+        if "\n" in tokenizer.decode(ids[i : i + 1]):
+            return ids[i + 1 :]
+    return ids
+
+
+def opened_in_browser(path):
+    """Show a file in a browser, but not in one that would take the terminal for it; whether."""
+    variables = {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"}
+    screen = sys.platform in ("darwin", "win32") or variables & {*os.environ}
+    return bool(screen) and webbrowser.open(path.resolve().as_uri())
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class TrainConfig(Architecture):
 
     @property
     def tokens_per_step(self) -> int:
-        """How many tokens are foretold before the weights are moved."""
+        """How many tokens are predicted before the weights are moved."""
         return self.rows_per_step * self.block_size
 
     @property

@@ -50,7 +50,7 @@ def load_corpus(path: Path | str | None = None) -> Corpus:
             text=verse.generate(),
             name=f"verse (built in: {'no network' if offline else 'no download'})",
             entropy=verse.entropy_per_character(),
-            reason=f"tiny Shakespeare is not available: {root_cause(error)}",
+            reason=f"tiny Shakespeare is downloaded once, and now cannot be: {root_cause(error)}",
         )
 
 

@@ -88,7 +88,7 @@ class Block:
 
 
 class Reader:
-    """Reads a batch of texts on and on, up to block_size tokens, and foretells the next one.
+    """Reads a batch of texts on and on, up to block_size tokens, and predicts the next one.
 
     It has copies of the weights, as they are now.
     """

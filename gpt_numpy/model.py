@@ -89,7 +89,7 @@ class GPT(nn.Module):
         """GPT-2's initial weights: normal with deviation 0.02, norms 1, biases 0.
 
         The stream is a sum of 2·n_layer branches.  Variances of independent numbers add up: the
-        last map of each starts 1/√(2·n_layer) times as wide, and so the sum no wider than one.
+        last map of each starts 1/√(2·n_layer) times as wide, so that the sum is no wider than one.
         """
         narrow = 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, p in self.named_parameters():

@@ -51,7 +51,9 @@ def ladder() -> str:
     A model of characters has another ladder: it chooses among some 65, and starts at ln 65 = 4.17.
     """
     lines = [f"{'loss':>6} {'perplexity':>11}   what it means"]
-    lines += [f"{loss:6.2f} {perplexity(loss):11,.1f}   {word}" for loss, word in LADDER]
+    for loss, meaning in LADDER:
+        among = perplexity(loss)
+        lines.append(f"{loss:6.2f} {among:11,.{0 if among >= 100 else 1}f}   {meaning}")
     return "\n".join(lines)
 
 
@@ -73,7 +75,9 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     steps, losses = points("train_loss")
     axes.plot(steps, losses, color=BLUE, alpha=0.55, lw=1, label="training (a batch each)")
     val_steps, val_losses = points("val_loss")
-    axes.plot(val_steps, val_losses, "o-", color=ORANGE, lw=2, ms=4, label="validation")
+    # Between the first two evaluations the loss falls fastest, and not in a straight line.
+    axes.plot(val_steps[:2], val_losses[:2], "o:", color=ORANGE, lw=1, ms=4)
+    axes.plot(val_steps[1:], val_losses[1:], "o-", color=ORANGE, lw=2, ms=4, label="validation")
 
     end = max([1, *steps, *val_steps])
     start = math.log(vocab_size)

@@ -38,11 +38,11 @@ class Display:
 
     def __init__(self, steps, quiet=False):
         self.quiet, self.steps = quiet, steps
-        self.console = Console(highlight=False, soft_wrap=True, emoji=False)
+        self.console = Console(highlight=False, emoji=False)
         self.live = None
         self.done, self.printed = 0, -self.EVERY
         self.val_loss = self.memory = None
-        self.numbers = ""  # of the last step that was logged
+        self.numbers = ["", "", ""]  # of the last step that was logged: training, validation, rest
         self.deadline = None  # when the run will be over
         self.losses: Losses = ([], [])
         self.newest: list[str] = []  # the lines of the last evaluation and its sample
@@ -65,9 +65,12 @@ class Display:
             self.live.stop()
 
     def say(self, text=""):
-        """Print a line above the picture, as long as somebody reads it."""
+        """Print a line above the picture, as long as somebody reads it; a terminal has it broken
+        between words.
+        """
         if not self.quiet:
-            self._print(lambda: self.console.print(text, markup=False))
+            whole = not self.console.is_terminal
+            self._print(lambda: self.console.print(text, markup=False, soft_wrap=whole))
 
     def last(self, text):
         """Print the last line, also if all else was to be quiet."""
@@ -87,14 +90,14 @@ class Display:
         self.done, self.deadline = step, time.perf_counter() + left
         self.losses[0].append((step, train_loss))
         val = "" if self.val_loss is None else f"  val {self.val_loss:.3f}"
-        self.numbers = (
-            f"loss {train_loss:.3f}{val}  lr {lr:.1e}  gradient {grad_norm:.2f}  "
-            f"{tokens_per_second:,.0f} tokens/s"
-        )
+        if self.losses[1] and self.losses[1][-1][0] < step:
+            val += f" (step {self.losses[1][-1][0]})"
+        rest = f"  lr {lr:.1e}  gradient {grad_norm:.2f}  {tokens_per_second:,.0f} tokens/s"
+        self.numbers = [f"loss {train_loss:.3f}", val, rest]
         due = seconds - self.printed >= self.EVERY or step == self.steps
         if not self.quiet and not self.live and due:
             self.printed = seconds
-            self.say(f"step {step:>5}/{self.steps}  {self.numbers}  {clock(left)} left")
+            self.say(f"step {step:>5}/{self.steps}  {''.join(self.numbers)}  {clock(left)} left")
 
     def evaluation(self, step, val_loss, bits, sample, memory):
         """Show a validation loss and the beginning of what the model now writes.
@@ -126,12 +129,11 @@ class Display:
             ProgressBar(self.steps, self.done, width=max(10, min(50, size.width - 40))),
             Text(f"{100 * self.done // max(1, self.steps)} %  {left}"),
         )
-        memory = f"  {self.memory}" if self.memory else ""
-        parts: list[ConsoleRenderable] = [
-            Text(),
-            bar,
-            Text(self.numbers + memory, no_wrap=True, overflow="ellipsis"),
-        ]
+        training, validation, rest = self.numbers
+        numbers = Text(no_wrap=True, overflow="ellipsis")
+        numbers.append(training, style=TRAINING).append(validation, style=VALIDATION)
+        numbers.append(f"{rest}  {self.memory}" if self.memory else rest)
+        parts: list[ConsoleRenderable] = [Text(), bar, numbers]
         height = min(8, size.height - 8 - len(self.newest))
         if height >= 3 and self.console.encoding.startswith("utf"):
             parts += curve(self.losses, self.steps, size.width - 2, height)

@@ -76,7 +76,7 @@ def train(
     optimizer = optimizer or adamw(model, config)
     rows = ranks.rows(config.rows_per_step)
     n = config.workers if model.device == CPU else 1  # a GPU shares the work out over its own cores
-    # work(model, step, first, stop): of the parameters of gradients_of_rows the rest is settled
+    # work(model, step, first, stop) is gradients_of_rows with its other arguments filled in.
     work = partial(gradients_of_rows, ids=ids, config=config, n_parts=ranks.size * n)
     team = Workers(model, optimizer, work, rows, n, ranks.on_this_machine)
     with team as workers:
@@ -85,7 +85,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             with np.errstate(all="ignore"):  # what is not finite is looked for below
-                loss = workers.gradients(step)
+                loss = workers.gradients(step)  # forward and backward: accumulate_gradients, below
                 loss = ranks.add_up(optimizer.flat.grad, loss)
                 grad_norm = clip_grad_norm(optimizer.flat.parameters, config.grad_clip)
             if bad_step := not_finite(step, loss, grad_norm, optimizer, config):
@@ -182,7 +182,7 @@ def loss_by_position(model: GPT, ids: np.ndarray, batch_size: int | None = None)
 def token_losses(model: GPT, ids: np.ndarray, batch_size: int | None) -> list[np.ndarray]:
     """−ln p of every token but the first, as a list of arrays (B, T), dropout off."""
     if len(ids) < 2:
-        raise ValueError(f"a loss needs 2 tokens, one to foretell the other; got {len(ids)}")
+        raise ValueError(f"a loss needs 2 tokens, one to predict the other; got {len(ids)}")
     T = model.config.block_size
     batch_size = batch_size or rows_at_once(model.config)
     starts = range(0, (len(ids) - 1) // T * T, T)

@@ -27,7 +27,7 @@ def draw(loss, path="graph.svg"):
 
     loss        a Tensor with one entry; its gradients arrive in the leaves as by loss.backward(),
                 which raises what it raises there, and then nothing is written
-    path        is returned; the file shows itself without a network, and closed without a script
+    path        is returned; the file needs no network; where scripts do not run, boxes stay closed
 
     A line tells the shape of what went down it, and the 2-norm ‖gradient‖ of what came back.  Where
     a closed box uses a tensor several times, its gradients are added up first, as the chain rule
@@ -295,7 +295,8 @@ def picture(graph, loss):
     width = math.ceil(max([380, *ends])) + GAP
     left = -LANE * (len(lanes) + 1)
 
-    scale = Scale(n for _, n, _ in labels.values())
+    of_leaves = [n for row in graph.rows for _, n, _ in row.tags]
+    scale = Scale([n for _, n, _ in labels.values()] + of_leaves)
     here = Path(__file__)
     return element(
         "svg",
@@ -318,8 +319,8 @@ class Scale:
 
     def __init__(self, norms):
         logs = [math.log10(n) for n in norms if 0 < n < math.inf] or [0.0]
-        self.lowest = min(logs)
-        self.span = max(max(logs) - self.lowest, 1.0)  # a factor of 10 at least
+        self.span = max(1.0, min(max(logs) - min(logs), 5.0))  # a factor of 10 to 100,000
+        self.lowest = max(min(logs), max(logs) - self.span)
 
     def __call__(self, n):
         if not math.isfinite(n):

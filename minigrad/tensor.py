@@ -170,9 +170,8 @@ class Tensor:
             raise ValueError(f"dout has shape {dout.shape}, the tensor {self.shape}")
 
         collected = {}  # step -> the gradient of its output, as far as it has come in
-        newest: list[
-            tuple[int, Step]
-        ] = []  # (−time, step) of the same steps: heapq pops the smallest first
+        # (−time, step) of the same steps: heapq pops the smallest first
+        newest: list[tuple[int, Step]] = []
 
         def deliver(source, d):
             if isinstance(source, Tensor):

@@ -451,7 +451,11 @@ def test_10_graph(tmp_path, monkeypatch, capsys):
     for name, n_rows in (("expression", 5), ("gpt", 95 + 1 + 13)):
         assert f"runs/lesson/{name}.svg" in printed
         assert len(read(tmp_path / f"runs/lesson/{name}.svg").rows) == n_rows
-    assert "d loss / d x = [ 4.75 -9.5  19.  ]" in printed
+    assert "to the right of mul stand x and w" in printed
+    x, w = np.array([1.0, 2.0, 3.0]), np.array([0.5, -1.0, 2.0])
+    slope = 2 * (x @ w + 0.25)
+    (_, dx), (_, dw) = read(tmp_path / "runs/lesson/expression.svg").tags["row0"]
+    assert close(dx, slope * w) and close(dw, slope * x)
 
 
 def test_it_leaves_nothing_behind(tmp_path):

@@ -141,7 +141,7 @@ def test_3_cross_entropy(lesson, tmp_path):
         assert perplexity == pytest.approx(math.exp(theirs), rel=1e-6, abs=0.005)
     losses = [row[-2] for row in table]
     assert len(losses) == 6 and losses == sorted(losses) and losses[0] < 0.01 and losses[-1] > 10
-    for said in ("7.39, as if undecided between 7 or 8", "ln 50,000 = 10.82", "ln 65 = 4.17"):
+    for said in ("7.39, as if undecided among 7 or 8", "ln 50,000 = 10.82", "ln 65 = 4.17"):
         assert said in out
     assert f"\n\n{report.ladder()}\n\n" in out and "word pieces" in out  # see test_report.py
 

@@ -95,9 +95,10 @@ def test_loss_figure_shows_the_runs_numbers(tmp_path):
     path, ends = tmp_path / "loss.png", {"entropy": 1.1, "text_entropy": 1.2}
     figure = report.loss_figure(ROWS, path, "a run", 65, **ends)
     axes = figure.axes[0]
-    training, validation, *lines = axes.get_lines()
+    training, first, validation, *lines = axes.get_lines()
     assert training.get_xydata().tolist() == [[10, 3.5], [20, 3.0], [30, 2.5], [40, 2.2]]
-    assert validation.get_xydata().tolist() == [[0, 4.2], [20, 3.1], [40, 2.4]]
+    assert first.get_xydata().tolist() == [[0, 4.2], [20, 3.1]] and first.get_linestyle() == ":"
+    assert validation.get_xydata().tolist() == [[20, 3.1], [40, 2.4]]
     assert sorted(line.get_ydata()[0] for line in lines) == [1.1, 1.2, math.log(65)]
     texts = " | ".join(text.get_text() for text in axes.texts)
     for part in ("ln 65 = 4.17", "the grammar's entropy: 1.100", "validation text: 1.200", "2.400"):

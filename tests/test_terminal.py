@@ -27,7 +27,7 @@ def test_plain_output_has_a_line_every_five_seconds(capsys):
     assert show(quiet=False).live is None
     out, err = capsys.readouterr()
     lines = [line for line in out.split("\n") if line]
-    numbers = "loss 3.000  val 4.000  lr 1.0e-03  gradient 0.25  500 tokens/s"
+    numbers = "loss 3.000  val 4.000 (step 0)  lr 1.0e-03  gradient 0.25  500 tokens/s"
     assert lines == [
         "text: a.txt",
         "step 0: val_loss 4.0000 (perplexity 54.60, 2.90 bits per character)",

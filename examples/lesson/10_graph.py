@@ -4,9 +4,9 @@
 
 A gradient reaches a weight by way of all ops between it and the loss.  In a chain of many layers
 each may shorten it or lengthen it, and then the first layers learn nothing, or the step blows up.
-In a GPT every block adds to a stream that runs from input to loss: x + f(x) passes a gradient on
-unchanged, whatever f does.  Open the pictures in a browser: along the stream the lines stay wide;
-within a block, those that come back from query and key are thin.
+In a GPT every block adds to a stream that runs from input to loss.  The gradient of x + f(x)
+reaches x unchanged, and what comes back through f is added to it.  Open the pictures in a browser:
+along the stream the lines stay wide; within a block, those from query and key are thin.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ x = mg.Tensor([1.0, 2.0, 3.0], requires_grad=True)
 w = mg.Tensor([0.5, -1.0, 2.0], requires_grad=True)
 b = mg.Tensor(0.25, requires_grad=True)
 loss = ((x * w).sum() + b) ** 2
-print(f"one line: {mg.draw(loss, folder / 'expression.svg')}; d loss / d x = {x.grad}")
+print(f"one line: {mg.draw(loss, folder / 'expression.svg')}; to the right of mul stand x and w")
 
 mg.manual_seed(1)
 model = GPT(GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128))

@@ -38,6 +38,7 @@ for h, slope, error in zip(steps, slopes, errors, strict=True):
     print(f"{h:6.0e} {slope:22.15f} {error:15.0e}   {remark}")
 
 print("""
-While h is too large, the error is h squared: 100 times smaller, 10,000 times better.
-Once h is too small, the error grows again.  Both values of f are rounded in their last
-digits, those before cancel, and what rounding did is divided by an ever smaller 2h.""")
+While h is too large, the error, for this f, is h squared: 100 times smaller, 10,000
+times better.  Once h is too small, the error grows again.  Both values of f are rounded
+in their last digits, those before cancel, and what rounding did is divided by an ever
+smaller 2h.""")

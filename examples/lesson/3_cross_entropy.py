@@ -36,7 +36,7 @@ for meaning, scores in (
 
 print(f"""
 Perfection is a loss of 0, a perplexity of {perplexity(0):.0f}.
-A loss of 2.0 is a perplexity of {perplexity(2):.2f}, as if undecided between 7 or 8 tokens.
+A loss of 2.0 is a perplexity of {perplexity(2):.2f}, as if undecided among 7 or 8 tokens.
 A uniform guess among 50,000 tokens is a loss of ln 50,000 = {math.log(50_000):.2f}.
 
 {ladder()}

@@ -34,7 +34,8 @@ q, k, v = (mg.Tensor(array, requires_grad=True) for array in arrays)
 out, weights = spelled_out(q, k, v)
 out.backward(dout)
 
-print("How much each word (row) looks at each word (column); a row sums to 1:\n")
+print("How much each word (row) looks at each word (column); a row sums to 1.")
+print("q, k and v are random numbers here: the pattern means nothing yet.\n")
 print("    ", *(f"{word:>5}" for word in words))
 for t, word in enumerate(words):
     print(f"{word:4} ", *(f"{weight:5.2f}" for weight in weights.numpy()[0, 0, t, : t + 1]))

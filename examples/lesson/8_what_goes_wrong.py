@@ -1,8 +1,9 @@
 """Six backward rules that are wrong, and what a check by finite differences says of each.
 
 The forward pass of all six is right.  The shape of one gradient gives it away; with the other five
-nothing looks amiss, and a model would only learn badly.  gradcheck moves every entry of every input
-a little, and compares how the output moves with what backward() foretold.
+nothing looks amiss, and a model would only learn badly.  gradcheck weighs the
+entries of the output at random, so that none hides another, moves every entry of every input a
+little, and compares how the weighted sum moves with what backward() says.
 
     python examples/lesson/8_what_goes_wrong.py
 """

@@ -23,8 +23,8 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
     Derivation  Two matrix products with a softmax between.  From the last to the first, with M the
                 dropout mask (0 or 1/(1 − p); 1 without dropout) and P̃ = P ⊙ M:
 
-                    out = P̃ v            dv = P̃ᵀ dout        dP̃ = dout vᵀ
-                    P̃ = P ⊙ M            dP = dP̃ ⊙ M
+                    out = P̃ v             dv = P̃ᵀ dout         dP̃ = dout vᵀ
+                    P̃ = P ⊙ M             dP = dP̃ ⊙ M
                     P = softmax(S)        dS = P ⊙ (dP − Σₙ dP ⊙ P)      row by row; see softmax
                     S = q kᵀ / √D         dq = dS k / √D       dk = dSᵀ q / √D
 

@@ -22,7 +22,7 @@ def layer_norm(x, weight, bias=None, *, eps=1e-5):
 
                     ∂μ/∂xⱼ  = 1/C
                     ∂σ²/∂xⱼ = 2 Σᵢ (xᵢ − μ) (δᵢⱼ − 1/C) / C
-                            = 2 (xⱼ − μ) / C           for Σᵢ (xᵢ − μ) = 0
+                            = 2 (xⱼ − μ) / C           since Σᵢ (xᵢ − μ) = 0
                     ∂r/∂xⱼ  = −½ r³ ∂σ²/∂xⱼ = −r² x̂ⱼ / C
 
                 By the product rule
