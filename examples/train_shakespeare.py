@@ -193,7 +193,7 @@ class Run:
         if job.saved:
             progress, _ = job.saved
             self.best, self.val_loss, self.saved = progress.best, progress.val_loss, progress.step
-            display.val_loss = progress.val_loss
+            display.go_on(job.folder.rows)
         self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
         self.entropy = self.text_entropy = None  # nats per token, of what is known to the verse
         if job.corpus.entropy is not None:
@@ -242,8 +242,12 @@ class Run:
     def watched(self, steps):
         """The steps; the ops of some of them are timed."""
         for n in itertools.count(1):
-            with self.stopwatch if n in WATCHED else contextlib.nullcontext():
-                result = next(steps, None)
+            try:
+                with self.stopwatch if n in WATCHED else contextlib.nullcontext():
+                    result = next(steps, None)
+            except FloatingPointError:
+                self.report("stopped", self.saved)
+                raise
             if result is None:
                 return
             yield result

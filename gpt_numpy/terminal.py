@@ -85,6 +85,13 @@ class Display:
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def go_on(self, rows):
+        """Begin with the losses of a run that goes on: rows as of metrics.csv."""
+        for kind, name in enumerate(("train_loss", "val_loss")):
+            points = [(row["step"], row[name]) for row in rows if row[name] is not None]
+            self.losses[kind].extend(points)
+        _, self.val_loss = self.losses[1][-1]
+
     def step(self, step, train_loss, lr, grad_norm, tokens_per_second, left, seconds):
         """Show where the run stands, `seconds` after its start; `left` seconds are to come."""
         self.done, self.deadline = step, time.perf_counter() + left

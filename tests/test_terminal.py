@@ -53,6 +53,18 @@ def test_before_an_evaluation_there_is_no_val(capsys):
     assert capsys.readouterr().out == line
 
 
+def test_a_run_that_goes_on_has_its_losses(capsys):
+    """The curve begins where the run began, and the last validation loss is shown."""
+    display = Display(6)
+    rows = [
+        {"step": s, "train_loss": t, "val_loss": v} for s, t, v in [(0, None, 4.0), (2, 3.5, 3.25)]
+    ]
+    display.go_on(rows)
+    assert display.losses == ([(2, 3.5)], [(0, 4.0), (2, 3.25)])
+    display.step(3, 3.0, 1e-3, 0.5, 500.0, 1.0, 0.0)
+    assert "val 3.250 (step 2)" in capsys.readouterr().out
+
+
 def test_a_long_sample_is_cut(capsys):
     """Six lines are enough to see how it writes."""
     Display(6).evaluation(1, 1.0, 1.4, "\n".join("abcdefgh"), "97 MB")

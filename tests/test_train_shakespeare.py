@@ -379,6 +379,7 @@ def test_a_rate_that_is_too_high_ends_in_a_name(train, eval_every):
     step = load_state(run.folder)[0].step
     assert saved == f"Step {step}, the last one saved, stays as it is."
     assert step == 0 if eval_every == 50 else step > 0
+    assert '"state": "stopped"' in (run.folder / "report.html").read_text(encoding="utf-8")
     assert all(v is not None for v in metrics_of(run.folder)["train_loss"][1:])
 
 
