@@ -17,15 +17,16 @@ import math
 import os
 import shlex
 import sys
+import threading
 import webbrowser
 
 import minigrad as mg
 from gpt_numpy import GPT, memory, report, resume, verse
-from gpt_numpy.command import Command, identity, prepare
+from gpt_numpy.command import Command, flags_of, identity, prepare
 from gpt_numpy.data import split
 from gpt_numpy.files import fingerprint
 from gpt_numpy.ranks import Ranks
-from gpt_numpy.run import Clock, Signals
+from gpt_numpy.run import Clock, Signals, evaluation_seconds
 from gpt_numpy.terminal import Display, show_what_can_be_shown
 from gpt_numpy.tokenizer import characters
 from gpt_numpy.train import adamw, evaluate, loss_by_position, train
@@ -65,14 +66,6 @@ def main(arguments=None):
         return status
 
 
-def arguments_of(arguments):
-    """The command line, as far as it is known."""
-    return [
-        "examples/train_shakespeare.py",
-        *map(str, sys.argv[1:] if arguments is None else arguments),
-    ]
-
-
 def refuse(error, status=2):
     """Say what is wrong."""
     print(f"train_shakespeare: {error}", file=sys.stderr)
@@ -109,7 +102,7 @@ def train_and_report(arguments, ranks):
         return 0
     with Display(command.steps, command.quiet) as display, Signals() as signals:
         introduce(display, job, model, ranks)
-        run = Run(display, job, model, optimizer, ["python", *(arguments_of(arguments))])
+        run = Run(display, job, model, optimizer)
         try:
             stopped = run.go(steps, signals)
         except FloatingPointError as error:
@@ -174,9 +167,8 @@ def introduce(display, job, model, ranks):
 class Run:
     """Train, measuring, writing and saving on the way."""
 
-    def __init__(self, display, job, model, optimizer, command_line):
+    def __init__(self, display, job, model, optimizer):
         self.display, self.job, self.model, self.optimizer = display, job, model, optimizer
-        self.command_line = shlex.join(command_line)
         self.command, self.folder, self.tokenizer = job.command, job.folder, job.tokenizer
         text = fingerprint(job.corpus.text)
         self.origin = {
@@ -203,7 +195,8 @@ class Run:
         rows = job.folder.rows
         self.clock = Clock(before=rows[-1]["seconds"] if rows else 0)
         self.stopwatch = mg.Stopwatch()
-        self.evaluation_seconds = 0.0  # that the last one took, with all that is drawn and written
+        # What the last one took, with all that is drawn and written.
+        self.evaluation_seconds = evaluation_seconds(rows, self.command.tokens_per_step)
         self.opened = None  # whether a browser could be had, if one was asked for
         self.title = (
             f"{job.corpus.name}: {self.command.n_layer} layers, {self.command.n_embd} channels, "
@@ -222,6 +215,8 @@ class Run:
             self.evaluation_seconds = self.clock.pause
         elif self.job.notes:
             self.save(self.saved)  # lest the new settings be lost
+        if self.saved == command.steps and not (self.folder.path / "report.html").exists():
+            self.report("finished", self.saved)
         for result in self.watched(steps):
             step = result.step
             self.clock.tokens += command.tokens_per_step
@@ -245,7 +240,7 @@ class Run:
             try:
                 with self.stopwatch if n in WATCHED else contextlib.nullcontext():
                     result = next(steps, None)
-            except FloatingPointError:
+            except (FloatingPointError, WorkerDied):
                 self.report("stopped", self.saved)
                 raise
             if result is None:
@@ -284,8 +279,9 @@ class Run:
     def left(self, step):
         """How many seconds are to come after `step`, evaluations and all."""
         steps = self.command.steps - step
+        evaluations = math.ceil(steps / self.command.eval_every) + (steps > 0)  # one to conclude
         training = self.clock.left(steps * self.command.tokens_per_step)
-        return training + math.ceil(steps / self.command.eval_every) * self.evaluation_seconds
+        return training + evaluations * self.evaluation_seconds
 
     def measure(self, step):
         """Evaluate, write a sample, and keep the weights if they are the best so far."""
@@ -312,13 +308,16 @@ class Run:
         self.saved = step
         self.clock.saved()
 
+    def program(self):
+        """The command without its flags."""
+        n_ranks = self.folder.settings["ranks"]
+        return f"mpirun -n {n_ranks} " * (n_ranks > 1) + "python examples/train_shakespeare.py "
+
     def how_to_go_on(self):
         """Where the saved run is, and the command that goes on with it."""
         if self.saved is None:
             return "Nothing was saved yet."
-        path, n_ranks = self.folder.path, self.folder.settings["ranks"]
-        command = f"mpirun -n {n_ranks} " * (n_ranks > 1)
-        command += "python examples/train_shakespeare.py --resume"
+        path, command = self.folder.path, f"{self.program()}--resume"
         if path != Command.out:
             command += f" --out {shlex.quote(str(path))}"
         return f"step {self.saved} is saved in {path}; to go on from there: {command}"
@@ -341,7 +340,9 @@ class Run:
             "step": watch.mean(),
             "laps": watch.laps,
             "ops": watch.ops(),
-            "processes": min(command.workers, command.rows_per_step),
+            "processes": min(
+                command.workers * self.folder.settings["ranks"], command.rows_per_step
+            ),
         }
         self.folder.report(
             title=self.title,
@@ -349,8 +350,8 @@ class Run:
             step=step,
             steps=command.steps,
             seconds=self.clock.seconds(),
-            left=self.left(step),
-            look_again=max(2, math.ceil(self.left(command.steps - command.eval_every))),
+            left=self.left(step) if self.clock.trained[0] else None,  # else nobody knows
+            look_again=max(4, math.ceil(self.left(command.steps - command.eval_every))),
             weights=sum(p.data.size for p in self.model.parameters()),
             memory=memory.size(memory.held()),
             vocab_size=self.tokenizer.vocab_size,
@@ -363,8 +364,8 @@ class Run:
             ),
             times=times if watch.laps else None,
             settings=self.folder.settings,
-            command=self.command_line,
-            versions=[*of_the_cpu()],
+            command=self.program() + shlex.join(flags_of(command)),
+            versions=[*of_the_cpu(), ("device", self.job.why or command.device)],
         )
         if command.open and self.opened is None:
             self.opened = opened_in_browser(self.folder.path / "report.html")
@@ -404,10 +405,13 @@ def from_a_line_on(ids, tokenizer, block_size):
 
 
 def opened_in_browser(path):
-    """Show a file in a browser, but not in one that would take the terminal for it; whether."""
+    """Show a file in a browser; whether there is a screen for it, or a browser that you named."""
     variables = {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"}
     screen = sys.platform in ("darwin", "win32") or variables & {*os.environ}
-    return bool(screen) and webbrowser.open(path.resolve().as_uri())
+    if screen:  # the browser may be one that is waited for
+        address = path.resolve().as_uri()
+        threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+    return bool(screen)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,22 @@ NOT_KEPT = ("out", "resume", "open", "quiet")
 PATHS = ("data", "init_from")
 
 
+def flags_of(command: Command) -> list[str]:
+    """The flags that make this command: those in which it differs from its preset."""
+    preset = Command(**PRESETS[command.preset])
+    flags = ["--preset", command.preset, "--device", command.device]
+    for f in fields(command):
+        value = getattr(command, f.name)
+        if f.name in ("preset", "device", *NOT_KEPT[1:]) or value == getattr(preset, f.name):
+            continue
+        flag = f.name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", str(value)]
+    return flags
+
+
 class Job(NamedTuple):
     """All that is known before a run begins."""
 

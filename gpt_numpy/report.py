@@ -1,6 +1,7 @@
 """What a loss means, and how a run is shown: the figure of its loss, and its report."""
 
 import base64
+import codecs
 import json
 import math
 from pathlib import Path
@@ -13,10 +14,11 @@ from gpt_numpy.look import attention_maps, surprise
 BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
 
 # What a terminal would obey, and a page would drop, instead of showing it; a model whose tokens are
-# bytes writes all of it.
-CONTROL = {n: "�" for n in [*range(32), *range(127, 160)] if chr(n) not in "\n\t"}
+# bytes writes all of it.  The last two kinds turn the direction of writing round.
+NOT_SHOWN = [*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+CONTROL = {n: "�" for n in NOT_SHOWN if chr(n) not in "\n\t"}
 TEMPLATE = Path(__file__).with_name("report.html")
-MOST_ROWS = 1000  # of metrics.csv on a page; a curve of more points looks no different
+MOST_ROWS, MOST_SAMPLES = 1000, 200  # on a page; a curve of more points looks no different
 
 LADDER = (  # the landmarks of a model whose tokens are pieces of words, some 50,000 of them
     (math.log(50_000), "untrained: any of 50,000"),
@@ -113,7 +115,7 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     axes.set_xlim(0, end)
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_title(title, loc="left")
+    axes.set_title(shown(title).replace("$", r"\$"), loc="left")  # which would begin a formula
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper right", bbox_to_anchor=(1, 0.88), frameon=False)
     marks = [p for p in (1, 1.5, 2, 3, 5, 10, 20, 40, 80, 300, 1000, 10_000) if math.log(p) < top]
@@ -134,13 +136,19 @@ def page(path, rows, samples, **facts):
     facts       what else the script in report.html reads: see report.html, and Run.report() in
                 examples/train_shakespeare.py
     """
-    every = math.ceil(len(rows) / MOST_ROWS) or 1
-    kept = [row for i, row in enumerate(rows) if i % every == 0 or row["val_loss"] is not None]
-    columns = {name: [row[name] for row in kept] for name in (rows[0] if rows else [])}
-    facts |= {"rows": columns, "samples": samples, "ladder": LADDER}
+    evaluations = [row for row in rows if row["val_loss"] is not None]
+    kept = {id(row) for row in thinned(rows, MOST_ROWS) + thinned(evaluations, MOST_ROWS)}
+    rows = [row for row in rows if id(row) in kept]
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else [])}
+    facts |= {"rows": columns, "samples": thinned(samples, MOST_SAMPLES), "ladder": LADDER}
     content = json.dumps(shown(facts), allow_nan=False).replace("<", "\\u003c")  # ends no <script>
     html = TEMPLATE.read_text(encoding="utf-8").replace("/*RUN*/", content)
     write_whole(path, html.encode())
+
+
+def thinned(items, most):
+    """At most so many of the items, and one more, evenly chosen; the last one is among them."""
+    return items[::-1][:: math.ceil(len(items) / most) or 1][::-1]
 
 
 def shown(x):
@@ -163,11 +171,25 @@ def passage(model, tokenizer, ids):
     if not np.isfinite(found.losses).all():
         return None
     guesses = [
-        [[tokenizer.decode([i]), float(p)] for i, p in zip(row, ps, strict=True)]
+        [[written(tokenizer.decode_bytes([i])), float(p)] for i, p in zip(row, ps, strict=True)]
         for row, ps in zip(found.guesses, found.probabilities, strict=True)
     ]
-    tokens = [tokenizer.decode([i]) for i in ids]
+    tokens = pieces(tokenizer, ids)
     return {"tokens": tokens, "losses": found.losses.tolist(), "guesses": guesses}
+
+
+def pieces(tokenizer, ids):
+    """What each of the ids adds to the text; a character of several tokens belongs to the last."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(tokenizer.decode_bytes([i])) for i in ids]
+
+
+def written(token):
+    """A token's bytes as text, or in hexadecimal digits where they are a part of a character."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return f"⟨{token.hex()}⟩"
 
 
 def attention(model, tokenizer, ids):
@@ -181,6 +203,6 @@ def attention(model, tokenizer, ids):
     return {
         "layers": maps.shape[0],
         "heads": maps.shape[1],
-        "tokens": [tokenizer.decode([i]) for i in ids],
+        "tokens": pieces(tokenizer, ids),
         "maps": base64.b64encode((255 * maps).round().astype(np.uint8).tobytes()).decode(),
     }

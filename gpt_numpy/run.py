@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -81,7 +82,7 @@ class RunFolder:
     def cut_back(self, progress):
         """Go on as if nothing had been written after `progress` was saved."""
         self.rows = read_rows(self.path / "metrics.csv", progress.files)
-        self.samples = read_samples(self.path / "samples.txt", progress.files)
+        self.samples = read_samples(self.path / "samples.txt", progress.files, self.rows)
         for name in GROWING:
             os.truncate(self.path / name, progress.files[name][0])
         for path in self.path.glob("*.tmp"):  # what a process that was killed had begun
@@ -162,13 +163,43 @@ NUMBER = r"(-?\d+\.\d{4}|nan|inf)"
 HEAD = rf"^--- step (\d+), val_loss {NUMBER}, {NUMBER} bits per character ---\n"
 
 
-def read_samples(path, files):
-    """What sample() was given, as samples.txt has it."""
-    _, *parts = re.split(HEAD, read_back(path, files).decode(), flags=re.MULTILINE)
+def read_samples(path, files, rows):
+    """What sample() was given, as samples.txt has it: a sample for every evaluation in `rows`.
+
+    A head with another step or loss is none: a model may have learned to write such lines.
+    """
+    content = read_back(path, files).decode()
+    evaluations = [(row["step"], row["val_loss"]) for row in rows if row["val_loss"] is not None]
+    heads: list[re.Match] = []
+    for head in re.finditer(HEAD, content, flags=re.MULTILINE):
+        step, loss = evaluations[len(heads)] if len(heads) < len(evaluations) else (None, 0.0)
+        # Four digits here, six significant ones in metrics.csv.
+        same = math.isclose(loss, float(head[2]), rel_tol=1e-4, abs_tol=1e-4)
+        if int(head[1]) == step and (same or head[2] == str(loss)):
+            heads.append(head)
+    ends = [head.start() for head in heads[1:]] + [len(content)]
     return [
-        {"step": int(step), "val_loss": float(loss), "bits": float(bits), "text": text[:-2]}
-        for step, loss, bits, text in zip(*[iter(parts)] * 4, strict=True)
+        {
+            "step": int(h[1]),
+            "val_loss": float(h[2]),
+            "bits": float(h[3]),
+            "text": content[h.end() : end - 2],
+        }
+        for h, end in zip(heads, ends, strict=True)
     ]
+
+
+def evaluation_seconds(rows, tokens_per_step):
+    """How long an evaluation took on average, of a run that goes on: what was not training."""
+    if not rows:
+        return 0.0
+    trained, before = 0.0, 0
+    for row in rows:
+        if row["tokens_per_second"]:
+            trained += (row["step"] - before) * tokens_per_step / row["tokens_per_second"]
+        before = row["step"]
+    n = sum(row["val_loss"] is not None for row in rows)
+    return max(0.0, rows[-1]["seconds"] - trained) / n if n else 0.0
 
 
 class Signals:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ import numpy as np
 from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from gpt_numpy.report import CONTROL, perplexity
@@ -35,6 +36,7 @@ class Display:
 
     EVERY = 5.0  # seconds between plain lines
     SAMPLE = 6  # lines of a sample
+    MOST = 4000  # points of a curve, which has fewer dots
 
     def __init__(self, steps, quiet=False):
         self.quiet, self.steps = quiet, steps
@@ -46,9 +48,12 @@ class Display:
         self.deadline = None  # when the run will be over
         self.losses: Losses = ([], [])
         self.newest: list[str] = []  # the lines of the last evaluation and its sample
-        if self.console.is_terminal and not quiet:
+        if self.console.file.isatty() and not self.console.is_dumb_terminal and not quiet:
             self.live = Live(
-                get_renderable=self.picture, console=self.console, vertical_overflow="crop"
+                get_renderable=self.picture,
+                console=self.console,
+                vertical_overflow="crop",
+                redirect_stderr=sys.stderr.isatty(),  # else errors would go where the picture goes
             )
 
     def __enter__(self):
@@ -69,8 +74,9 @@ class Display:
         between words.
         """
         if not self.quiet:
-            whole = not self.console.is_terminal
-            self._print(lambda: self.console.print(text, markup=False, soft_wrap=whole))
+            whole = not self.live
+            line = text.translate(CONTROL)
+            self._print(lambda: self.console.print(line, markup=False, soft_wrap=whole))
 
     def last(self, text):
         """Print the last line, also if all else was to be quiet."""
@@ -96,6 +102,8 @@ class Display:
         """Show where the run stands, `seconds` after its start; `left` seconds are to come."""
         self.done, self.deadline = step, time.perf_counter() + left
         self.losses[0].append((step, train_loss))
+        if len(self.losses[0]) > self.MOST:
+            del self.losses[0][1::2]
         val = "" if self.val_loss is None else f"  val {self.val_loss:.3f}"
         if self.losses[1] and self.losses[1][-1][0] < step:
             val += f" (step {self.losses[1][-1][0]})"
@@ -129,11 +137,11 @@ class Display:
     def picture(self):
         """All that is redrawn in place."""
         size = self.console.size
-        bar = Table.grid(padding=(0, 1))
+        bar = Table.grid(*[Column(no_wrap=True) for _ in range(3)], padding=(0, 1))
         left = "" if self.deadline is None else clock(self.deadline - time.perf_counter()) + " left"
         bar.add_row(
             Text(f"step {self.done}/{self.steps}"),
-            ProgressBar(self.steps, self.done, width=max(10, min(50, size.width - 40))),
+            ProgressBar(self.steps, self.done, width=max(1, min(50, size.width - 40))),
             Text(f"{100 * self.done // max(1, self.steps)} %  {left}"),
         )
         training, validation, rest = self.numbers
@@ -190,7 +198,9 @@ def curve(losses, steps, width, height):
         label = labels[0] if i == 0 else labels[1] if i == height - 1 else ""
         line = Text(f"{label:>{margin - 2}} ")
         line.append("┤" if label else "│", style="dim")
-        for letter, is_validation in zip(letters[i], orange[i], strict=True):
-            line.append(chr(letter), style=VALIDATION if is_validation else TRAINING)
+        row = zip(letters[i], orange[i], strict=True)
+        for is_validation, cells_alike in itertools.groupby(row, lambda cell: cell[1]):
+            text = "".join(chr(letter) for letter, _ in cells_alike)
+            line.append(text, style=VALIDATION if is_validation else TRAINING)
         lines.append(line)
     return lines

@@ -17,20 +17,23 @@ from minigrad.tensor import this_thread
 class Stopwatch:
     """`with stopwatch:` adds up the seconds of every op that this thread computes; again and again.
 
-    forward, backward   op's name -> seconds
-    seconds, laps       of all blocks together, and how many there were
+    forward_seconds, backward_seconds   op's name -> seconds
+    seconds, laps                       of all blocks together, and how many there were
 
     The tape says when an op is done.  So an op's time begins where the one before it ends, and what
     Python does between the two counts with the second.  On a GPU every op is waited for: there the
-    whole takes longer than it would without a watch.
+    whole takes longer than it would without a watch.  detect_anomaly(), if it is on, looks on too.
     """
 
     def __init__(self):
         self.forward_seconds: Counter[str] = Counter()
         self.backward_seconds: Counter[str] = Counter()
         self.seconds, self.laps = 0.0, 0
+        self.outer = None
 
     def __enter__(self):
+        if this_thread.watch is self:
+            raise RuntimeError("this Stopwatch is running already")
         self.outer, this_thread.watch = this_thread.watch, self
         self.begin = self.last = time.perf_counter()
         return self
@@ -43,10 +46,13 @@ class Stopwatch:
     def forward(self, op_name, names, inputs, arrays, out):
         """An op has made `out`."""
         self._lap(self.forward_seconds, op_name, out)
+        return self.outer and self.outer.forward(op_name, names, inputs, arrays, out)
 
     def backward(self, step, dout, gradients):
         """A step's gradients are there."""
         self._lap(self.backward_seconds, step.op, dout)
+        if self.outer:
+            self.outer.backward(step, dout, gradients)
 
     def _lap(self, seconds, op_name, array):
         wait_for(array)

@@ -1,19 +1,33 @@
 """report.html as it is seen: its numbers are the run's, at the width of a phone and of a desk."""
 
 import base64
+import dataclasses
 import json
 import math
 import re
+import shlex
+import signal
+import sys
+import threading
+import types
+import webbrowser
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from browser import WIDTHS, browser, needs_browser, overflow, page
 from command import example, metrics_of
 
+import gpt_numpy.run
+import gpt_numpy.train
 from gpt_numpy import GPT, report
+from gpt_numpy.command import Command
+from gpt_numpy.config import PRESETS
 from gpt_numpy.data import split
 from gpt_numpy.look import attention_maps, surprise
-from gpt_numpy.tokenizer import load
+from gpt_numpy.run import Signals
+from gpt_numpy.tokenizer import BPETokenizer, load
 
 main = example("train_shakespeare").main
 TEXT = "".join(f"{a} the </script> & {b}'s <b>{c}\n" for a, b, c in np.random.default_rng(0).choice(
@@ -30,6 +44,14 @@ def folder(tmp_path_factory):
     data, out = str(root / "a <b> & c.txt"), str(root / "out")
     assert main([*flags.split(), *shape.split(), "--data", data, "--out", out]) == 0
     return root / "out"
+
+
+def settings_of(flags):
+    """The settings that the flags of a command make."""
+    default = Command(**PRESETS[flags[flags.index("--preset") + 1]])
+    command = tyro.cli(Command, args=flags, default=default)
+    settings = {f.name: getattr(command, f.name) for f in dataclasses.fields(command)}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
 
 
 def facts(folder):
@@ -50,9 +72,12 @@ def test_the_page_has_the_runs_numbers(folder):
     assert run["settings"] == json.loads((folder / "train_config.json").read_text())
     assert (run["state"], run["step"], run["steps"], run["left"]) == ("finished", 40, 40, 0)
     assert run["uniform"] == math.log(run["vocab_size"])
-    assert run["command"].startswith(
-        "python examples/train_shakespeare.py --device cpu --workers 1"
-    )
+    program, _, flags = run["command"].partition(" --")
+    assert program == "python examples/train_shakespeare.py"
+    again, settings = settings_of(shlex.split(f"--{flags}")), run["settings"]
+    assert {name: again[name] for name in settings.keys() - {"text", "ranks"}} == {
+        name: settings[name] for name in settings.keys() - {"text", "ranks"}
+    }
     assert run["ladder"] == [list(rung) for rung in report.LADDER]
 
     tokenizer = load(folder / "tokenizer.json")
@@ -89,15 +114,37 @@ def test_nothing_ends_the_script_or_is_lost():
     assert report.shown(given) == {"a": [None, None, 1.5, [2, None]], "b": "x�?\n"}
 
 
-def test_a_long_run_is_thinned_out(tmp_path):
-    """A page has a thousand rows or so, and every evaluation among them."""
+def test_a_sample_ends_no_script(tmp_path):
+    """What closes the script of a page would show the rest of it as text, or run it."""
+    sample = {"step": 0, "val_loss": 1.0, "bits": 1.0, "text": "</script><script>alert(1)<!--"}
+    report.page(tmp_path / "report.html", [], [sample])
+    assert facts(tmp_path)["samples"] == [sample]
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("</script>") == 2
+
+
+@pytest.mark.parametrize("every", [999, 1])
+def test_a_long_run_is_thinned_out(tmp_path, every):
+    """A page has a thousand rows or so, evaluations before others; the last ones are there."""
     rows = [
-        {"step": i, "train_loss": 1.0, "val_loss": 2.0 if i % 999 == 0 else None}
-        for i in range(7000)
+        {"step": i, "train_loss": 1.0, "val_loss": None if i % every else 2.0} for i in range(6994)
     ]
-    report.page(tmp_path / "report.html", rows, [])
+    samples = [{"step": row["step"], "text": ""} for row in rows if row["val_loss"]]
+    report.page(tmp_path / "report.html", rows, samples)
     kept = facts(tmp_path)["rows"]["step"]
-    assert len(kept) <= 1100 and {i for i in range(7000) if i % 999 == 0} <= {*kept}
+    assert len(kept) <= 1100 and kept[-1] == 6993 and kept == sorted(kept)
+    if every == 999:
+        assert set(range(0, 6994, 999)) <= {*kept}
+    steps = [sample["step"] for sample in facts(tmp_path)["samples"]]
+    assert len(steps) <= 201 and steps[-1] == 6993 and steps == sorted(steps)
+
+
+def test_half_a_character_is_no_text():
+    """A character of several tokens belongs to its last one; a guess of a part is told in hex."""
+    tokenizer = BPETokenizer.from_text("да нет да нет", 257)
+    ids = tokenizer.encode("да, нет")
+    shown = report.pieces(tokenizer, ids)
+    assert "".join(shown) == "да, нет" and "" in shown
+    assert report.written("д".encode()) == "д" and report.written("д".encode()[:1]) == "⟨d0⟩"
 
 
 def test_a_broken_model_has_no_passage(folder):
@@ -107,6 +154,86 @@ def test_a_broken_model_has_no_passage(folder):
     ids = tokenizer.encode(TEXT[:20])
     assert report.passage(model, tokenizer, ids) is None
     assert report.attention(model, tokenizer, ids[:8]) is None
+
+
+TINY = "--device cpu --workers 1 --n-layer 1 --n-head 1 --n-embd 4 --block-size 4 --log-every 1"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(*flags): a tiny run into tmp_path/out."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    where = ["--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out"), "--quiet"]
+    return lambda *flags: main([*TINY.split(), *where, *flags])
+
+
+def test_a_run_that_was_stopped_says_so(run, tmp_path, monkeypatch):
+    """And does not look again by itself; when it went on and ended, it has finished."""
+
+    def received(self):
+        return signal.SIGTERM if self.steps.pop() else None
+
+    monkeypatch.setattr(Signals, "steps", [True, False], raising=False)
+    monkeypatch.setattr(Signals, "received", property(received, lambda *_: None), raising=False)
+    assert run("--steps", "5", "--eval-every", "9") == 128 + signal.SIGTERM
+    assert (facts(tmp_path / "out")["state"], facts(tmp_path / "out")["step"]) == ("stopped", 2)
+    monkeypatch.undo()
+    for _ in range(2):  # the second time there is nothing left to do
+        assert main(["--resume", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+        found = facts(tmp_path / "out")
+        assert (found["state"], found["step"], len(found["samples"])) == ("finished", 5, 2)
+        (tmp_path / "out/report.html").unlink()
+
+
+def test_while_it_runs_the_page_knows_what_is_left(run, tmp_path, monkeypatch):
+    """Nothing before the first step; then training and evaluations to come, by a clock of ours."""
+    clock, pages = types.SimpleNamespace(now=0.0), []
+
+    def taking(seconds, function):
+        def call(*args, **options):
+            clock.now += seconds
+            return function(*args, **options)
+
+        return call
+
+    page = report.page
+    monkeypatch.setattr(
+        report, "page", lambda *a, **facts: (pages.append(facts), page(*a, **facts))
+    )
+    fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
+    monkeypatch.setattr(gpt_numpy.run, "time", fake)
+    monkeypatch.setattr(
+        gpt_numpy.train, "clip_grad_norm", taking(1, gpt_numpy.train.clip_grad_norm)
+    )
+    program = example("train_shakespeare")
+    monkeypatch.setattr(program, "evaluate", taking(100, program.evaluate))
+    assert run("--steps", "12", "--eval-every", "4") == 0
+    assert [page["step"] for page in pages] == [0, 4, 8, 12]
+    assert [page["left"] for page in pages] == [None, 8 + 300, 4 + 200, 0]
+    assert [page["look_again"] for page in pages][1:] == [4 + 200] * 3
+    assert [page["state"] for page in pages] == ["running"] * 3 + ["finished"]
+
+
+@pytest.mark.parametrize("display", [True, False])
+def test_open_shows_the_page_in_a_browser(run, tmp_path, monkeypatch, capsys, display):
+    """Once, without waiting for it; where there is no screen, the last words say so."""
+    asked, closed = [], threading.Event()
+
+    def wait(address):
+        asked.append(address)
+        closed.wait()
+
+    monkeypatch.setattr(webbrowser, "open", wait)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    if display:
+        monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(sys, "platform", "linux")
+    where = ["--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out")]
+    assert main([*TINY.split(), *where, "--steps", "3", "--eval-every", "1", "--open"]) == 0
+    closed.set()
+    assert asked == [(tmp_path / "out/report.html").as_uri()] * display
+    assert ("there was no display" in capsys.readouterr().out) == (not display)
 
 
 @needs_browser

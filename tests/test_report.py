@@ -90,6 +90,13 @@ def test_loss_figure_is_ten_by_five_inches(name, tmp_path):
     assert struct.unpack(">II", head[16:]) == (1200, 600)  # the width and height of the IHDR chunk
 
 
+@pytest.mark.parametrize("name", ["a$b^{$.txt", "s\udcff.txt", "<b>&amp;", "\x1b[31m"])
+def test_a_name_is_drawn_whatever_it_is(name, tmp_path):
+    """A dollar begins no formula, and half a character is none."""
+    report.loss_figure(ROWS, tmp_path / "loss.png", title=name, vocab_size=65)
+    assert (tmp_path / "loss.png").exists()
+
+
 def test_loss_figure_shows_the_runs_numbers(tmp_path):
     """The curves are the rows; dashed lines stand at ln V and at the entropy, and say so."""
     path, ends = tmp_path / "loss.png", {"entropy": 1.1, "text_entropy": 1.2}

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from gpt_numpy import run
-from gpt_numpy.run import Clock, RunFolder, extent, read_samples
+from gpt_numpy.run import Clock, RunFolder, evaluation_seconds, extent, read_rows, read_samples
 from gpt_numpy.tokenizer import CharTokenizer, load
 
 COLUMNS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"]
@@ -73,18 +73,46 @@ def test_samples_are_appended_with_their_heads(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\n", "\n\n", "a\n--- step ---\nb", "--- step 1, val_loss x, y bits per character ---\n"],
+    [
+        "",
+        "\n",
+        "\n\n",
+        "a\n--- step ---\nb",
+        "--- step 1, val_loss x, y bits per character ---\n",
+        "--- step 500, val_loss 2.0000, 1.0000 bits per character ---\n",
+        "--- step 250, val_loss 2.5000, 1.7500 bits per character ---\n",
+    ],
 )
 def test_samples_are_read_back(tmp_path, text):
-    """Whatever the model wrote, as it was written; losses have four digits there."""
+    """Whatever the model wrote, as it was written, also what looks like a head."""
     folder = RunFolder(tmp_path / "run", {}, TOKENIZER)
-    samples = [(0, 4.5, 6.25, "dl\r\nlan"), (250, 2.5, 1.75, text), (500, float("inf"), 1.0, "x")]
-    for sample in samples:
-        folder.sample(*sample)
-    path = folder.path / "samples.txt"
-    found = read_samples(path, {"samples.txt": extent(path.read_bytes())})
-    assert found == folder.samples
-    assert [tuple(sample.values()) for sample in found] == samples
+    samples = [
+        (0, 4.50004, 6.25, "dl\r\nlan"),
+        (250, 2.5, 1.75, text),
+        (500, float("inf"), 1.0, "x"),
+        (750, float("nan"), 1.0, "y"),
+    ]
+    for step, loss, bits, sample in samples:
+        folder.log(step=step, val_loss=loss)
+        folder.log(step=step + 10, train_loss=1.0)
+        folder.sample(step, loss, bits, sample)
+    files = {n: extent((folder.path / n).read_bytes()) for n in ("samples.txt", "metrics.csv")}
+    rows = read_rows(folder.path / "metrics.csv", files)
+    found = read_samples(folder.path / "samples.txt", files, rows)
+    assert [(s["step"], s["text"]) for s in found] == [(step, t) for step, _, _, t in samples]
+    assert str([s["val_loss"] for s in found]) == "[4.5, 2.5, inf, nan]"
+    assert [s["bits"] for s in found] == [6.25, 1.75, 1.0, 1.0]
+
+
+def test_what_an_evaluation_took(tmp_path):
+    """Two of 3 s and 5 s: all of the time that is not in the rate."""
+    rows = [
+        {"step": 0, "val_loss": 4.0, "tokens_per_second": None, "seconds": 3.0},
+        {"step": 10, "val_loss": None, "tokens_per_second": 50.0, "seconds": 23.0},
+        {"step": 20, "val_loss": 3.0, "tokens_per_second": 100.0, "seconds": 38.0},
+    ]
+    assert evaluation_seconds(rows, tokens_per_step=100) == 4.0
+    assert evaluation_seconds([], 100) == 0.0
 
 
 def test_a_run_that_is_there_is_renamed_aside(tmp_path):

@@ -82,6 +82,25 @@ def test_afterwards_nothing_looks_on(error):
     assert this_thread.watch is None
 
 
+def test_detect_anomaly_looks_on():
+    """A NaN is found inside of both, whichever is the inner one."""
+    x = mg.Tensor([4.0, 0.0], requires_grad=True)
+    with (
+        mg.detect_anomaly(),
+        mg.Stopwatch() as watch,
+        pytest.raises(FloatingPointError, match="dx"),
+    ):
+        F.sqrt(x).sum().backward()
+    assert {name for name, _, _ in watch.ops()} == {"sqrt", "sum"}
+
+
+def test_a_stopwatch_does_not_run_twice_at_once():
+    """It would count everything twice, and look on for ever."""
+    with mg.Stopwatch() as watch, pytest.raises(RuntimeError, match="running already"), watch:
+        pass
+    assert this_thread.watch is None
+
+
 def test_on_a_gpu_every_op_is_waited_for(gpu, monkeypatch):
     """Or its time would be that of the call that starts it."""
     waited = []

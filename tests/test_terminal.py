@@ -1,6 +1,7 @@
 """What a run shows: plain lines in a pipe, a live picture in a terminal."""
 
 import io
+import sys
 import types
 
 import numpy as np
@@ -90,10 +91,17 @@ def test_clock(seconds, text):
 # ---- the picture ---------------------------------------------------------------------------------
 
 
+class Terminal(io.StringIO):
+    """A file that says that it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
 @pytest.fixture
 def screen(monkeypatch):
     """A terminal of 100 columns: screen.file is all that was sent to it."""
-    screen = types.SimpleNamespace(file=io.StringIO(), width=100, height=30)
+    screen = types.SimpleNamespace(file=Terminal(), width=100, height=30)
 
     def console(**options):
         size = {"width": screen.width, "height": screen.height}
@@ -147,6 +155,25 @@ def test_the_picture_has_the_numbers_the_curve_and_the_newest_sample(screen):
     assert "BROSE" not in screen.file.getvalue()
 
 
+@pytest.mark.parametrize("variable, value", [("FORCE_COLOR", "1"), ("TERM", "dumb")])
+def test_what_is_no_terminal_gets_plain_lines(monkeypatch, capsys, variable, value):
+    """A pipe does not become one by FORCE_COLOR; and a dumb one cannot move its cursor."""
+    if variable == "TERM":
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv(variable, value)
+    assert show(quiet=False).live is None
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "step     4/6  loss 3.000" in out
+
+
+def test_words_are_not_broken(screen):
+    """In a terminal a long line goes on in the next one at a space; names cannot send commands."""
+    screen.width = 30
+    display = Display(6)
+    display.say("The sailor hath charmed that chase that crow.\x1b[2J")
+    assert screen.file.getvalue() == "The sailor hath charmed that \nchase that crow.�[2J\n"
+
+
 @pytest.mark.parametrize("width, height", [(100, 30), (40, 30), (80, 12), (20, 5)])
 def test_the_picture_fits(screen, width, height):
     """No line is wider than the terminal; where it is low, the curve gives way."""
@@ -156,7 +183,8 @@ def test_the_picture_fits(screen, width, height):
     for step in range(10, 500, 10):
         display.step(step, 4 - step / 500, 1e-3, 0.25, 48_000.0, 100.0, 1.0)
     lines = seen(display)
-    assert max(map(len, lines)) <= width
+    assert max(map(len, lines)) <= width and lines[1].startswith("step ")
+    assert lines[2].startswith("loss ")  # all of the bar is in one line
     assert any("┤" in line for line in lines) == (height == 30)
 
 
@@ -193,6 +221,16 @@ def test_training_is_blue_and_validation_orange():
 def test_without_two_losses_there_is_no_curve(losses):
     """Nor for losses that are not finite."""
     assert curve(losses, 100, 40, 5) == []
+
+
+def test_a_curve_has_not_too_many_points(screen):
+    """Every second one goes, but for the first, when there are more than dots could show."""
+    display = Display(10**6)
+    for step in range(9000):
+        display.step(step, 3.0, 1e-3, 0.5, 500.0, 1.0, 0.0)
+    steps = [step for step, _ in display.losses[0]]
+    assert len(steps) <= display.MOST and steps[0] == 0 and steps[-1] == 8999
+    assert steps == sorted(steps)
 
 
 def test_losses_that_do_not_change_are_a_line():
