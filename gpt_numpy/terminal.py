@@ -105,7 +105,7 @@ class Display:
         if len(self.losses[0]) > self.MOST:
             del self.losses[0][1::2]
         val = "" if self.val_loss is None else f"  val {self.val_loss:.3f}"
-        if self.losses[1] and self.losses[1][-1][0] < step:
+        if not self.live and self.losses[1] and self.losses[1][-1][0] < step:  # the picture says it
             val += f" (step {self.losses[1][-1][0]})"
         rest = f"  lr {lr:.1e}  gradient {grad_norm:.2f}  {tokens_per_second:,.0f} tokens/s"
         self.numbers = [f"loss {train_loss:.3f}", val, rest]
