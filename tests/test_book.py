@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import WIDTHS, browser, needs_browser, overflow
+from browser import page as open_page
 
 from minigrad import OPS
 
@@ -247,32 +249,18 @@ def test_the_readme_has_the_minutes(builder):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Chromium, where there is one."""
-    api = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("needs Chromium")
-    with api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
-        yield browser
-        browser.close()
+def chromium():
+    with browser() as running:
+        yield running
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_the_screen(width, book, browser):
+@needs_browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_fits_the_screen(width, book, chromium):
     """No page scrolls sideways, on a desktop no code either; and no error is logged."""
-    said = []
     for name in ("index", "README.md", "minigrad/ops/layer_norm.py", "gpt_numpy/train.py"):
-        page = browser.new_page(viewport={"width": width, "height": 800})
-        page.on("console", lambda message: said.append(message.text))
-        page.goto((book[0] / f"{name}.html").as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-        if width == 1280:
-            boxes = (
-                "[...document.querySelectorAll('pre.src')].map(e => e.scrollWidth - e.clientWidth)"
-            )
-            assert all(more <= 0 for more in page.evaluate(boxes)), name
-        page.close()
-    assert said == []
+        with open_page(chromium, book[0] / f"{name}.html", width, alone=False) as opened:
+            assert overflow(opened) <= 0, name
+            if width == 1280 and name.endswith(".py"):
+                more = "all => all.map(e => e.scrollWidth - e.clientWidth)"
+                assert max(opened.eval_on_selector_all("pre", more)) <= 0, name

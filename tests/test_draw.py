@@ -7,7 +7,6 @@ import collections
 import gc
 import re
 import runpy
-import shutil
 import threading
 import weakref
 from pathlib import Path
@@ -17,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from browser import browser, needs_browser
 from twin import Twin, gradients
 
 import minigrad as mg
@@ -483,26 +483,17 @@ def test_on_a_gpu(gpu, tmp_path):
 
 # ---- in a browser --------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
---disable-background-networking --disable-component-update""".split()
-
 
 @pytest.fixture
 def page():
     """A page of a browser, which must have no complaints."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("needs Chromium")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 390, "height": 800})
+    with browser() as running:
+        page = running.new_page(viewport={"width": 390, "height": 800})
         complaints: list = []
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         yield page
         assert complaints == []
-        browser.close()
 
 
 STATE = """() => [...document.querySelectorAll(".row, .band, .edge, .edge path, .edge text")]
@@ -532,6 +523,7 @@ def check_texts(page):
     return len(boxes)
 
 
+@needs_browser
 def test_it_opens_and_closes(page, tmp_path):
     """By click and by key; Python's first picture is what the script draws of the same boxes."""
     model, loss = gpt_and_loss()
