@@ -365,7 +365,10 @@ class Run:
             times=times if watch.laps else None,
             settings=self.folder.settings,
             command=self.program() + shlex.join(flags_of(command)),
-            versions=[*of_the_cpu(), ("device", self.job.why or command.device)],
+            versions=[
+                *of_the_cpu(),
+                ("device", ": ".join(filter(None, (command.device, self.job.why)))),
+            ],
         )
         if command.open and self.opened is None:
             self.opened = opened_in_browser(self.folder.path / "report.html")
