@@ -24,6 +24,8 @@ from gpt_numpy import GPT, GPTConfig, report
 from gpt_numpy.data import DataLoader
 
 SCRIPTS = {path.stem: path for path in (EXAMPLES / "lesson").glob("*.py")}
+# Half a unit of the second decimal, the last that is printed; and 1e-4 for a value on the half.
+TWO_DIGITS = 0.005 + 1e-4
 FIGURES = {"3_cross_entropy": (8, 4.5), "5_schedule": (12, 6), "9_sampling": (12, 4)}  # inches
 
 
@@ -138,7 +140,7 @@ def test_3_cross_entropy(lesson, tmp_path):
         assert p == pytest.approx(TF.softmax(logits, -1)[0, 0].item(), abs=1e-6)
         theirs = TF.cross_entropy(logits, pytorch.tensor([0])).item()
         assert loss == pytest.approx(theirs, abs=1e-4)
-        assert perplexity == pytest.approx(math.exp(theirs), rel=1e-6, abs=0.005)
+        assert perplexity == pytest.approx(math.exp(theirs), rel=1e-6, abs=0.005)  # two decimals
     losses = [row[-2] for row in table]
     assert len(losses) == 6 and losses == sorted(losses) and losses[0] < 0.01 and losses[-1] > 10
     for said in ("7.39, as if undecided among 7 or 8", "ln 50,000 = 10.82", "ln 65 = 4.17"):
@@ -210,7 +212,7 @@ def test_6_accumulation(lesson):
     (one, zero), (divided, rounding), (undivided, error) = rows(out, r"of (one|64) [a-z\d, ]*?  +")
     assert one == divided == pytest.approx(length, abs=1e-4) and zero == 0 and rounding < 1e-12
     assert undivided == pytest.approx(64 * length, abs=1e-4)
-    assert error == pytest.approx(63 * length, rel=0.1)
+    assert error == pytest.approx(63 * length, abs=0.5)  # printed to one digit: half of its unit
 
 
 def test_7_attention(lesson):
@@ -224,11 +226,13 @@ def test_7_attention(lesson):
     table = rows(out, r"(out|dq|dk|dv) ")
     for (ours, expected), (largest, difference) in zip(pairs, table, strict=True):
         np.testing.assert_allclose(ours, expected.numpy(), rtol=0, atol=1e-12)
-        assert largest == pytest.approx(abs(expected).max().item(), abs=0.0051) and largest > 0.1
+        assert (
+            largest == pytest.approx(abs(expected).max().item(), abs=TWO_DIGITS) and largest > 0.1
+        )
         assert difference < 1e-12
     scores = (q @ k.mT / 2).detach()[0, 0]  # the root of 4 channels is 2
     for t, row in enumerate(rows(out, r"(The|cat|sat|on|the|mat) +(?=\d)")):
-        np.testing.assert_allclose(row, TF.softmax(scores[t, : t + 1], -1), rtol=0, atol=0.0051)
+        np.testing.assert_allclose(row, TF.softmax(scores[t, : t + 1], -1), rtol=0, atol=TWO_DIGITS)
     assert t == 5
 
 
@@ -281,7 +285,7 @@ def test_9_sampling(lesson, tmp_path):
     expected["top-p, p = 0.9"] = [4 / 9, 3 / 9, 2 / 9, 0, 0, 0]
     for name, values in expected.items():
         [printed] = rows(out, rf"{name} +(?=[-\d])")
-        np.testing.assert_allclose(printed, values, rtol=0, atol=0.0051, err_msg=name)
+        np.testing.assert_allclose(printed, values, rtol=0, atol=TWO_DIGITS, err_msg=name)
 
     panels = figure_of("9_sampling", out, names, tmp_path).axes
     drawn = {
