@@ -18,11 +18,12 @@ from pathlib import Path
 from gpt_numpy.config import physical_cores
 
 HERE = Path(__file__).parent
-CLEAN = {  # an environment may choose BLAS kernels or a number of threads, or have Python compile
-    # every module anew in every process: measure without
+IGNORED = ("OPENBLAS_", "OMP_", "MKL_", "MINIGRAD_", "PYTHONDONTWRITEBYTECODE")
+CLEAN = {  # an environment may choose BLAS kernels, a number of threads or the pages without their
+    # twins, or have Python compile every module again in every process: measure without
     name: value
     for name, value in os.environ.items()
-    if not name.startswith(("OPENBLAS_", "OMP_", "MKL_", "PYTHONDONTWRITEBYTECODE"))
+    if not name.startswith(IGNORED)
 }
 
 
@@ -49,9 +50,9 @@ def python(*arguments, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def milliseconds(side, options, steps, **environment):
-    """The median time of a training step of one side (side.py)."""
-    task = {"side": side, "options": options, "steps": steps}
+def milliseconds(side, options, steps, without=(), **environment):
+    """Return the median time of a training step of one side (side.py)."""
+    task = {"side": side, "options": options, "steps": steps, "without": list(without)}
     return python(HERE / "side.py", json.dumps(task), **environment)
 
 

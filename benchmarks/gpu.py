@@ -16,7 +16,7 @@ from functools import partial
 from common import HERE, number, parser, python, ratio, report, shown, take_turns
 
 from gpt_numpy.config import PRESETS
-from minigrad.device import NoGPU, choose
+from minigrad.internals.gpu import GPUUnavailable, select_device
 
 SETTINGS = {"baby": 65, "gpt2": 50_257}  # preset -> how many tokens its vocabulary has
 SIDES = ("ours", "eager", "compile")
@@ -36,8 +36,8 @@ def main():
     flags.add_argument("--batch-size", type=int, help="instead of the preset's")
     args = flags.parse_args()
     try:
-        _, card = choose("gpu")
-    except NoGPU as error:
+        _, card = select_device("gpu")
+    except GPUUnavailable as error:
         sys.exit(f"gpu: {error}")
     rows, raw = [], {}
     for name in [args.only] if args.only else SETTINGS:

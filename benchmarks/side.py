@@ -4,18 +4,22 @@
 
 side      ours      gpt_numpy, in `workers` processes: by default one for each core
           threads   gpt_numpy, in `workers` threads of one process
+          loop      minigrad, in one process and without a flat vector: the loop of the lesson
+          fused     the same loop with AdamW(..., fused=True)
           eager     PyTorch with all its threads
           compile   the same under torch.compile
 options   of TrainConfig; the defaults are the preset laptop
 steps     how many to time, after WARM_UP others
+without   names of ops whose CPU twins are removed (none by default).  Worker processes inherit that
+          where Python forks them: on Linux, before Python 3.14
 device    cpu (the default) or gpu.  On a GPU steps follow each other without a pause: it prints the
           mean time of one, how many kernels one starts, and the MB taken for arrays, as a dict
 vocab_size  65 by default
 
 PyTorch runs at its best: its attention in one op (which it has fused where there is no dropout),
 tanh GELU as ours, fused AdamW, and the C library told to keep freed memory, as ours.  The step is
-whole on all sides: batch, forward, loss, backward, clipping, AdamW (`threads`, which serves to time
-a step, leaves out the schedule and the betas).
+whole on all sides: batch, forward, loss, backward, clipping, AdamW (`threads`, `loop` and `fused`,
+which serve to time a step, leave out the schedule and the betas).
 """
 
 import json
@@ -53,16 +57,17 @@ def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
     from gpt_numpy import GPT
     from gpt_numpy.train import gradients_of_rows
     from gpt_numpy.workers import share
-    from minigrad.device import keep_freed_memory
-    from minigrad.optim import AdamW, clip_grad_norm, move
+    from minigrad.fast.adamw import FusedAdamW, adamw_update
+    from minigrad.internals.malloc import tune_malloc
 
-    keep_freed_memory()
+    tune_malloc()
     n = min(config.workers, config.rows_per_step)
     models = [GPT(config.model(vocab_size)).train() for _ in range(n)]
-    optimizers = [AdamW(model.parameter_groups(config.weight_decay), config.lr) for model in models]
+    groups = [model.parameter_groups(config.weight_decay) for model in models]
+    optimizers = [FusedAdamW(own, config.lr) for own in groups]
     first = optimizers[0]
     for other in optimizers[1:]:
-        other.flat.use(first.flat.data, other.flat.grad)
+        other.flat.bind(first.flat.data, other.flat.grad)
     shares = [share((0, config.rows_per_step), i, n) for i in range(n)]
     meeting = threading.Barrier(n)
 
@@ -77,12 +82,42 @@ def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
     with ThreadPoolExecutor(n) as pool, threadpool_limits(1):
         for step in range(1, config.steps + 1):
             list(pool.map(gradients, range(n), [step] * n))
-            clip_grad_norm(models[0].parameters(), config.grad_clip)
-            plan, vectors = first.next_step(), first.vectors()
-            list(pool.map(move, [vectors] * n, [plan] * n, [1] * n, range(n), [n] * n))
+            first.clip_grad_norm(config.grad_clip)
+            plan, vectors = first.plan_step(), first.vectors()
+            list(pool.map(adamw_update, [vectors] * n, [plan] * n, [False] * n, range(n), [n] * n))
             for optimizer in optimizers:
                 optimizer.zero_grad()
             yield models[0]
+
+
+def loop(config, ids, vocab_size=VOCAB_SIZE, device="cpu", fused=False):
+    """Yield after every training step of a loop over a plain AdamW, or over its twin."""
+    import minigrad as mg
+    import minigrad.ops as F
+    from gpt_numpy import GPT
+    from gpt_numpy.data import random_batch
+    from minigrad.fast.adamw import FusedAdamW
+    from minigrad.internals.malloc import tune_malloc
+
+    tune_malloc()
+    mg.manual_seed(config.seed)
+    model = GPT(config.model(vocab_size)).to(device).train()
+    groups = model.parameter_groups(config.weight_decay)
+    optimizer = mg.optim.AdamW(groups, config.lr, fused=fused)
+    for step in range(1, config.steps + 1):
+        x, y = random_batch(ids, config.batch_size, config.block_size, config.seed, step)
+        F.cross_entropy(model(x), y).backward()
+        if isinstance(optimizer, FusedAdamW):
+            optimizer.clip_grad_norm(config.grad_clip)
+        else:
+            mg.optim.clip_grad_norm(model.parameters(), config.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield model
+
+
+def fused(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
+    return loop(config, ids, vocab_size, device, fused=True)
 
 
 def eager(config, ids, vocab_size=VOCAB_SIZE, device="cpu", compiled=False):
@@ -91,11 +126,11 @@ def eager(config, ids, vocab_size=VOCAB_SIZE, device="cpu", compiled=False):
     import torch.nn.functional as F
     from twin import Twin
 
-    from minigrad.device import keep_freed_memory
+    from minigrad.internals.malloc import tune_malloc
     from minigrad.schedule import warmup_cosine
 
     torch.manual_seed(config.seed)
-    keep_freed_memory()
+    tune_malloc()
     device = "cuda" if device == "gpu" else device
     model = Twin(config.model(vocab_size)).to(device)
 
@@ -128,7 +163,17 @@ def compile(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
     return eager(config, ids, vocab_size, device, compiled=True)
 
 
-SIDES = {side.__name__: side for side in (ours, threads, eager, compile)}
+SIDES = {side.__name__: side for side in (ours, threads, loop, fused, eager, compile)}
+
+
+def remove_twins(names):
+    """Let the pages of these ops run on the CPU; workers that are forked later inherit it."""
+    if names:  # PyTorch's sides do without minigrad
+        import minigrad  # noqa: F401 - attaches the twins
+        from minigrad.tensor import TWINS
+
+        for name in names:
+            del TWINS[name, "cpu"]
 
 
 def on_the_gpu(steps, n):
@@ -159,7 +204,8 @@ def cupy_pool():
 def main():
     from gpt_numpy.config import TrainConfig
 
-    task = {"vocab_size": VOCAB_SIZE, "device": "cpu"} | json.loads(sys.argv[1])
+    task = {"vocab_size": VOCAB_SIZE, "device": "cpu", "without": []} | json.loads(sys.argv[1])
+    remove_twins(task["without"])
     ids = np.random.default_rng(0).integers(task["vocab_size"], size=100_000)
     never = 10**6  # so many steps that the run neither ends nor logs, which would wait for a GPU
     config = TrainConfig(**{"steps": never, "log_every": never} | task["options"])

@@ -26,7 +26,7 @@ from gpt_numpy.train import evaluate
 
 def loss_of(model, ids):
     """The mean loss of every token of `ids` but the first, for a model of either side."""
-    if hasattr(model, "evaluating"):
+    if hasattr(model, "eval_mode"):
         return evaluate(model, ids)
     import torch
     import torch.nn.functional as F

@@ -27,6 +27,7 @@ from markdown_it import MarkdownIt
 DOCS = ROOT / "docs"
 OUT = ROOT / "build/book"
 PICTURES = (".png", ".svg")
+EXTRA = tuple(f"minigrad/{folder}/" for folder in ("fast", "internals", "tools", "testing"))
 TIME_LIMIT = 60  # seconds, for a lesson script
 
 
@@ -79,9 +80,14 @@ class Book:
         self.lessons = sorted(lessons, key=lambda file: int(re.findall(r"\d+", file)[0]))
         first = [row for row in rows if row.files[0] in lessons]
         first += [Row("", [file], idea_of(file)) for file in self.lessons if file not in read]
-        source = [row for row in rows if row not in first]
-        self.sections = {"The lesson, as programs": first, "The source": source}
-        self.chapters = [file for row in first + source for file in row.files]
+        extra = [row for row in rows if row.files[0].startswith(EXTRA)]
+        source = [row for row in rows if row not in first + extra]
+        self.sections = {
+            "The lesson, as programs": first,
+            "The source": source,
+            "Not needed to understand it": extra,
+        }
+        self.chapters = [file for row in first + source + extra for file in row.files]
         self.documents = [path.name for path in sorted(ROOT.glob("*.md"))]
         self.documents += [file for file in SOURCES if re.fullmatch(r"docs/[^/]+\.md", file)]
         self.asked = dict.fromkeys(self.chapters + self.documents)  # a set that keeps its order

@@ -161,8 +161,8 @@ def names_in_code(file: str) -> Iterator[tuple[int, int, str, Place | None]]:
 
 
 IN_PROSE = re.compile(
-    r"(?:\w+/)*\w+\.(?:py|cu|md)\b"  # faults.py, ops/__init__.py
-    r"|(?:\w+\.)+\w+"  # minigrad.random, random.kept
+    r"(?:\w+/)*\w+\.(?:py|cu|md)\b"  # errors.py, ops/__init__.py
+    r"|(?:\w+\.)+\w+"  # minigrad.random, random.keep_mask
     r"|\w+\(\)"  # adamw()
     r"|(?:(?<=[Ss]ee )|(?<=as )|(?<=as in ))\w+"  # see softmax
 )

@@ -21,7 +21,7 @@ from gpt_numpy import GPT, checkpoint
 from gpt_numpy.report import CONTROL
 from gpt_numpy.terminal import show_what_can_be_shown
 from gpt_numpy.tokenizer import Tokenizer, of_folder
-from minigrad.device import NoGPU, choose, in_one_line, out_of_memory
+from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory, select_device
 
 
 def speak(
@@ -62,7 +62,7 @@ def speak(
         raise ValueError(
             f"there is no model in {folder}: python examples/train_shakespeare.py first"
         )
-    chosen, why = choose(device)
+    chosen, why = select_device(device)
     if device == "auto":
         print(f"device: {chosen} ({why})", file=sys.stderr)
     model = GPT.from_pretrained(folder)
@@ -179,7 +179,7 @@ def main(arguments=None):
     except BrokenPipeError:  # whoever read along has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (FloatingPointError, ValueError, OSError, NoGPU) as error:
+    except (FloatingPointError, ValueError, OSError, GPUUnavailable) as error:
         print(f"generate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

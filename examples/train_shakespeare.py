@@ -31,12 +31,12 @@ from gpt_numpy.terminal import Display, show_what_can_be_shown
 from gpt_numpy.tokenizer import characters
 from gpt_numpy.train import adamw, evaluate, loss_by_position, train
 from gpt_numpy.workers import WorkerDied
-from minigrad.__main__ import of_the_cpu
-from minigrad.device import NoGPU, in_one_line, out_of_memory
+from minigrad.tools.info import of_the_cpu
+from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
 
 SAMPLE_TOKENS = 240
 SAVE_EVERY = 180  # seconds, between two evaluations that are further apart
-WATCHED = range(3, 13)  # of the steps that a process makes: those whose ops are timed
+PROFILED = range(3, 13)  # of the steps that a process makes: those whose ops are timed
 PASSAGE = 480  # characters in which surprise is shown
 LOOKED_AT = 32  # tokens over which attention is shown
 
@@ -76,7 +76,7 @@ def train_and_report(arguments, ranks):
     """What every rank does: all of them train, and the first also prints and writes."""
     try:
         job = ranks.from_first(lambda: prepare(arguments, ranks, __doc__))
-    except (ValueError, OSError, NoGPU) as error:
+    except (ValueError, OSError, GPUUnavailable) as error:
         return refuse(error) if ranks.rank == 0 else 2
     command = job.command
     mg.manual_seed(command.seed)
@@ -194,7 +194,7 @@ class Run:
             self.entropy = job.corpus.entropy * self.characters_per_token
         rows = job.folder.rows
         self.clock = Clock(before=rows[-1]["seconds"] if rows else 0)
-        self.stopwatch = mg.Stopwatch()
+        self.profiler = mg.Profiler()
         # What the last one took, with all that is drawn and written.
         self.evaluation_seconds = evaluation_seconds(rows, self.command.tokens_per_step)
         self.opened = None  # whether a browser could be had, if one was asked for
@@ -238,7 +238,7 @@ class Run:
         """The steps; the ops of some of them are timed."""
         for n in itertools.count(1):
             try:
-                with self.stopwatch if n in WATCHED else contextlib.nullcontext():
+                with self.profiler if n in PROFILED else contextlib.nullcontext():
                     result = next(steps, None)
             except (FloatingPointError, WorkerDied):
                 self.report("stopped", self.saved)
@@ -335,11 +335,11 @@ class Run:
         """Write the report of the run, which is running, finished or stopped."""
         command, ids = self.command, self.passage
         n = round(PASSAGE / self.characters_per_token)
-        watch = self.stopwatch
+        profiler = self.profiler
         times = {
-            "step": watch.mean(),
-            "laps": watch.laps,
-            "ops": watch.ops(),
+            "step": profiler.mean(),
+            "n_runs": profiler.n_runs,
+            "ops": profiler.ops(),
             "processes": min(
                 command.workers * self.folder.settings["ranks"], command.rows_per_step
             ),
@@ -362,7 +362,7 @@ class Run:
             attention=report.attention(
                 self.model, self.tokenizer, ids[: min(LOOKED_AT, command.block_size)]
             ),
-            times=times if watch.laps else None,
+            times=times if profiler.n_runs else None,
             settings=self.folder.settings,
             command=self.program() + shlex.join(flags_of(command)),
             versions=[

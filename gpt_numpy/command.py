@@ -28,7 +28,8 @@ from gpt_numpy.tokenizer import (
     load,
     of_folder,
 )
-from minigrad.device import CPU, GPU, NoGPU, choose
+from minigrad.backend import CPU, GPU
+from minigrad.internals.gpu import GPUUnavailable, select_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class Job(NamedTuple):
 def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) -> Job:
     """Read flags and text, or what was saved, and see to it that all fits.
 
-    Raises ValueError, OSError or NoGPU with one line that says what is wrong.
+    Raises ValueError, OSError or GPUUnavailable with one line that says what is wrong.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--resume", action="store_true")
@@ -236,7 +237,7 @@ def choose_device(device, ranks, workers):
         return CPU, "mpirun shares a step out over CPUs"
     if device == "auto" and workers not in (None, "1"):
         return CPU, "--workers shares a step out over the cores of a CPU"
-    return choose(device)
+    return select_device(device)
 
 
 def check_fit(command, tokenizer, ranks, levers=memory.LEVERS):
@@ -335,8 +336,8 @@ def with_device(before, command, ranks):
     same = command.workers == before.workers
     try:
         device, why = choose_device(command.device, ranks, None if same else str(command.workers))
-    except NoGPU as error:
-        raise NoGPU(f"{error}; to go on without a GPU: --device cpu") from error
+    except GPUUnavailable as error:
+        raise GPUUnavailable(f"{error}; to go on without a GPU: --device cpu") from error
     workers = 1 if device == GPU and same else command.workers
     return replace(command, device=device, workers=workers), why
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt_numpy.inference import Reader
 from minigrad import Tensor, random
-from minigrad.device import to_host
+from minigrad.backend import to_numpy
 from minigrad.ops.embedding import check_ids
 
 ROUNDING = 1e-6  # 0.4 + 0.3 + 0.2 is 0.9 to us, and a little less in floating point
@@ -116,7 +116,7 @@ def stream(
                 reader.forget()
                 first = end - max(1, size // 2)
             with np.errstate(all="ignore"):  # probabilities() looks for what is not finite
-                scores = to_host(reader.read(text[:, first:end]))  # (B, V)
+                scores = to_numpy(reader.read(text[:, first:end]))  # (B, V)
             u = np.array([generator.random() for generator in dice])
             text[:, end] = draw(probabilities(scores, temperature, top_k, top_p), u)
             first = end

@@ -27,7 +27,8 @@ import math
 from typing import Any, NamedTuple
 
 import minigrad.nn as nn
-from minigrad.device import array_module, dots, to_device
+from minigrad.backend import array_module, to_device
+from minigrad.fast.arrays import vecdot
 from minigrad.ops.gelu import A
 from minigrad.ops.gelu import C as C_GELU
 
@@ -124,7 +125,7 @@ class Reader:
 
     def unit(self, x):
         """x (N, C) → the unit vectors u of the derivation."""
-        return x * ((dots(x, x) + self.eps) ** -0.5)[:, None]
+        return x * ((vecdot(x, x) + self.eps) ** -0.5)[:, None]
 
 
 def heads(x, shape, T):

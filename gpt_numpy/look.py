@@ -7,7 +7,7 @@ import numpy as np
 import minigrad.ops as F
 from gpt_numpy.data import windows
 from minigrad import Tensor
-from minigrad.device import array_module, to_host
+from minigrad.backend import array_module, to_numpy
 
 
 def attention_maps(model, ids: np.ndarray) -> np.ndarray:
@@ -17,7 +17,7 @@ def attention_maps(model, ids: np.ndarray) -> np.ndarray:
     formula is spelled out (see minigrad/ops/attention.py).
     """
     maps = []
-    with model.evaluating(), np.errstate(all="ignore"):
+    with model.eval_mode(), np.errstate(all="ignore"):
         ids = Tensor(np.asarray(ids)[None]).to(model.device)  # (1, T)
         positions = array_module(ids.data).arange(ids.shape[1])
         earlier = positions <= positions[:, None]  # (T, T)
@@ -49,9 +49,9 @@ def surprise(model, ids: np.ndarray, k: int = 3) -> Surprise:
     n, T = len(ids) - 1, min(model.config.block_size, len(ids) - 1)
     stride = (T + 1) // 2
     starts = [*range(0, n - T, stride), n - T]
-    with model.evaluating(), np.errstate(all="ignore"):
+    with model.eval_mode(), np.errstate(all="ignore"):
         x, _ = windows(ids, starts, T)
-        logp = to_host(F.log_softmax(model(x)).data)  # (B, T, V)
+        logp = to_numpy(F.log_softmax(model(x)).data)  # (B, T, V)
     rows = np.empty((n, logp.shape[-1]), logp.dtype)
     for start, row in zip(reversed(starts), reversed(logp), strict=True):
         fresh = T - stride if start else 0  # what comes before is told better by the window before

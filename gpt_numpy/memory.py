@@ -1,7 +1,8 @@
-"""How much memory a run will need, told before it starts.
+"""Estimate how much memory a run will need, before it starts.
 
-The weights and what goes with them, what a step's forward keeps for its backward; evaluation, which
-keeps nothing but reads many rows at once; and speaking.  Numbers are float32, 4 bytes each.
+It needs memory for the weights, gradients and moments; for what the forward pass of a step keeps
+until the backward pass; for evaluation, which keeps nothing but reads many rows at once; and for
+sampling.  Numbers are float32, 4 bytes each.
 """
 
 import contextlib
@@ -13,26 +14,32 @@ from typing import NamedTuple
 
 import psutil
 
-import minigrad.device
 from gpt_numpy.config import GPTConfig, TrainConfig
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.train import rows_at_once
-from minigrad.device import CPU, GPU
-from minigrad.ops.attention import BLOCK
+from minigrad.backend import CPU, GPU
+from minigrad.fast.arrays import CHUNK
+from minigrad.fast.cpu import attention as cpu_attention
+from minigrad.fast.gpu import attention as gpu_attention
+from minigrad.internals.gpu import init_gpu
 
-KEPT = {  # what a block keeps of each token until its backward, in vectors of C numbers
+BLOCK = {CPU: cpu_attention.BLOCK, GPU: gpu_attention.BLOCK}  # queries that attention takes at once
+KEPT = {  # what a block of the model keeps of each token until its backward, in units of C numbers
     "x̂ and out of both layer norms": 4,
     "q, k, v, q / √D and out of attention": 5,
-    "x, slope and out of GELU, each of 4 C": 12,
+    "out and the derivative of GELU, each of 4 C": 8,
 }
-MASKS = 2  # those of dropout after attention and after the MLP, likewise
-UNDER_WAY = 5  # gradients that backward holds in the last block's MLP, less what it has freed there
+MASKS = 2  # masks of dropout after attention and after the MLP, C booleans of 1 byte each
+# In the last block's GELU there are also its input, of 4 C numbers, and the residual stream before
+# and after attention.
+UNDER_WAY = 6
+SCRATCH = 2  # arrays that GELU computes with: of a chunk on a CPU, of all its entries on a GPU
 # Bytes of Python, the libraries, the text and the figure, in the first process; and of each other,
-# which shares the libraries' pages: measured as in benchmarks/memory.py, on train_shakespeare.py
-# with a model of next to no weights.
+# which shares the pages of the libraries: measured as in benchmarks/memory.py, on
+# train_shakespeare.py with a model of next to no weights.
 FIRST, OTHER = 110_000_000, 42_000_000
-CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
-LEVERS = {  # settings that save memory, and their flags; what changes the run least comes first
+CGROUP = Path("/sys/fs/cgroup")  # where Linux keeps the limits of a container
+LEVERS = {  # settings that save memory, and their flags; those that change the run least come first
     "batch_size": "--batch-size (and raise --accumulate as much)",
     "workers": "--workers",
     "block_size": "--block-size",
@@ -51,7 +58,7 @@ class Estimate(NamedTuple):
 
 
 def n_parameters(config: GPTConfig) -> int:
-    """How many numbers a GPT learns.  The head is tied: its weights are the tokens' vectors."""
+    """Return how many numbers a GPT learns.  The output layer reuses the token embedding matrix."""
     C, L = config.n_embd, config.n_layer
     matrices = 4 * C * C + 8 * C * C  # q, k, v and proj of attention; the MLP's two
     norms = 2 * C
@@ -61,22 +68,30 @@ def n_parameters(config: GPTConfig) -> int:
 
 
 def numbers_per_token(config: GPTConfig, device: str = CPU) -> tuple[int, int]:
-    """How many numbers each token takes at most: (in training, in evaluation)."""
+    """Return how many numbers each token takes at most, without SCRATCH: (training, evaluation)."""
     T, C, H, V = config.block_size, config.n_embd, config.n_head, config.vocab_size
     # Of the T × T probabilities of a head those to the end of a query's block: about a half.
     seen = H * min(T, (T + BLOCK[device]) // 2)
     block = sum(KEPT.values()) * C + seen
     if config.dropout:
-        block += MASKS * C + H * T + seen  # attention's mask is whole, its dropped copy is not
-    # Cross-entropy's p, the gradient of the logits and a product on its way there, beside the last
-    # norm's x̂ and out; these are gone before the last block's backward starts.
+        # In attention the mask is a float32 for every pair of tokens; its product with P is causal.
+        block += MASKS * C // 4 + H * T + seen
+    # At the loss there are three arrays of the logits' size, in the forward pass (logits, shifted
+    # logits, p) and in the backward pass (p, dlogits, their difference), and the last norm's x̂ and
+    # out.  These are freed before the backward pass comes to the last block.
     training = config.n_layer * block + max(2 * C + 3 * V, UNDER_WAY * C)
     if config.dropout:
-        training += C
+        training += C // 4
     # One block at a time: in its MLP, or in its attention.  At the end log-softmax has three arrays
     # of the logits' size.
     evaluation = max(15 * C, 8 * C + seen, 3 * V)
     return training, evaluation
+
+
+def scratch(config: GPTConfig, n_tokens: int, device: str = CPU) -> int:
+    """Return how many numbers GELU uses while it computes on so many tokens."""
+    entries = 4 * config.n_embd * n_tokens
+    return SCRATCH * (min(CHUNK, entries) if device == CPU else entries)
 
 
 def estimate(
@@ -86,9 +101,10 @@ def estimate(
     ranks: Ranks | None = None,
     device: str = CPU,
 ) -> Estimate:
-    """The memory that train() and evaluate() take, within some 15 %; on a GPU this is untried.
+    """Return the memory that train() and evaluate() take, within some 15 %; unmeasured on a GPU.
 
-    n_workers   how many processes share this rank's rows; a GPU has one, whatever it says
+    n_workers   how many processes share this rank's rows; on a GPU always 1
+
     Raises ValueError if there are fewer rows than ranks, as the run would.
     """
     ranks = ranks or Ranks()
@@ -98,23 +114,30 @@ def estimate(
     rows = math.ceil(config.batch_size / (ranks.size * n_workers))  # of one process
     model = config.model(vocab_size)
     vector = 4 * n_parameters(model)
-    training, evaluation = (4 * config.block_size * x for x in numbers_per_token(model, device))
-    training, evaluation = rows * training, rows_at_once(model) * evaluation
+    training, evaluation = (
+        4 * (n_tokens * per_token + scratch(model, n_tokens, device))
+        for n_tokens, per_token in zip(
+            (config.block_size * rows, config.block_size * rows_at_once(model)),
+            numbers_per_token(model, device),
+            strict=True,
+        )
+    )
     here = ranks.on_this_machine
     state, activations = here * (3 + n) * vector, here * n * training
-    # To speak, a model copies its weights, and the tokens' vectors twice.
-    speaking = vector + 4 * model.vocab_size * model.n_embd
-    # A process keeps what it has freed, so the first evaluates in what it trained in; and before
-    # there are activations, the vectors that are copied to shared memory are there twice.
-    aside = max(evaluation, speaking)
+    # To sample, a model copies its weights, and the token embeddings twice.
+    sampling = vector + 4 * model.vocab_size * model.n_embd
+    # A process keeps the memory that it has freed, so the first process evaluates in the memory
+    # that it trained in.  And before there are activations, there are two copies of the vectors,
+    # while they are copied to shared memory.
+    aside = max(evaluation, sampling)
     peak = max(activations + max(0, aside - training), (n > 1) * here * 4 * vector)
     return Estimate(state, activations, evaluation, state + peak + here * (FIRST + (n - 1) * OTHER))
 
 
 def held(process: psutil.Process | None = None) -> int:
-    """How many bytes a process (this one, if none is given) and its children hold now.
+    """Return how many bytes a process (by default this one) and its children use now.
 
-    Where the system tells (Linux), a page that several of them share counts once.
+    On Linux, a page that several of them share counts once.
     """
     total = 0
     process = process or psutil.Process()
@@ -126,9 +149,9 @@ def held(process: psutil.Process | None = None) -> int:
 
 
 def machine_memory(device: str = CPU) -> int:
-    """How many bytes this process may use: the machine's, or fewer in a container; or the GPU's."""
+    """Return how many bytes there are: of the machine, of its container if less, or of the GPU."""
     if device == GPU:
-        return minigrad.device.cupy.cuda.runtime.memGetInfo()[1]
+        return init_gpu().cuda.runtime.memGetInfo()[1]
     limits = [psutil.virtual_memory().total]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroups version 2 and 1
         with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
@@ -145,10 +168,9 @@ def refusal(
     device: str = CPU,
     levers: Iterable[str] = tuple(LEVERS),
 ) -> str | None:
-    """None if the run fits into `memory` bytes, else one line: why not, and what to turn down.
+    """Return None if the run fits into `memory` bytes, else one line: why not, and what to lower.
 
-    Of the levers that may be moved it names every one an eighth of which would do alone; if there
-    is none, all of them.
+    It names every lever of which an eighth would be enough by itself, or all levers if none is.
     """
 
     def need(settings):
@@ -165,7 +187,7 @@ def refusal(
 
 
 def lowered(config: TrainConfig, name: str) -> TrainConfig:
-    """The config with an eighth of that setting, or the least there is; as many rows in a step."""
+    """Return the config with an eighth of that setting, or the minimum, and as many rows a step."""
     unit = config.n_head if name == "n_embd" else 1
     value = unit * max(1, getattr(config, name) // unit // 8)
     changes = {name: value}
@@ -175,7 +197,7 @@ def lowered(config: TrainConfig, name: str) -> TrainConfig:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes in words: 112 MB, 1.1 GB, 38 GB; a GB is 10⁹ bytes."""
+    """Return bytes in words: 112 MB, 1.1 GB, 38 GB; a GB is 10⁹ bytes."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n_bytes < 999.5:
             return f"{n_bytes:.3g} {unit}"

@@ -18,7 +18,7 @@ import minigrad.ops as F
 from gpt_numpy import checkpoint, generate
 from gpt_numpy.config import GPTConfig
 from minigrad import Tensor, nn, random
-from minigrad.device import array_module, is_array
+from minigrad.backend import array_module, is_array
 from minigrad.ops.embedding import check_ids
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from gpt_numpy.checkpoint import checksum, read_arrays, write_arrays
 from gpt_numpy.model import GPT
-from minigrad.device import to_host
-from minigrad.optim import AdamW
+from minigrad.backend import to_numpy
+from minigrad.fast.adamw import FusedAdamW
 
 FILE = "training_state.safetensors"
 VECTORS = ("weight", "exp_avg", "exp_avg_sq")  # "exp_avg.ln_f.weight" is the mean of its gradients
@@ -51,10 +51,10 @@ class Progress:
             raise ValueError(f"it has made {self.step} of {self.settings['steps']} steps")
 
 
-def save_state(folder: Path, model: GPT, optimizer: AdamW, progress: Progress) -> None:
+def save_state(folder: Path, model: GPT, optimizer: FusedAdamW, progress: Progress) -> None:
     """Replace training_state.safetensors in `folder`.  OSError if it cannot be written."""
     vectors = optimizer.flat.data, optimizer.exp_avg, optimizer.exp_avg_sq
-    split = [optimizer.flat.split(to_host(vector)) for vector in vectors]
+    split = [optimizer.flat.split(to_numpy(vector)) for vector in vectors]
     arrays = {
         f"{kind}.{name}": np.ascontiguousarray(parts[optimizer.numbers[parameter]])
         for name, parameter in model.named_parameters()
@@ -83,7 +83,7 @@ def load_state(folder: Path) -> tuple[Progress, dict[str, np.ndarray]]:
 
 
 def restore(
-    model: GPT, optimizer: AdamW, progress: Progress, arrays: dict[str, np.ndarray], path: Path
+    model: GPT, optimizer: FusedAdamW, progress: Progress, arrays: dict[str, np.ndarray], path: Path
 ) -> None:
     """Give a model and its optimizer the numbers of load_state(); ValueError if they do not fit.
 

@@ -24,9 +24,11 @@ from gpt_numpy.model import GPT
 from gpt_numpy.ranks import Ranks
 from gpt_numpy.workers import Workers
 from minigrad import Tensor, detect_anomaly, random
-from minigrad.device import CPU, array_module, device_of, keep_freed_memory, to_host
+from minigrad.backend import CPU, array_module, device_of, to_numpy
+from minigrad.fast.adamw import FusedAdamW
+from minigrad.internals.malloc import tune_malloc
 from minigrad.ops.embedding import check_ids
-from minigrad.optim import AdamW, clip_grad_norm
+from minigrad.optim import AdamW
 from minigrad.schedule import warmup_cosine
 
 
@@ -37,10 +39,12 @@ class StepResult(NamedTuple):
     grad_norm: Tensor  # before clipping
 
 
-def adamw(model: GPT, config: TrainConfig) -> AdamW:
-    """The optimizer of a run: its moments go on from step to step, and belong to its state."""
+def adamw(model: GPT, config: TrainConfig) -> FusedAdamW:
+    """Return the optimizer of a run.  Its moments are part of the run's state."""
     groups = model.parameter_groups(config.weight_decay)
-    return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+    optimizer = AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    assert isinstance(optimizer, FusedAdamW)
+    return optimizer
 
 
 def train(
@@ -48,7 +52,7 @@ def train(
     ids: np.ndarray,
     config: TrainConfig,
     ranks: Ranks | None = None,
-    optimizer: AdamW | None = None,
+    optimizer: FusedAdamW | None = None,
     done: int = 0,
 ) -> Iterator[StepResult]:
     """Move the weights of `model` config.steps times; yield a StepResult after each.
@@ -72,7 +76,7 @@ def train(
     ranks = ranks or Ranks()
     check_ids("train", ids, model.config.vocab_size)
     model.train()
-    keep_freed_memory()  # a step allocates what the last one freed
+    tune_malloc()  # a step allocates what the last one freed
     optimizer = optimizer or adamw(model, config)
     rows = ranks.rows(config.rows_per_step)
     n = config.workers if model.device == CPU else 1  # a GPU shares the work out over its own cores
@@ -87,12 +91,12 @@ def train(
             with np.errstate(all="ignore"):  # what is not finite is looked for below
                 loss = workers.gradients(step)  # forward and backward: accumulate_gradients, below
                 loss = ranks.add_up(optimizer.flat.grad, loss)
-                grad_norm = clip_grad_norm(optimizer.flat.parameters, config.grad_clip)
+                grad_norm = optimizer.clip_grad_norm(config.grad_clip)
             if bad_step := not_finite(step, loss, grad_norm, optimizer, config):
                 optimizer.zero_grad()
                 found = ranks.first(anomaly_of(partial(work, model, bad_step, *rows)))
                 raise FloatingPointError(NOT_FINITE.format(bad_step, found or TOO_LONG))
-            workers.move(optimizer.next_step(), optimizer.going())
+            workers.move(optimizer.plan_step(), optimizer.skips())
             optimizer.zero_grad()
             yield StepResult(step, loss, lr, grad_norm)
 
@@ -139,7 +143,7 @@ def accumulate_gradients(
     losses = []
     for x, y in batches:
         x, y = x.to(model.device), y.to(model.device)
-        with random.at(seed, step, row):
+        with random.rng_scope(seed, step, row):
             loss = F.cross_entropy(model(x), y) * (y.data.size / n_tokens)
         loss.backward()
         losses.append(loss.detach())
@@ -193,12 +197,12 @@ def token_losses(model: GPT, ids: np.ndarray, batch_size: int | None) -> list[np
     if rest:
         batches.append(windows(ids, [len(ids) - 1 - rest], rest))
     losses = []
-    with model.evaluating(), np.errstate(all="ignore"):  # weights that blew up: training's matter
+    with model.eval_mode(), np.errstate(all="ignore"):  # weights that blew up: training's matter
         for x, y in batches:
             logp = F.log_softmax(model(x)).data  # (B, T, V)
             targets = y.to(model.device).data[..., None]
             picked = array_module(logp).take_along_axis(logp, targets, -1)[..., 0]
-            losses.append(to_host(-picked))
+            losses.append(to_numpy(-picked))
             del logp, picked  # (B, T, V) may be large, and the next ones need the room
     return losses
 

@@ -2,13 +2,13 @@
 
 Accumulation in time reads one part of a batch after another and adds up the gradients.  Here each
 process reads a part of its own at the same time, into gradients of its own, and these are added up
-in a fixed order: the same sum.  All vectors (weights, gradients, Adam's moments; see flat.py) lie
-in memory that every process sees, so adding up and moving the weights are shared out as well: each
-process takes an equal stretch.
+in a fixed order: the same sum.  All vectors (weights, gradients, Adam's moments; see
+minigrad/fast/flat.py) are in memory that every process sees, so adding up gradients and updating
+weights are shared out as well: each process takes an equal part of the vectors.
 
     gradients   its rows  →  its gradient vector
-    add_up      its stretch of all gradient vectors  →  the same stretch of the first
-    move        AdamW on its stretch
+    add_up      its part of all gradient vectors  →  the same part of the first
+    move        AdamW on its part
 
 (Threads do it too, but Python's global interpreter lock lets only one at a time run what is between
 NumPy's calls: benchmarks/workers.py.)
@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from minigrad import Tensor, nn, optim
-from minigrad.device import blocks, keep_freed_memory
+from minigrad import Tensor, nn
+from minigrad.fast.adamw import FusedAdamW, ParamRange, adamw_update
+from minigrad.fast.arrays import chunks
+from minigrad.internals.malloc import tune_malloc
 
 Range = tuple[int, int]  # from the first up to but without the second
 Work = Callable[[nn.Module, int, int, int], Tensor]  # (model, step, first row, row to stop before)
@@ -51,34 +53,34 @@ class Worker:
 
     def __init__(self, i, n, model, flat, vectors, work, rows):
         self.i, self.n, self.model, self.work = i, n, model, work
-        self.parameters = flat.parameters
+        self.flat = flat
         self.rows = share(rows, i, n)
         self.weights, self.exp_avg, self.exp_avg_sq, *self.all_gradients = vectors
         self.part = slice(*share((0, len(self.weights)), i, n))
-        flat.use(self.weights, self.all_gradients[i])
+        flat.bind(self.weights, self.all_gradients[i])
 
     def gradients(self, step):
-        """The gradient of this process' rows, in its vector; return what `work` returned."""
-        for p in self.parameters:
+        """Compute the gradient of this process' rows in its vector; return what `work` returned."""
+        for p in self.flat.parameters:
             p.grad = None
         loss = self.work(self.model, step, *self.rows)
-        for p in self.parameters:
-            if p.grad is None:  # it had no part in the loss
-                p.slot[...] = 0
-                p.grad = p.slot
+        for p in self.flat.parameters:
+            if p.grad is None and p.requires_grad:  # it had no part in the loss of these rows
+                p.grad_buffer[...] = 0
+                p.grad = p.grad_buffer
         return loss.detach()
 
     def add_up(self):
         """Add all gradient vectors to the first, in their order."""
         total, *others = [gradient[self.part] for gradient in self.all_gradients]
-        for block in blocks(total):
+        for chunk in chunks(total):
             for other in others:
-                total[block] += other[block]
+                total[chunk] += other[chunk]
 
-    def move(self, plan, going):
-        """AdamW, as its plan says."""
+    def move(self, plan, skip):
+        """Update this process' part of the weights, as AdamW plans it."""
         vectors = self.weights, self.all_gradients[0], self.exp_avg, self.exp_avg_sq
-        optim.move(vectors, plan, going, self.i, self.n)
+        adamw_update(vectors, plan, skip, self.i, self.n)
 
 
 class Workers:
@@ -95,7 +97,7 @@ class Workers:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: optim.AdamW,
+        optimizer: FusedAdamW,
         work: Work,
         rows: Range,
         n: int,
@@ -106,7 +108,7 @@ class Workers:
         available = [library["num_threads"] for library in self.blas.info()]
         self.blas_threads = max([1, *available]) // (n * n_teams) or 1  # for each one's products
         flat = optimizer.flat
-        flat.gather()
+        flat.sync()
         weights, gradient, *moments = optimizer.vectors()
         self.others = []
         if n == 1:  # nothing to share, and a GPU's vectors stay where they are
@@ -117,7 +119,7 @@ class Workers:
         del weights, gradient, moments  # forked processes would hold on to them
         vectors = [vector(memory) for memory in shared]
         optimizer.exp_avg, optimizer.exp_avg_sq = vectors[1:3]
-        flat.release()  # a process that is started afresh is sent the model, not its numbers
+        flat.unbind()  # a process that is started afresh is sent the model, not its numbers
         try:
             for i in range(1, n):
                 task = (i, n, model, flat, shared, work, rows)
@@ -135,9 +137,9 @@ class Workers:
             self._run("add_up")
         return sum(losses[1:], start=losses[0])
 
-    def move(self, plan: list[optim.Stretch], going: Any = 1) -> None:
-        """Move the weights, as AdamW.next_step() and going() say."""
-        self._run("move", plan, going)
+    def move(self, plan: list[ParamRange], skip: Any = False) -> None:
+        """Update the weights in all processes, as FusedAdamW.plan_step() and skips() say."""
+        self._run("move", plan, skip)
 
     def _run(self, task, *arguments):
         """Every process does the task, each its part; their results, in order."""
@@ -197,7 +199,7 @@ def serve(pipe, task, blas_threads):
     """What a worker process does: a task for every message that comes, until its parent is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent's business: it may finish a step first
-    keep_freed_memory()
+    tune_malloc()
     i, n, model, flat, shared, work, rows = task
     worker = Worker(i, n, model, flat, [vector(memory) for memory in shared], work, rows)
     parent = multiprocessing.parent_process()

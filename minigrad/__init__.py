@@ -1,17 +1,23 @@
 """minigrad: a small reverse-mode autodiff engine over NumPy, to be read from top to bottom."""
 
 # First, for it leads to NumPy by few imports: from a deeper one Python 3.11 loads it half as fast.
-from minigrad.tensor import OPS, Tensor, no_grad
+from minigrad.tensor import OPS, Tensor, no_grad, plain
 
 # isort: split
+import minigrad.fast.adamw
+import minigrad.fast.cpu
+import minigrad.fast.gpu
 from minigrad import nn, ops, optim, schedule
-from minigrad.anomaly import detect_anomaly
-from minigrad.draw import draw
 from minigrad.random import manual_seed
-from minigrad.stopwatch import Stopwatch
+from minigrad.tools.anomaly import detect_anomaly
+from minigrad.tools.draw import draw
+from minigrad.tools.profiler import Profiler
+
+Stopwatch = Profiler  # its name in version 0.1
 
 __all__ = [
     "OPS",
+    "Profiler",
     "Stopwatch",
     "Tensor",
     "detect_anomaly",
@@ -21,5 +27,6 @@ __all__ = [
     "no_grad",
     "ops",
     "optim",
+    "plain",
     "schedule",
 ]

@@ -1,4 +1,4 @@
-"""Is a derivative right?  Move each input a little: does the output move as foretold?
+"""Is a derivative right?  Move each input a little: does the output move as predicted?
 
 `gradcheck` checks an op of your own; `python -m minigrad.gradcheck` every op in minigrad.
 """
@@ -8,15 +8,15 @@ import numpy as np
 from minigrad.tensor import Tensor, no_grad
 
 
-def slope(loss, x, direction, step=1e-6):
-    """How fast the number loss() rises while the Tensor x moves along `direction`, an array like x.
+def directional_derivative(loss, x, direction, step=1e-6):
+    """Return how fast the number loss() grows as the Tensor x moves along `direction`, like x.
 
     A central difference, with d the direction and h the step:
 
         (loss(x + h d) − loss(x − h d)) / 2h  =  loss' + h² loss''' / 6 + ...
 
     The formula itself is off by h² loss''' / 6, about 10⁻¹³ loss'''.  Rounding costs 10⁻¹⁶ / h,
-    about 10⁻¹⁰ times the size of loss, and is what limits the check.
+    about 10⁻¹⁰ times the size of loss, and limits the accuracy of the check.
     """
     start = x.data
     x.data = start + step * direction
@@ -28,18 +28,19 @@ def slope(loss, x, direction, step=1e-6):
 
 
 def gradcheck(fn, inputs, step=1e-6, tolerance=1e-6):
-    """The worst relative error of the gradients of fn(*inputs); raises above the tolerance.
+    """Return the largest relative error of the gradients of fn(*inputs); raise above tolerance.
 
     fn          a function of Tensors that returns a Tensor and gives the same for the same input
-    inputs      Tensors, arrays or numbers; floats are tried as float64 copies, integers passed on.
-                What fn brings along, such as a module's weights, is not moved: pass it here.
+    inputs      Tensors, arrays or numbers.  Floats are checked as float64 copies; integers are
+                passed on.  Other Tensors that fn uses, such as a module's weights, are not checked:
+                pass them here.
 
     With a random dout, loss = Σ dout ⊙ fn(x) is one number.  Each entry of each input is moved by
-    itself, and the slope seen is compared with the entry of the gradient that backward() computes,
-    relative to the largest entry of that input's gradient, or to 10⁻⁶ where even that is smaller.
-    So an error far below the largest entry goes unseen: beside an entry of 10⁶, one of 1 is not
-    checked.  Raises an AssertionError that shows the first entry that disagrees, the two values and
-    its index.
+    itself, and the slope of the loss is compared with the entry of the gradient that backward()
+    computes.  The error is relative to the largest entry of that input's gradient, or to 10⁻⁶ where
+    even that is smaller.  So a small entry beside a very large one is not checked: an entry of 1
+    beside one of 10⁶.  The AssertionError shows the first entry that disagrees: its index and the
+    two values.
     """
     arrays = [x.numpy() if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
     arrays = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
@@ -66,7 +67,7 @@ def gradcheck(fn, inputs, step=1e-6, tolerance=1e-6):
         for index in np.ndindex(x.shape):
             direction = np.zeros(x.shape)
             direction[index] = 1
-            numeric[index] = slope(loss, x, direction, step)
+            numeric[index] = directional_derivative(loss, x, direction, step)
         both = abs(np.stack([analytic, numeric]))
         size = both.max(initial=1e-6, where=np.isfinite(both))
         error = abs(analytic - numeric) / size
@@ -82,6 +83,6 @@ def gradcheck(fn, inputs, step=1e-6, tolerance=1e-6):
 
 
 if __name__ == "__main__":
-    from minigrad.proof.table import main
+    from minigrad.testing.table import main
 
     raise SystemExit(main())

@@ -1,75 +1,125 @@
-"""Modules: they own parameters and call one op each."""
+"""Modules: they own parameters, and each calls one op."""
 
 import contextlib
 import math
-import weakref
 from collections.abc import Callable
+
+import numpy as np
 
 import minigrad.ops as F
 from minigrad import random
-from minigrad.device import to_device
-from minigrad.tensor import Tensor, no_grad, this_thread
+from minigrad.backend import to_device
+from minigrad.internals import hooks
+from minigrad.tensor import Tensor, no_grad
 
 
 class Module:
-    """Something with parameters.  A subclass assigns Tensors and Modules and defines `forward`."""
+    """Something with parameters.  A subclass assigns Tensors and Modules and defines `forward`.
+
+    A leaf Tensor that requires a gradient becomes a parameter when it is assigned to an attribute,
+    in __init__ or later, but not while this module is being called: what forward() keeps for itself
+    (`self.last_input = x`) is no parameter.  A parameter stays one when its requires_grad is
+    switched off.  Modules may also be in lists and dicts; parameters may not.
+    """
 
     training = True
     forward: Callable[..., Tensor]
 
-    def __call__(self, *inputs):
-        # Every step notes inside which call it was taken.  The reference is a weak one, so that a
-        # module may keep what it computed: else it would hold a tensor, whose step held the module.
-        outer = this_thread.calls
-        this_thread.calls = (outer, weakref.ref(self), type(self).__name__)
+    def __call__(self, *inputs, **options):
+        outer = hooks.enter_module(self)
         try:
-            return self.forward(*inputs)
+            return self.forward(*inputs, **options)
         finally:
-            this_thread.calls = outer
+            hooks.leave_module(outer)
+
+    def __setattr__(self, name, value):
+        parameters = vars(self).setdefault("_parameters", {})  # a set of names that keeps its order
+        if name in parameters and isinstance(value, Tensor) and value.node is not None:
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a parameter, and the result of {value.node.op!r} "
+                "cannot be one: assign a leaf, Tensor(x.data, requires_grad=True), or assign to "
+                f"{name}.data"
+            )
+        if not hooks.is_called(self):
+            if is_trainable(value):
+                parameters[name] = None
+            self.modules_in(name, value)  # refuses parameters in lists
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        vars(self).get("_parameters", {}).pop(name, None)
 
     def named_children(self):
-        """(name, module) of the modules right below this one, in the order of assignment."""
-        return [(name, m) for name, m in vars(self).items() if isinstance(m, Module)]
+        """Return [(name, module), ...] of the modules directly below, in order of assignment.
+
+        A module in a list or dict has its index or key in its name: "layers.0".
+        """
+        return [child for item in vars(self).items() for child in self.modules_in(*item)]
+
+    def modules_in(self, name, value):
+        """Return [(name, module), ...] of the modules in the value of an attribute.
+
+        Raises TypeError if the value is a list or dict that holds parameters, or a set of modules.
+        """
+        if isinstance(value, Module):
+            return [(name, value)]
+        found = []
+        for key, element in items(value):
+            if is_trainable(element):
+                raise TypeError(
+                    f"{type(self).__name__}.{name}: parameters in a {type(value).__name__} have no "
+                    "names of their own; assign each to an attribute"
+                )
+            found += self.modules_in(f"{name}.{key}", element)
+        if found and isinstance(value, set | frozenset):
+            raise TypeError(
+                f"{type(self).__name__}.{name}: a set of modules has no order; use a list"
+            )
+        return found
+
+    def named_modules(self, prefix="", seen=None):
+        """Yield (dotted name, module) of this module, named "", and all below, each once."""
+        seen = set() if seen is None else seen
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(join(prefix, name), seen)
 
     def named_parameters(self):
-        """(dotted name, Tensor) of every parameter, each Tensor once even if used in two places."""
-        seen = set()
-        for name, parameter in self._walk(""):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
+        """Yield (dotted name, Tensor) of every parameter: each Tensor once, by its first name."""
+        names, seen = set(), set()
+        for path, module in self.named_modules():
+            for attribute in vars(module).get("_parameters", ()):
+                name, parameter = join(path, attribute), vars(module).get(attribute)
+                if not isinstance(parameter, Tensor) or parameter in seen:
+                    continue
+                if name in names:
+                    raise ValueError(f"two parameters have the name {name!r}: rename an attribute")
+                names.add(name)
+                seen.add(parameter)
                 yield name, parameter
 
-    def _walk(self, prefix):
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor) and value.requires_grad:
-                yield prefix + name, value
-        for name, child in self.named_children():
-            yield from child._walk(f"{prefix}{name}.")
-
     def parameters(self):
-        """The list of all parameters."""
+        """Return the list of all parameters."""
         return [parameter for _, parameter in self.named_parameters()]
 
-    def _modules(self):
-        yield self
-        for _, child in self.named_children():
-            yield from child._modules()
-
     def train(self, mode=True):
-        """Switch what differs in training (dropout) on, here and below."""
-        self.training = mode
-        for _, child in self.named_children():
-            child.train(mode)
+        """Switch on what differs in training (dropout), here and below."""
+        for _, module in self.named_modules():
+            module.training = mode
         return self
 
     def eval(self):
-        """Switch what differs in training off."""
+        """Switch off what differs in training."""
         return self.train(False)
 
     @contextlib.contextmanager
-    def evaluating(self):
-        """`with model.evaluating():` what differs in training is off, and nothing is recorded."""
-        before = [(module, module.training) for module in self._modules()]
+    def eval_mode(self):
+        """`with model.eval_mode():` switches off what differs in training, and all recording."""
+        before = [(module, module.training) for _, module in self.named_modules()]
         self.eval()
         try:
             with no_grad():
@@ -83,6 +133,8 @@ class Module:
 
         Returns self.
         """
+        if dtype is not None and np.dtype(dtype).kind != "f":
+            raise TypeError(f"to: parameters are floating-point numbers, not {np.dtype(dtype)}")
         for parameter in self.parameters():
             if device is not None:
                 parameter.data = to_device(parameter.data, device)
@@ -92,53 +144,59 @@ class Module:
         return self
 
     def state_dict(self):
-        """name -> NumPy array, a copy, for every parameter."""
+        """Return name -> NumPy array, a copy, for every parameter."""
         return {name: p.numpy().copy() for name, p in self.named_parameters()}
 
-    def load_state_dict(self, state):
-        """Copy the arrays of `state` in; ValueError unless names and shapes agree exactly."""
+    def load_state_dict(self, state, strict=True):
+        """Copy the arrays of `state` in; ValueError unless names and shapes agree exactly.
+
+        strict=False ignores names that only one side has, and returns (missing, unexpected) names.
+        """
         parameters = dict(self.named_parameters())
-        if state.keys() != parameters.keys():
-            missing = sorted(parameters.keys() - state.keys())
-            unexpected = sorted(state.keys() - parameters.keys())
+        missing = sorted(parameters.keys() - state.keys())
+        unexpected = sorted(state.keys() - parameters.keys())
+        if strict and (missing or unexpected):
             raise ValueError(f"load_state_dict: missing {missing}, unexpected {unexpected}")
-        for name, p in parameters.items():
-            if state[name].shape != p.shape:
-                raise ValueError(
-                    f"load_state_dict: {name} has shape {p.shape}, was given {state[name].shape}"
-                )
-        for name, p in parameters.items():
-            p.overwrite(to_device(state[name], p.device))
+        common = [(name, p) for name, p in parameters.items() if name in state]
+        for name, p in common:
+            given = np.shape(state[name])
+            if given != p.shape:
+                raise ValueError(f"load_state_dict: {name} has shape {p.shape}, was given {given}")
+        for name, p in common:
+            p.copy_(state[name])
+        return missing, unexpected
 
 
-def calls_from_outermost(place):
-    """[(outer, weak reference to the module, name of its class), ...] of a step's `place`."""
-    calls = []
-    while place is not None:
-        calls.append(place)
-        place = place[0]
-    return calls[::-1]
+def is_trainable(value):
+    """Return whether a value is a leaf Tensor that requires a gradient."""
+    return isinstance(value, Tensor) and value.node is None and value.requires_grad
 
 
-def path_of(module, root):
-    """The dotted name of a module below `root`; "" for itself, None if it is not there."""
-    if module is root:
-        return ""
-    for name, child in root.named_children():
-        path = path_of(module, child)
-        if path is not None:
-            return f"{name}.{path}" if path else name
-    return None
+def items(value):
+    """Return the (key, element) pairs of a dict, list, tuple or set; none of any other value."""
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple | set | frozenset) else ()
+
+
+def join(path, name):
+    """Return the dotted name of what is called `name` in the module called `path`."""
+    return f"{path}.{name}" if path else name
 
 
 class ModuleList(Module):
-    """A list of modules, named by their place."""
+    """A list of modules, named by their index."""
 
-    def __init__(self, modules):
+    def __init__(self, modules=()):
         self.modules = list(modules)
 
     def named_children(self):
-        return [(str(i), module) for i, module in enumerate(self.modules)]
+        """Return [(name, module), ...]: "0", not "modules.0"."""
+        return [(name.removeprefix("modules."), m) for name, m in super().named_children()]
+
+    def append(self, module):
+        self.modules.append(module)
+        return self
 
     def __iter__(self):
         return iter(self.modules)
@@ -150,11 +208,23 @@ class ModuleList(Module):
         return len(self.modules)
 
 
+class Sequential(ModuleList):
+    """Modules, or functions such as F.relu, each applied to the output of the one before."""
+
+    def __init__(self, *modules):
+        super().__init__(modules)
+
+    def forward(self, x):
+        for module in self.modules:
+            x = module(x)
+        return x
+
+
 class Linear(Module):
     """x (..., n_in) -> x Wᵀ + b (..., n_out).  Starts uniform within ±1/√n_in, as in PyTorch."""
 
     def __init__(self, n_in, n_out, bias=True):
-        bound = 1 / math.sqrt(n_in)
+        bound = 1 / math.sqrt(max(1, n_in))
         self.weight = Tensor(random.uniform((n_out, n_in), bound), requires_grad=True)
         self.bias = Tensor(random.uniform((n_out,), bound), requires_grad=True) if bias else None
 
@@ -185,7 +255,7 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """In training, x with a share p of its entries set to 0 and the rest scaled up; else x."""
+    """In training, set a fraction p of the entries to 0 and scale up the rest.  Otherwise x."""
 
     def __init__(self, p):
         self.p = p

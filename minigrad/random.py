@@ -1,12 +1,14 @@
-"""Randomness as a pure function of (seed, step, place).
+"""Randomness as a pure function of (seed, step, counter).
 
-A stored generator has a history: to repeat step 900 one must have drawn everything before it.
-Philox is a counter instead: it scrambles (key, counter) into random bits, so any number can be had
-at any time, in any order, by whoever computes that part (Salmon et al. 2011, "Parallel Random
-Numbers: As Easy as 1, 2, 3").  Here Philox's key is (seed, step) and its counter (0, layer, row,
-use), whose 0 counts up as numbers are drawn.  Ours, (seed, step, layer, row), names a place:
-`layer` tells the draws of one step apart, for every layer of a network that draws has a number of
-its own.  A draw without a key takes the running one of its thread, and `layer` goes up by one.
+An ordinary generator has a state: to repeat step 900 you must first draw everything before it.
+Philox has none.  It scrambles (key, counter) into random bits, so any number can be drawn at any
+time, in any order, by any process (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2,
+3").
+
+Philox's key is (seed, step).  Its counter is (0, layer, row, use), and the 0 counts up as numbers
+are drawn.  A key in this file is (seed, step, layer, row).  `layer` distinguishes the draws of one
+step: every layer of a network that draws has its own number.  A draw without a key takes the
+running key of its thread, whose `layer` then goes up by one.
 """
 
 import contextlib
@@ -15,99 +17,96 @@ import threading
 
 import numpy as np
 
-from minigrad.device import CPU, array_module, device_of, launch
+from minigrad.backend import device_of, to_device
 
-MASK, BATCH, WEIGHT, SAMPLE = range(4)  # uses, so that no two of them share their bits
+MASK, BATCH, WEIGHT, SAMPLE = range(4)  # uses: no two of them share random bits
 
 
-class _Place(threading.local):
+class _Counter(threading.local):
     seed = step = layer = row = 0
 
 
-_place = _Place()
+_counter = _Counter()
 
 
 def manual_seed(seed):
-    """Start over: what is drawn from now on in this thread depends on `seed` alone."""
-    _place.seed, _place.step, _place.layer, _place.row = check_seed(seed), 0, 0, 0
+    """Restart the running key: later draws in this thread depend on `seed` alone."""
+    _counter.seed, _counter.step, _counter.layer, _counter.row = check_seed(seed), 0, 0, 0
 
 
 @contextlib.contextmanager
-def at(seed, step, row=0):
-    """Draw as step `step` of the run `seed`, from row `row` of that step's whole batch on."""
-    before = vars(_place).copy()
-    _place.seed, _place.step, _place.layer, _place.row = check_seed(seed), step, 0, row
+def rng_scope(seed, step, row=0):
+    """Draw as step `step` of the run `seed`, starting at row `row` of that step's whole batch."""
+    before = vars(_counter).copy()
+    _counter.seed, _counter.step, _counter.layer, _counter.row = check_seed(seed), step, 0, row
     try:
         yield
     finally:
-        vars(_place).clear()
-        vars(_place).update(before)
+        vars(_counter).clear()
+        vars(_counter).update(before)
 
 
 def next_key():
-    """The running place as a key (seed, step, layer, row); the layer then counts on."""
-    key = (_place.seed, _place.step, _place.layer, _place.row)
-    _place.layer += 1
+    """Return the running key (seed, step, layer, row), then add 1 to its layer."""
+    key = (_counter.seed, _counter.step, _counter.layer, _counter.row)
+    _counter.layer += 1
     return key
 
 
 def check_seed(seed):
-    """`seed`, or ValueError: Philox takes 64 bits."""
+    """Return `seed`; ValueError unless it has 64 bits, as Philox needs."""
     if not 0 <= seed < 2**64:
         raise ValueError(f"the seed must be from 0 to 2^64 - 1, not {seed}")
     return seed
 
 
 def philox(key, use):
-    """NumPy's Philox generator at a place: key (seed, step, layer, row)."""
+    """Return NumPy's Philox generator for a key (seed, step, layer, row)."""
     seed, step, layer, row = key
     return np.random.Philox(
         key=np.array([seed, step], np.uint64), counter=np.array([0, layer, row, use], np.uint64)
     )
 
 
-def kept(n_rows, size, p, key):
-    """Which of the entries (n_rows, size) dropout keeps, at random: each with probability 1 − p.
+def keep_mask(x, p, key=None):
+    """Draw which entries of x (B, ...) dropout keeps: booleans, each True with probability 1 − p.
 
-    Row b keeps its entry i where the 32-bit integer i of Philox at (seed, step, layer, row + b) is
-    at least p·2³²; so what a row keeps does not depend on which other rows come with it.
+    Row b keeps its entry i if the 32-bit integer i of Philox at (seed, step, layer, row + b) is at
+    least p·2³².  So what a row keeps depends neither on the other rows of the batch nor on the
+    device: a mask for the GPU is drawn by NumPy and copied there (fast/gpu/dropout.py draws the
+    same mask on the GPU).
     """
-    seed, step, layer, row = key
-    words = np.empty((n_rows, size), np.uint32)
-    for b in range(n_rows):
+    seed, step, layer, row = check_key(p, key)
+    size = math.prod(x.shape[1:])
+    words = np.empty((len(x), size), np.uint32)
+    for b in range(len(x)):
         # 64 bits at a time: two integers
         raw = philox((seed, step, layer, row + b), MASK).random_raw((size + 1) // 2)
         words[b] = raw.view(np.uint32)[:size]
-    return words >= round(p * 2**32)
+    return to_device(words >= round(p * 2**32), device_of(x)).reshape(x.shape)
 
 
-def kept_on_gpu(xp, n_rows, size, p, key):
-    """kept() on the GPU, by kernels/dropout_keep.cu, so that no mask need be copied there."""
-    keep = xp.empty((n_rows, size), bool)
-    numbers = (n_rows, size, round(p * 2**32), *key, MASK)
-    n_threads = n_rows * -(-size // 8)  # each decides on 8 entries of a row
-    launch("dropout_keep", n_threads, keep, *map(np.uint64, numbers))
-    return keep
+def check_key(p, key):
+    """Return `key`, or the next one of the running counter; ValueError unless 0 ≤ p < 1."""
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, not {p}")
+    return key or next_key()
 
 
 def dropout_mask(x, p, key=None):
-    """A mask like x (B, ...): 0 with probability p, else 1/(1 − p), the same on every device."""
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, not {p}")
-    which = len(x), math.prod(x.shape[1:]), p, key or next_key()
-    keep = kept(*which) if device_of(x) == CPU else kept_on_gpu(array_module(x), *which)
-    mask = keep.astype(x.dtype)
+    """Draw a mask like x (B, ...): 0 with probability p, otherwise 1 / (1 − p)."""
+    mask = keep_mask(x, p, key).astype(x.dtype)
     mask /= 1 - p
-    return mask.reshape(x.shape)
+    return mask
 
 
 def normal(shape, std):
-    """float32 numbers of a normal distribution around 0, for initial weights."""
+    """Draw float32 numbers from a normal distribution around 0, for initial weights."""
     draw = np.random.Generator(philox(next_key(), WEIGHT)).standard_normal(shape)
     return (std * draw).astype(np.float32)
 
 
 def uniform(shape, bound):
-    """float32 numbers spread evenly from −bound to bound, for initial weights."""
+    """Draw float32 numbers uniformly from −bound to bound, for initial weights."""
     draw = np.random.Generator(philox(next_key(), WEIGHT)).uniform(-bound, bound, shape)
     return draw.astype(np.float32)

@@ -1,467 +1,238 @@
 """The tape: how plain array code learns to differentiate itself.
 
-An op is a function of arrays that returns `(out, backward)`, where `backward(dout)` gives one
-gradient per input from the gradient of the output.  `@op` lifts it to Tensors: it notes which
-Tensors went in, and that closure.  `Tensor.backward` replays these notes, newest first.  That is
-the chain rule.  (What dx, dout and the like mean stands in ops/__init__.py.)
+An op is a function of arrays that returns `(out, backward)`.  `backward(dout)` takes the gradient
+of the loss with respect to out, and returns the gradient with respect to each input.  Such a
+function, in a file of ops/, is called the op's page.  `@op` lifts it to Tensors: it runs the page
+and records a Node, which knows where the inputs came from and keeps `backward`.  `Tensor.backward`
+replays the nodes, newest first, and adds up what reaches each of them.  That is the whole chain
+rule.
+
+A worked trace.  Let x = [1, 2], w = [3, 4] and b = 1 be Tensors that require gradients.
+`((x * w).sum() + b) ** 2` records four nodes (⊙ multiplies entry by entry):
+
+    time  node  parents        out      backward(dout) returns
+    0     mul   x, w           [3, 8]   dout ⊙ w, dout ⊙ x
+    1     sum   node 0         11       dout, once per entry
+    2     add   node 1, b      12       dout, dout
+    3     pow   node 2, None   144      2 · 12 dout, None: the number 2 wants no gradient
+
+Calling backward() on the result, with dout = 1, takes the newest node off a heap, again and again:
+
+    heap  node  dout       what becomes of the returned gradients
+    3     pow   1          24 goes to node 2, which enters the heap, and so on
+    2     add   24         24 goes to node 1;  b.grad = 24
+    1     sum   24         [24, 24] goes to node 0
+    0     mul   [24, 24]   x.grad = [72, 96];  w.grad = [24, 48]
+
+The heap holds several nodes where an op has several results as inputs.  In `h + h * x`, with h a
+result, `add` sends gradients to h and to `mul`.  `mul` is newer, so it is replayed first; by then
+both gradients of h have come in and are added up.
+
+Calls of `guards`, `errors`, `half`, `hooks` and `arguments` lead into internals/.  They refuse
+misuse, compute float16 in float32, let tools watch, and put arguments in order.  The name or the
+comment beside each says what you need to know of it.
 """
 
 import contextlib
 import functools
 import heapq
-import inspect
 import itertools
-import threading
-import weakref
-from collections.abc import Callable
 from typing import Any
 
-from minigrad.device import (
-    array_module,
-    as_array,
-    device_of,
-    is_array,
-    one_device,
-    set_writeable,
-    to_device,
-    to_host,
-)
-from minigrad.faults import named, one_dtype
+from minigrad.backend import as_array, device_of
+from minigrad.internals import errors, guards, half, hooks
+from minigrad.internals.arguments import Arguments
+from minigrad.internals.contexts import also_for_generators
+from minigrad.internals.hooks import this_thread  # .recording is True and .plain False at first
+from minigrad.internals.operators import OPS, Operators
 
-# name -> op on Tensors; tests/test_ops.py checks every entry
-OPS: dict[str, Callable[..., "Tensor"]] = {}
-_clock = itertools.count()  # stamps each Step with the moment it was taken
+TWINS: dict[tuple[str, str], Any] = {}  # (op, "cpu" or "gpu") -> a faster page, see fast/
+_clock = itertools.count()  # gives every Node the moment at which it was made
 
 
-class _Thread(threading.local):
-    recording = True  # False inside `with no_grad():`, for this thread alone
-    watch: Any = None  # what looks at every result inside `with detect_anomaly():`, see anomaly.py
-    calls: Any = None  # the innermost call of a module that is under way, see Module.__call__
+class Node:
+    """One applied op, and where the gradients of its inputs go.
 
+    op        its name
+    parents   one per input: the Node that made it, the Tensor itself if it is a leaf, or None if
+              it wants no gradient
+    backward  dout -> one gradient per input; a closure, which keeps the arrays that it needs
+    shape     of the op's result, and so of dout
+    time      when it was made;  protected, debug_info, module_stack: for guards and hooks
 
-this_thread = _Thread()
-
-
-class Step:
-    """One applied op: its backward, and who is owed the gradients that this returns.
-
-    `sources` has an entry per input: the Step that made it, the leaf Tensor itself, or None where
-    no gradient is wanted.  A Step never holds the Tensors in between, so a value that no backward
-    needs is freed as soon as the program lets go of it; and nothing points back, so no cycles.
-    `readings` keeps the arrays of leaves as they are, until the Step is replayed or forgotten;
-    `versions` tells, as (leaf, version), which numbers of those it was that the op has read.
-    `place` is the call of a module inside which it was taken, see Module.__call__.
+    Parents are never Tensors in between, so an array that no closure keeps is freed as soon as the
+    program drops its Tensor.  Nothing points from an input to the nodes that use it: no cycles.
     """
 
-    __slots__ = "backward note op place readings shape sources time versions".split()
+    __slots__ = "op parents backward shape time protected debug_info module_stack".split()
 
-    def __init__(self, op, sources, backward, shape, readings=(), versions=(), note=None):
-        self.op, self.sources, self.backward, self.shape = op, sources, backward, shape
-        self.readings, self.versions, self.note = readings, versions, note
-        self.time, self.place = next(_clock), this_thread.calls
+    def __init__(self, op, parents, backward, shape, protected, debug_info):
+        self.op, self.parents, self.backward, self.shape = op, parents, backward, shape
+        self.protected, self.debug_info = protected, debug_info
+        self.module_stack = this_thread.module_stack  # for tools: inside which module calls
+        self.time = next(_clock)
 
     def replay(self, dout):
-        """What backward(dout) returns; this once, and only if no leaf has changed since."""
-        if self.backward is None:
-            raise RuntimeError(
-                f"the step {self.op!r} was already replayed and its arrays are freed: call "
-                "backward() once, on the sum of all losses that share it"
-            )
-        for leaf, version in self.versions:
-            if leaf.version != version:
-                raise RuntimeError(
-                    f"{self.op}: an input of shape {leaf.shape} was overwritten, by an optimizer "
-                    "or load_state_dict(), after the forward pass that used it, and the gradient "
-                    "would be wrong: call backward() first"
-                )
-        gradients = self.backward(dout)
-        if this_thread.watch is not None:
-            this_thread.watch.backward(self, dout, gradients)
-        return gradients
+        """Return the gradients of the inputs, from the gradient of the result."""
+        guards.check_node(self)  # refuses a second time, and inputs that an optimizer has changed
+        grads = self.backward(dout)
+        hooks.backward(self, dout, grads)
+        return grads
 
-    def forget(self):
-        """Free what the step held."""
-        self.backward = self.note = self.place = None
-        self.sources = self.readings = self.versions = ()
+    def free(self):
+        """Drop the closure and the arrays it kept; inputs become writable again."""
+        self.backward = self.protected = self.debug_info = self.module_stack = None
+        self.parents = ()
 
 
-_readers: dict[int, int] = {}  # id of an array -> how many Readings keep it as it is
+class Tensor(Operators):
+    """An array, `data`, that remembers which op made it.
 
+    A Tensor that you make is a leaf.  If it requires a gradient, backward() adds that to `grad`:
+    None at first, then an array like data.  The result of an op has a `node` instead.  Data given
+    as numbers or lists becomes float32; an array keeps its dtype and is not copied.
 
-class Reading:
-    """An array that steps may still read: nobody can write into it while this object lives.
+    Inputs of recorded ops are read-only until backward() has run through them or the result is
+    dropped, and results always, so an in-place write cannot silently corrupt a gradient.  Assign a
+    new array instead (`x.data = x.data + 1`).
 
-    Every Step that has a use for it holds the Reading.  So the array can be written to again when
-    the last of them is replayed, or gone.  (Not so what lies in the same memory under another name,
-    `a` behind `a[0]`; and what CuPy holds has no such flag.)
+    The base class has all operators and methods; `x * w` calls OPS["mul"](x, w).
     """
 
-    __slots__ = ("__weakref__", "array", "locked")
-
-    def __init__(self, array):
-        n_others = _readers.get(id(array), 0)
-        self.array, self.locked = array, n_others > 0 or set_writeable(array, False)
-        if self.locked:
-            _readers[id(array)] = n_others + 1
-
-    def __del__(self):
-        if not self.locked:
-            return
-        _readers[id(self.array)] -= 1
-        if not _readers[id(self.array)]:
-            del _readers[id(self.array)]
-            with contextlib.suppress(ValueError):  # it lies in an array that others still read
-                set_writeable(self.array, True)
-
-
-class Tensor:
-    """An array, `data`, that remembers where it came from.
-
-    A Tensor that you make is a leaf: backward() leaves its gradient in `grad`.  One that an op made
-    has a `step`, the record of that op.  Numbers and lists become float32; an array keeps its
-    dtype and is not copied.
-
-    What backward() may still need cannot be written to, lest the gradient be wrong: the result of
-    an op that was recorded, and arrays that went into it, until backward() has passed or the result
-    is gone.  NumPy then says that an array is read-only: assign another one instead (`x.data =
-    x.data + 1`), or compute what needs no gradient under no_grad().  The parameters of an optimizer
-    can be written to: it counts how often it has moved them, and backward() looks at that.
-    """
-
-    __array_ufunc__ = None  # `array + tensor` is ours to compute, not NumPy's entry by entry
-    slot = None  # where the gradient goes, if it has a place in a long vector: see flat.py
-    version = 0  # how often its array was overwritten
-    _reading = None  # a weak reference to the Reading of `data`
+    node: Node | None = None
+    _requires_grad, _grad = False, None  # what the next two keep; they check what is assigned
+    requires_grad = property(guards.get_requires_grad, guards.set_requires_grad)
+    grad = property(guards.get_grad, guards.set_grad)
+    grad_buffer = None  # the array in which an optimizer wants the gradient: fast/flat.py
+    version = 0  # how often an optimizer has written into data; guards compare it
 
     def __init__(self, data, requires_grad=False):
-        self.data = as_array(data)
-        self.grad: Any = None
-        self.step = None
-        self.requires_grad = requires_grad
-        if requires_grad and self.dtype.kind != "f":
-            raise TypeError(f"only floating-point tensors have gradients, this is {self.dtype}")
+        self.data = data.data if isinstance(data, Tensor) else as_array(data)
+        if requires_grad:
+            self.requires_grad = True
 
     def backward(self, dout=None):
-        """Add d(self)/d(leaf), times `dout`, to `leaf.grad` of every leaf behind this tensor.
+        """Add the gradient of Σ self ⊙ dout to `leaf.grad` of every leaf behind this tensor.
 
-        dout    like self; may be left out where self has one entry: then it is 1
+        dout    like self; it may be left out if self has one entry, and is then 1
 
-        Whatever consumes a tensor is newer than it.  So among the steps that still collect
-        gradients the newest has already got all of its own, and goes next: no sorting of the graph
-        beforehand, no recursion.
+        Whatever uses a tensor is newer than it.  The newest node on the heap has therefore received
+        all of its gradients: only newer nodes could send it more, and every node that is still to
+        come is on the heap, or older than one that is.  So it can be replayed, without sorting the
+        graph first and without recursion.
         """
-        if not self.requires_grad:
-            raise RuntimeError(
-                "backward() has nothing to follow: no input required a gradient, or the tensor "
-                "was made under no_grad()"
-            )
-        if dout is None:
-            if self.data.size != 1:
-                raise RuntimeError(
-                    f"backward() alone needs one entry, this tensor has shape {self.shape}: "
-                    "reduce it to a loss, or pass dout"
-                )
-            dout = array_module(self.data).ones_like(self.data)
-        else:
-            dout = _as_operand(dout)
-            one_device([self.data, dout])
-            dout = array_module(self.data).asarray(dout, dtype=self.dtype)
-        if dout.shape != self.shape:
-            raise ValueError(f"dout has shape {dout.shape}, the tensor {self.shape}")
+        dout = guards.check_dout(self, dout)  # an array like self; refuses if self has no gradient
+        grads: dict[Node, Any] = {}  # node -> the gradient of its result, as far as collected
+        ready: list[tuple[int, Node]] = []  # a heap of (−time, node): pops the newest node first
 
-        collected = {}  # step -> the gradient of its output, as far as it has come in
-        # (−time, step) of the same steps: heapq pops the smallest first
-        newest: list[tuple[int, Step]] = []
+        def accumulate(parent, d):
+            if isinstance(parent, Tensor):
+                parent.accumulate_grad(d)
+            elif parent not in grads:
+                grads[parent] = d
+                heapq.heappush(ready, (-parent.time, parent))
+            else:  # never +=, because `add` returns one array for both of its inputs
+                grads[parent] = grads[parent] + d
 
-        def deliver(source, d):
-            if isinstance(source, Tensor):
-                source._accumulate(d)
-            elif source not in collected:
-                collected[source] = d
-                heapq.heappush(newest, (-source.time, source))
-            else:  # never +=: `add` hands one and the same array to both of its inputs
-                collected[source] = collected[source] + d
+        accumulate(self.node or self, dout)
+        while ready:
+            _, node = heapq.heappop(ready)
+            for parent, d in zip(node.parents, node.replay(grads.pop(node)), strict=True):
+                if parent is not None:
+                    guards.check_grad(node, parent, d)  # refuses None and wrong shapes
+                    accumulate(parent, d)
+            node.free()
 
-        deliver(self.step or self, dout)
-        while newest:
-            _, step = heapq.heappop(newest)
-            gradients = step.replay(collected.pop(step))
-            for source, d in zip(step.sources, gradients, strict=True):
-                if source is None:
-                    continue
-                if d is None:
-                    raise RuntimeError(f"{step.op} has no derivative in one of its inputs")
-                if d.shape != source.shape:
-                    raise RuntimeError(
-                        f"{step.op}: gradient of shape {d.shape} for an input {source.shape}"
-                    )
-                deliver(source, d)
-            step.forget()
-
-    def _accumulate(self, d):
-        """The first gradient is copied in, since others may hold `d` too; later ones add up."""
-        if self.grad is not None:
-            self.grad += d
-        elif self.slot is not None and like(self.slot, self.data):
-            self.slot[...] = d
-            self.grad = self.slot
-        else:
-            self.grad = array_module(self.data).array(d, dtype=self.dtype)
-
-    def reading(self):
-        """The Reading of this leaf's array: the same one for all steps."""
-        reading = self._reading and self._reading()
-        if reading is None or reading.array is not self.data:
-            reading = Reading(self.data)
-            self._reading = weakref.ref(reading)
-        return reading
-
-    def overwrite(self, array):
-        """Put other numbers into the array itself: a step that still reads it then says so."""
-        self.version += 1
-        locked = set_writeable(self.data, True)
-        self.data[...] = array
-        if locked:
-            set_writeable(self.data, False)
-
-    def __getstate__(self):
-        """For copies, which no step reads."""
-        return {name: value for name, value in vars(self).items() if name != "_reading"}
-
-    # ---- what it is -------------------------------------------------------------------------
-
-    @property
-    def shape(self):
-        return self.data.shape
-
-    @property
-    def ndim(self):
-        return self.data.ndim
-
-    @property
-    def dtype(self):
-        return self.data.dtype
-
-    @property
-    def device(self):
-        return device_of(self.data)
-
-    def __len__(self):
-        return len(self.data)
-
-    def __bool__(self):
-        if self.data.size != 1:
-            raise ValueError(
-                f"a Tensor of shape {self.shape} is neither true nor false: ask for x.data.any() "
-                "or x.data.all(); `if x is not None` tells whether there is one"
-            )
-        return bool(self.data)
-
-    def __repr__(self):
-        gradient = ", requires_grad=True" if self.requires_grad else ""
-        return f"Tensor({self.data}{gradient})"
-
-    def item(self):
-        """The one entry as a Python number."""
-        return self.data.item()
-
-    def numpy(self):
-        """The data as a NumPy array: the same memory where that is possible."""
-        return to_host(self.data)
-
-    def detach(self):
-        """The same data as a leaf without a history."""
-        return Tensor(self.data)
-
-    def to(self, device):
-        """This tensor on another device, as a leaf; itself where it is there already."""
-        if device == self.device:
-            return self
-        return Tensor(to_device(self.data, device), self.requires_grad)
-
-    # ---- operators: each calls the registry, so that imports point from ops to here -----------
-
-    def __add__(self, other):
-        return OPS["add"](self, other)
-
-    def __radd__(self, other):
-        return OPS["add"](other, self)
-
-    def __sub__(self, other):
-        return OPS["sub"](self, other)
-
-    def __rsub__(self, other):
-        return OPS["sub"](other, self)
-
-    def __mul__(self, other):
-        return OPS["mul"](self, other)
-
-    def __rmul__(self, other):
-        return OPS["mul"](other, self)
-
-    def __truediv__(self, other):
-        return OPS["div"](self, other)
-
-    def __rtruediv__(self, other):
-        return OPS["div"](other, self)
-
-    def __pow__(self, other):
-        return OPS["pow"](self, other)
-
-    def __rpow__(self, other):
-        return OPS["pow"](other, self)
-
-    def __matmul__(self, other):
-        return OPS["matmul"](self, other)
-
-    def __rmatmul__(self, other):
-        return OPS["matmul"](other, self)
-
-    def __neg__(self):
-        return OPS["neg"](self)
-
-    def __getitem__(self, index):
-        parts = index if isinstance(index, tuple) else (index,)
-        parts = tuple(part.data if isinstance(part, Tensor) else part for part in parts)
-        return OPS["getitem"](self, index=parts)
-
-    def sum(self, axis=None, keepdims=False):
-        return OPS["sum"](self, axis=axis, keepdims=keepdims)
-
-    def mean(self, axis=None, keepdims=False):
-        return OPS["mean"](self, axis=axis, keepdims=keepdims)
-
-    def max(self, axis=None, keepdims=False):
-        return OPS["max"](self, axis=axis, keepdims=keepdims)
-
-    def reshape(self, *shape):
-        return OPS["reshape"](self, shape=_unpack(shape))
-
-    view = reshape  # PyTorch's name for it
-
-    def transpose(self, *axes):
-        return OPS["transpose"](self, axes=_unpack(axes) or None)
-
-    @property
-    def T(self):
-        return self.transpose()
+    def accumulate_grad(self, d):
+        """Add `d` to grad, of a leaf.  The first d is copied: other tensors may share its array."""
+        grad = self.grad
+        if grad is None:
+            self.grad = guards.new_grad(self)  # grad_buffer or a new array, still to be filled
+            self.grad[...] = d
+        elif guards.is_writable(grad):
+            grad += d  # in place
+        else:  # the array was used as the input of an op, which may still read it
+            self.grad = grad + d
 
 
-def like(x, y):
-    """Whether two arrays agree in shape, dtype and device."""
-    return (x.shape, x.dtype, device_of(x)) == (y.shape, y.dtype, device_of(y))
+def op(page):
+    """Lift `page(*inputs, **options) -> (out, backward)` to Tensors, and enter it in OPS.
 
-
-def _unpack(numbers):
-    """`x.view(2, 3)` and `x.view((2, 3))` mean the same."""
-    match numbers:
-        case [[*inside]]:
-            return inside
-    return numbers
-
-
-def op(array_op):
-    """Lift `array_op(*inputs, **options) -> (out, backward)` to Tensors and enter it in OPS.
-
-    The parameters before `*` are the inputs: Tensors, arrays, numbers or None, given by position
-    or by name; `backward(dout)` returns an entry for each, None where there is no gradient.  An op
-    of any number of inputs (`*arrays`) is called with one list of them.  The parameters after `*`
-    are options.  Python numbers stay numbers, and so take their neighbour's dtype.
+    The parameters before `*` are the inputs: Tensors, arrays, numbers or None, by position or by
+    name.  `backward(dout)` returns one entry per input, None for one without a gradient.  A page
+    that takes `*arrays` makes an op that is called with one list: `concat([x, y])`.  The parameters
+    after `*` are options.
     """
-    name, signature = array_op.__name__, inspect.signature(array_op)
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    takes_a_list = inspect.Parameter.VAR_POSITIONAL in kinds
-    n_inputs = len(kinds) - kinds.count(inspect.Parameter.KEYWORD_ONLY)
-    names = [*signature.parameters][:n_inputs]
-    find_fault = getattr(array_op, "find_fault", lambda **_: None)  # see faults.py
+    name, arguments = page.__name__, Arguments(page)
 
-    @functools.wraps(array_op)
+    @functools.wraps(page)
     def tensor_op(*inputs, **options):
-        if takes_a_list:
-            match inputs:
-                case [[_, *_] as inputs]:  # a single list, and something in it
-                    pass
-                case _:
-                    raise TypeError(f"{name}: give one list of tensors, {name}([x, y, ...])")
-        elif len(inputs) != n_inputs:  # some were given by name or left out: put them in order
-            bound = signature.bind(*inputs, **options)
-            bound.apply_defaults()
-            inputs, options = bound.args, bound.kwargs
-        arrays = [_as_operand(x) for x in inputs]
-        if not any(map(is_array, arrays)):  # numbers alone: they become what Tensor(x) makes them
-            arrays = [x if x is None else as_array(x) for x in arrays]
-        sources = [_source(x) for x in inputs] if this_thread.recording else []
-        recorded = sources.count(None) < len(sources)
-        readings: tuple = ()
-        versions: tuple = ()
-        if recorded:
-            for x in inputs:
-                if not isinstance(x, Tensor):
-                    if is_array(x):
-                        readings += (Reading(x),)
-                elif x.step is None:
-                    versions += ((x, x.version),)
-                    if x.slot is None:  # else an optimizer moves it, and versions will do
-                        readings += (x.reading(),)
+        inputs, options = arguments.in_order(inputs, options)  # by position; a list is spread out
+        arrays = arguments.arrays(inputs)  # the data of Tensors; arrays, numbers, None as they are
+        recorded = this_thread.recording and _any_requires_grad(inputs)
+        parents = [_parent(x) for x in inputs] if recorded else []
         try:
-            one_device(arrays)
-            out, backward = array_op(*arrays, **options)
-        except (ValueError, IndexError) as error:  # say whose error it is, where NumPy found it
-            bound = signature.bind(*arrays, **options)
-            bound.apply_defaults()
-            fault = find_fault(**bound.arguments)
-            if fault is None and str(error).startswith(f"{name}:"):
-                raise
-            fault = fault or f"{error} ({named(names, arrays, 'shape')})"
-            raise type(error)(f"{name}: {fault}") from error
+            guards.check_device(arrays)  # refuses a mix of CPU and GPU
+            out, backward = _compute(name, page, arrays, options)
+        except (ValueError, IndexError) as error:
+            raise errors.explained(error, page, arguments, arrays, options) from error
+        # As an array; refuses a mix of dtypes, and integers that should have a gradient.
+        out = guards.check_dtype(name, arguments.names, arrays, out, recorded)
         result = Tensor(out)
-        dtype = result.data.dtype
-        for x in arrays:
-            if getattr(x, "dtype", dtype) is not dtype:
-                one_dtype(name, names, arrays, dtype)
-        note = None
-        if this_thread.watch is not None:
-            note = this_thread.watch.forward(name, names, inputs, arrays, result.data)
+        debug_info = hooks.forward(name, arguments.names, inputs, arrays, out)
         if recorded:
-            set_writeable(result.data, False)
-            result.requires_grad = True
-            result.step = Step(name, sources, backward, result.data.shape, readings, versions, note)
+            protected = guards.protect(inputs)  # leaves are read-only while this object lives
+            guards.set_writable(out, False)
+            result._requires_grad = True
+            result.node = Node(name, parents, backward, out.shape, protected, debug_info)
         return result
 
     OPS[name] = tensor_op
     return tensor_op
 
 
-def _source(x):
-    """Who is owed the gradient of the input `x`: its step, itself as a leaf, or nobody."""
-    if not (isinstance(x, Tensor) and x.requires_grad):
+def _any_requires_grad(inputs):
+    """Return whether any of the inputs is a Tensor that requires a gradient."""
+    return True in [getattr(x, "_requires_grad", False) for x in inputs]  # faster than any()
+
+
+def _parent(x):
+    """Return who receives the gradient of the input `x`: its node, itself as a leaf, or None."""
+    if not isinstance(x, Tensor) or not x._requires_grad:
         return None
-    if x.step is None:
+    if x.node is None:
         return x
-    if x.step.backward is None:
-        raise RuntimeError(
-            f"a Tensor of shape {x.shape} is used after backward() has replayed {x.step.op!r}, "
-            "which made it: no gradient can pass there any more; go on with x.detach(), or with "
-            "x.item() where a number will do"
-        )
-    return x.step
+    guards.check_not_freed(x)  # refuses a result that backward() has already gone through
+    return x.node
 
 
-def _as_operand(x):
-    """What an op computes with: an array, a Python number or None."""
-    if isinstance(x, Tensor):
-        return x.data
-    if is_array(x):
-        # A single entry is a number: it brings no dtype.  (One on the GPU is waited for.)
-        return x if x.ndim else x.item()
-    return x if x is None or isinstance(x, int | float) else as_array(x)
+def _compute(name, page, arrays, options):
+    """Return (out, backward) of the op's twin, or of its page if there is none or it declines."""
+    twin = None if this_thread.plain else TWINS.get((name, device_of(*arrays)))
+    if twin is not None:
+        result = half.run(twin, arrays, options)  # twin(*arrays, **options); float16 via float32
+        if result is not NotImplemented:  # as when a twin declines
+            return result
+    return half.run(page, arrays, options)
 
 
+@also_for_generators  # as a decorator of a generator, it applies while the generator runs
 @contextlib.contextmanager
 def no_grad():
-    """Run ops without recording them: for evaluation and sampling.  Also a decorator."""
+    """Run ops without recording them, for evaluation and sampling.  Also a decorator."""
     before, this_thread.recording = this_thread.recording, False
     try:
         yield
     finally:
         this_thread.recording = before
+
+
+@also_for_generators
+@contextlib.contextmanager
+def plain():
+    """Run the pages alone, without the faster twins in fast/.  Also a decorator."""
+    before, this_thread.plain = this_thread.plain, True
+    try:
+        yield
+    finally:
+        this_thread.plain = before

@@ -1,4 +1,4 @@
-"""What several test files use: the GPU (the fake one, unless `pytest -m gpu`), and tiny runs."""
+"""Fixtures of several test files: the GPU (the fake one, unless `pytest -m gpu`), and tiny runs."""
 
 import random
 import signal
@@ -7,45 +7,54 @@ import types
 from pathlib import Path
 
 import fake_cupy
+import numpy as np
 import pytest
 from command import TINY, example, exit_status
 
-from minigrad import device
+from minigrad import backend
+from minigrad.fast.gpu.launch import kernel
+from minigrad.internals import gpu
 
 TESTS = Path(__file__).parent
 FAKE_PATH = [str(TESTS / "fake_cupy/path"), str(TESTS)]  # where a program of its own finds the fake
 
-# A shell starts what it runs in the background deaf to Ctrl-C, and a run leaves it at that.
+# A shell starts background programs with Ctrl-C ignored, and a training run does not change that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def opened(monkeypatch, cupy=None):
-    """Open the GPU anew; by the given CuPy, or by the one that is installed."""
-    monkeypatch.setattr(device, "cupy", None)
+    """Open the GPU once more: through the given CuPy, or through the one that is installed."""
+    monkeypatch.setattr(backend, "cupy", None)
     if cupy is not None:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
-        monkeypatch.setattr(device, "installed_cupys", lambda: ["cupy-fake"])
-    device._kernel.cache_clear()
-    device.open_gpu()
+        monkeypatch.setattr(gpu, "installed_cupys", lambda: ["cupy-fake"])
+    forget_gpu()
+    backend.to_device(np.zeros(1), "gpu")
+
+
+def forget_gpu():
+    """Drop the CuPy that init_gpu() has found, and the kernels that it has compiled."""
+    gpu.init_gpu.cache_clear()
+    kernel.cache_clear()
 
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    """Open the fake as "gpu", and hand it over for its ledger."""
+    """Open the fake as "gpu", and return it, with its ledger."""
     opened(monkeypatch, fake_cupy)
     yield fake_cupy
-    device._kernel.cache_clear()
+    forget_gpu()
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
-def gpu(request, monkeypatch):
-    """Which of the two "gpu" is: a test that takes this runs on both."""
+@pytest.fixture(name="gpu", params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
+def each_gpu(request, monkeypatch):
+    """Open the fake, then the real GPU, as "gpu", and return which: the test runs on both."""
     try:
         opened(monkeypatch, fake_cupy if request.param == "fake" else None)
-    except device.NoGPU as error:
+    except gpu.GPUUnavailable as error:
         pytest.fail(str(error), pytrace=False)
     yield request.param
-    device._kernel.cache_clear()
+    forget_gpu()
 
 
 WORDS = "the cat sat on a mat and ran to see her old dog by day".split()
@@ -53,7 +62,7 @@ WORDS = "the cat sat on a mat and ran to see her old dog by day".split()
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory):
-    """A text of some 2,700 characters."""
+    """Write a text of some 2,700 characters, and return its path."""
     draw = random.Random(0)
     lines = [" ".join(draw.choices(WORDS, k=6)) for _ in range(120)]
     path = tmp_path_factory.mktemp("text") / "mat.txt"
@@ -63,7 +72,7 @@ def text_file(tmp_path_factory):
 
 @pytest.fixture
 def train(text_file, tmp_path, capsys):
-    """train(name, *flags): a tiny run into tmp_path / name; (status, its lines, stderr, folder)."""
+    """Return train(name, *flags): a tiny run that returns its status, lines, err and folder."""
     main = example("train_shakespeare").main
 
     def train(name, *flags):

@@ -1,4 +1,4 @@
-"""detect_anomaly: the first op that makes a NaN or an infinity is named, with all one must know."""
+"""detect_anomaly names the first op that makes a NaN or an infinity, and where it is."""
 
 import inspect
 import re
@@ -11,7 +11,8 @@ import minigrad as mg
 import minigrad.ops as F
 from gpt_numpy import GPT, GPTConfig
 from minigrad import nn
-from minigrad.tensor import OPS, Tensor, op, this_thread
+from minigrad.internals.hooks import this_thread
+from minigrad.tensor import OPS, Tensor, op
 
 MODEL_PY = r"gpt_numpy/model\.py"
 
@@ -26,19 +27,19 @@ IDS = np.arange(16).reshape(2, 8) % 11
 
 
 def anomaly(run):
-    """What detect_anomaly() says of `run()`."""
+    """Return the message that detect_anomaly() raises in `run()`."""
     with pytest.raises(FloatingPointError) as caught, mg.detect_anomaly():
         run()
     return str(caught.value)
 
 
 def this_line():
-    """The line of this file from which it is called."""
+    """Return the number of the line from which it is called."""
     return inspect.currentframe().f_back.f_lineno
 
 
 def test_the_first_op_going_forward():
-    """Op, module path, operands with shape and range, what came out, and the line of the model."""
+    """Op, module path, inputs with shapes and ranges, the result, and the line of the model."""
     gpt = model()
     gpt.h[2].mlp.fc.weight.data[:] = 0
     gpt.h[2].mlp.fc.weight.data[:, 0] = 3e38
@@ -52,7 +53,7 @@ def test_the_first_op_going_forward():
 
 
 def test_the_first_op_going_backward():
-    """The square root's slope at 0 is infinite: what it got, what it gave, where it was called."""
+    """The derivative of √x at 0 is infinite: dout, dx, and the line of the call."""
     x = Tensor([4.0, 0.0], requires_grad=True)
 
     def run():
@@ -72,7 +73,7 @@ def test_the_first_op_going_backward():
 
 
 def test_backward_of_a_module():
-    """The path is that of the module in which the op went forward."""
+    """The path is that of the module that called the op in the forward pass."""
     gpt = model()
     gpt.h[1].attn.value.weight.data *= 1e-30
     gpt.h[1].attn.proj.weight.data *= 1e35
@@ -86,7 +87,7 @@ def test_backward_of_a_module():
 
 
 def test_a_gradient_whose_square_overflows(monkeypatch):
-    """It is finite, but its length is not, nor AdamW's mean of squares."""
+    """It is finite, but its norm is not, nor AdamW's mean of squares."""
     w = Tensor(np.full((2, 3), 1e10, np.float32), requires_grad=True)
     x = Tensor(np.full((4, 3), 1e20, np.float32))
     message = anomaly(lambda: F.linear(x, w).backward(np.ones((4, 2))))
@@ -98,7 +99,7 @@ def test_a_gradient_whose_square_overflows(monkeypatch):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_weight_is_named_where_it_is_met(bad):
-    """No op made it: it was given."""
+    """No op made it, so the op that received it is named."""
     gpt = model()
     gpt.h[1].ln_2.weight.data[3] = bad
     head, *_ = anomaly(lambda: gpt(IDS)).split("\n")
@@ -107,7 +108,7 @@ def test_a_bad_weight_is_named_where_it_is_met(bad):
 
 
 def test_a_bad_input_is_named_where_it_is_met():
-    """NaN in the data; and in the gradient that backward() is called with."""
+    """A NaN in the data, or in the gradient that backward() is called with."""
     x = Tensor([1.0, 2.0], requires_grad=True)
     assert anomaly(lambda: x * Tensor([np.nan, 1.0])).startswith(
         "mul was given NaN going forward: "
@@ -117,7 +118,7 @@ def test_a_bad_input_is_named_where_it_is_met():
 
 
 def test_a_mask_of_infinities_is_no_anomaly():
-    """−∞ that the user put in passes, where no NaN comes of it."""
+    """A −∞ that the user put in is allowed as long as no NaN comes of it."""
     x = Tensor(np.ones((2, 2)), requires_grad=True)
     with mg.detect_anomaly():
         y = F.softmax(x + np.array([[0.0, -np.inf], [0.0, 0.0]]))
@@ -132,7 +133,7 @@ def test_a_mask_of_infinities_is_no_anomaly():
 
 
 def test_several_gradients_that_overflow_together():
-    """Each is finite, their sum is not."""
+    """Each gradient is finite, their sum is not."""
     x = Tensor([3e38], requires_grad=True)
 
     def run():
@@ -142,8 +143,8 @@ def test_several_gradients_that_overflow_together():
     assert anomaly(run).startswith("mul was given Inf going backward: it is in dout")
 
 
-def test_a_step_recorded_before_has_its_op_alone():
-    """The rest was not noted: for that the forward pass must be watched too."""
+def test_a_node_recorded_before_has_its_op_alone():
+    """Inputs and line are unknown; the message says to watch the forward pass too."""
     x = Tensor([0.0], requires_grad=True)
     y = F.sqrt(x)
     message = anomaly(lambda: y.backward())
@@ -154,7 +155,7 @@ def test_a_step_recorded_before_has_its_op_alone():
 
 
 def test_it_can_be_off_and_nested():
-    """Off, nothing is looked at; what was on before is on again, after an error too."""
+    """Off, nothing is checked.  After an inner block, with an error or without, the outer is on."""
     bad = Tensor([0.0], requires_grad=True)
 
     def infinite():
@@ -170,28 +171,27 @@ def test_it_can_be_off_and_nested():
         other = threading.Thread(target=infinite)
         other.start()
         other.join()
-    assert np.isinf(infinite().data) and this_thread.watch is None
+    assert np.isinf(infinite().data) and this_thread.hook is None
 
 
 def test_modules_that_a_parent_does_not_know():
-    """A module in a plain list has no path: its class is named."""
+    """A module that is in no attribute of its caller has no path, so its class is named."""
 
     class Odd(nn.Module):
-        def __init__(self):
-            self.hidden = [nn.Linear(2, 2)]
-
         def forward(self, x):
-            return self.hidden[0](x)
+            return linear(x)
 
+    linear, x = nn.Linear(2, 2), np.full((1, 2), 9, np.float32)
+    linear.weight.data[:] = 3e38
     odd = Odd()
-    odd.hidden[0].weight.data[:] = 3e38
-    assert "in Odd, Linear: it is in out" in anomaly(lambda: odd(np.full((1, 2), 9, np.float32)))
-    linear = odd.hidden[0]
-    assert "in Linear: it is in out" in anomaly(lambda: linear(np.full((1, 2), 9, np.float32)))
+    assert "in Odd, Linear: it is in out" in anomaly(lambda: odd(x))
+    assert "in Linear: it is in out" in anomaly(lambda: linear(x))
+    odd.hidden = [linear]
+    assert "in hidden.0: it is in out" in anomaly(lambda: odd(x))
 
 
 def test_numbers_and_lists_are_described():
-    """A plain number by itself, the arrays of a list by their place."""
+    """A plain number has its value, an array of a list its index."""
     x = Tensor([1e38, 1.0], requires_grad=True)
     assert "    y    1000.0\n" in anomaly(lambda: x * 1000.0)
     with pytest.raises(FloatingPointError) as caught, mg.detect_anomaly():
@@ -213,7 +213,7 @@ def test_the_line_of_an_op_of_ones_own(monkeypatch):
 
 
 def test_on_a_gpu(gpu):
-    """The same words for arrays there."""
+    """The message is the same for arrays on a GPU."""
     x = Tensor(np.array([4.0, 0.0])).to("gpu")
     x.requires_grad = True
     message = anomaly(lambda: F.sqrt(x).sum().backward())

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,19 +18,58 @@ sys.path.insert(0, str(BENCHMARKS))
 import common  # noqa: E402
 import generate  # noqa: E402
 import matmul_share  # noqa: E402
+import side  # noqa: E402
+import twins  # noqa: E402
 from side import VOCAB_SIZE  # noqa: E402
 from twin import Twin  # noqa: E402
 
+import minigrad.tensor  # noqa: E402
 from gpt_numpy import GPT, TrainConfig  # noqa: E402
 from minigrad import manual_seed  # noqa: E402
+from minigrad.tensor import TWINS  # noqa: E402
 
 
-@pytest.mark.parametrize("side", ["ours", "threads", "eager"])  # compiling takes too long
+@pytest.mark.parametrize(
+    "side", ["ours", "threads", "loop", "fused", "eager"]
+)  # compiling takes too long
 def test_every_side_trains(side):
     """It prints the milliseconds of a step."""
     options = {"n_layer": 1, "n_embd": 16, "block_size": 8, "batch_size": 3, "workers": 2}
     milliseconds = common.milliseconds(side, options, 2)
     assert 0 < milliseconds < 1000
+
+
+def test_a_step_without_a_twin(monkeypatch):
+    """It is removed in this process, of which workers are forks, and the page is what runs."""
+    task = {"side": "ours", "steps": 2, "without": ["gelu"]}
+    task["options"] = {"n_layer": 1, "n_embd": 16, "block_size": 8, "batch_size": 3, "workers": 2}
+    linear, gelu = (Mock(wraps=TWINS[name, "cpu"]) for name in ("linear", "gelu"))
+    watched = {("linear", "cpu"): linear, ("gelu", "cpu"): gelu}
+    monkeypatch.setattr(minigrad.tensor, "TWINS", {**TWINS, **watched})
+    monkeypatch.setattr(sys, "argv", ["side.py", json.dumps(task)])
+    side.main()
+    assert linear.called and not gelu.called
+
+
+def test_the_table_of_twins(monkeypatch, capsys):
+    """A row for every twin on the CPU, for all of them, and for AdamW over one vector."""
+    twins_of_ops = [name for name, device in TWINS if device == "cpu"]
+    measured = []
+
+    def milliseconds(side, options, steps, without=(), **environment):
+        measured.append((side, [*without], environment))
+        return 2.0 if without or environment or side == "loop" else 1.0
+
+    monkeypatch.setattr(twins, "milliseconds", milliseconds)
+    monkeypatch.setattr(common, "machine", dict)
+    monkeypatch.setattr(sys, "argv", ["twins.py", "--rounds", "2"])
+    twins.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
+    assert [row[1] for row in rows[2:]] == [*twins_of_ops, twins.PLAIN, twins.FUSED]
+    assert {row[4] for row in rows[2:]} == {"**2.00** (2.00 to 2.00) |"}
+    once = [("ours", [], {}), *(("ours", [name], {}) for name in twins_of_ops)]
+    once += [("ours", [], {"MINIGRAD_PLAIN": "1"}), ("fused", [], {}), ("loop", [], {})]
+    assert measured == 2 * once
 
 
 def test_the_side_of_a_gpu():

@@ -139,12 +139,17 @@ def test_the_source_is_shown_as_it_is(book):
 
 
 def test_the_reading_order(book, builder):
-    """The contents list it; each file has its page, and leads to the one before and after it."""
+    """The contents list it; each file has its page, and leads to the one before and after it.
+
+    The pages of the engine come before the files that nobody needs to understand it.
+    """
     out, pages = book
     chapters = [file for row in builder.reading_order() for file in row.files]
     lesson, source = chapters[:10], chapters[10:]
     assert all(file.startswith("examples/lesson/") for file in lesson)
-    assert source[0] == "gpt_numpy/train.py" and "minigrad/kernels/dropout_keep.cu" in source
+    assert source[0] == "gpt_numpy/train.py" and "minigrad/fast/gpu/dropout_keep.cu" in source
+    extra = [file for file in source if file.startswith(builder.EXTRA)]
+    assert source[-len(extra) :] == extra and source.index("minigrad/tensor.py") < 8
     modules = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("[mg]*[dy]/**/*.py")}
     assert {m for m in modules if not m.endswith(("/__init__.py", "/__main__.py"))} <= {*source}
     chapters = [*lesson, "examples/lesson/99_figure.py", *source]  # with ours, which has no row
@@ -183,11 +188,22 @@ def test_every_op_has_its_formula_forward_and_backward(name, book):
         ("gpt_numpy/model.py", "F.attention(", "attention", "minigrad/ops/attention.py"),
         ("gpt_numpy/model.py", "self._initialize()", "_initialize", "gpt_numpy/model.py"),
         ("gpt_numpy/train.py", "minigrad.schedule", "warmup_cosine", "minigrad/schedule.py"),
-        ("minigrad/tensor.py", 'OPS["add"](self', "add", "minigrad/ops/elementwise.py"),
-        ("minigrad/ops/dropout.py", "(x, p, key)", "dropout_mask", "minigrad/random.py"),
+        ("minigrad/internals/operators.py", 'OPS["neg"](', "neg", "minigrad/ops/elementwise.py"),
+        ("minigrad/ops/dropout.py", "(x, p, key)", "keep_mask", "minigrad/random.py"),
         ("minigrad/ops/attention.py", "row by row; see", "softmax", "minigrad/ops/softmax.py"),
-        ("minigrad/kernels/dropout_keep.cu", "random.kept()", "random.kept", "minigrad/random.py"),
-        ("minigrad/tensor.py", "# see faults.py", "faults.py", "minigrad/faults.py"),
+        (
+            "minigrad/fast/gpu/dropout_keep.cu",
+            "random.keep_mask()",
+            "random.keep_mask",
+            "minigrad/random.py",
+        ),
+        (
+            "minigrad/ops/__init__.py",
+            "(internals/errors.py)",
+            "internals/errors.py",
+            "minigrad/internals/errors.py",
+        ),
+        ("minigrad/fast/cpu/gelu.py", "@twin(ops.gelu", "gelu", "minigrad/ops/gelu.py"),
         ("gpt_numpy/model.py", "generate.stream(self", "generate", "gpt_numpy/generate.py"),
     ],
 )
@@ -204,7 +220,7 @@ def test_a_name_leads_to_what_it_means(file, line, word, target, book):
 def test_names_of_a_function_are_not_those_of_the_module(builder, monkeypatch):
     """A parameter or a variable hides the import of the same name; no link is a guess."""
     names = sys.modules["book_names"]
-    code = "from minigrad import nn, random\n\ndef f(nn):\n    return nn.Linear, random.at\n"
+    code = "from minigrad import nn, random\n\ndef f(nn):\n    return nn.Linear, random.philox\n"
     monkeypatch.setattr(names, "tree_of", lambda file: ast.parse(code if file == "f.py" else ""))
     found = {name: place for line, _, name, place in names.names_in_code("f.py") if line == 4}
     assert found["nn"] is None and found["Linear"] is None

@@ -7,17 +7,19 @@ import textwrap
 import tomllib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mutants import mutants_of
 
 import minigrad.tensor
-from minigrad.device import array_module
+from minigrad.backend import array_module
+from minigrad.fast import twin
 from minigrad.gradcheck import gradcheck
-from minigrad.proof.cases import CASES
-from minigrad.proof.judges import by_finite_differences, by_pytorch
-from minigrad.tensor import OPS, op
+from minigrad.tensor import OPS, TWINS, op
+from minigrad.testing.cases import CASES
+from minigrad.testing.checks import by_finite_differences, by_pytorch
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ["benchmarks", "docs", "examples", "gpt_numpy", "minigrad", "tests"]
@@ -84,12 +86,16 @@ def test_broken_links_are_noticed(tmp_path):
 
 
 def test_lines_are_what_the_command_counts():
-    """docs/compare.md rounds them: they may be off by a hundred."""
-    lines = re.findall(r"^(cat .+ \| wc -l) +# ([\d,]+):", read("docs/compare.md"), re.MULTILINE)
-    assert len(lines) == 4
-    for command, printed in lines:
+    """docs/compare.md rounds them: they may be off by a hundred.  Its table has their sum."""
+    page = read("docs/compare.md")
+    lines = re.findall(r"^(cat .+ \| wc -l) +# ([\d,]+):", page, re.MULTILINE)
+    assert len(lines) == 6
+    numbers = [int(printed.replace(",", "")) for _, printed in lines]
+    for (command, _), printed in zip(lines, numbers, strict=True):
         counted = int(subprocess.check_output(command, shell=True, cwd=ROOT))
-        assert abs(counted - int(printed.replace(",", ""))) <= 100, f"{command} says {counted}"
+        assert abs(counted - printed) <= 100, f"{command} says {counted}"
+    assert f"[{sum(numbers[1:]):,}](#lines-of-ours)" in page  # the first is a part of the second
+    assert f"the tape and the ops are {numbers[0]:,} lines" in read("README.md")
 
 
 OURS = {name: f for name, f in OPS.items() if f.__module__.startswith("minigrad.ops.")}
@@ -113,18 +119,28 @@ def test_tolerances_are_those_of_the_judges():
 
 
 def test_the_op_of_contributing_works(monkeypatch):
-    """Its derivative is right, and it has as many mutants as is said."""
+    """Its derivative is right, it has as many mutants as the page says, and its twin equals it."""
     page = read("CONTRIBUTING.md")
-    code = next(
-        textwrap.dedent(block)
-        for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-        if "@op" in block
-    )
-    monkeypatch.setattr(minigrad.tensor, "OPS", dict(OPS))
+    blocks = map(textwrap.dedent, re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    code, twin_code = (block for block in blocks if "def silu" in block)
+    assert "silu" not in OPS
+    monkeypatch.setattr(minigrad.tensor, "OPS", ops := dict(OPS))
+    monkeypatch.setattr(minigrad.fast, "OPS", ops)
+    monkeypatch.setattr(minigrad.fast, "TWINS", twins := dict(TWINS))
     names = {"op": op, "array_module": array_module}
     exec(compile(code, "CONTRIBUTING.md", "exec"), names)
-    gradcheck(names["sigmoid"], [np.array([-2.0, 0.0, 3.0])])
+    silu = names["silu"]
+    gradcheck(silu, [np.array([-2.0, 0.0, 3.0])])
     assert f"there are {len([*mutants_of('f.py', code)])}, and all are noticed" in page
+
+    names = {"twin": twin, "ops": SimpleNamespace(silu=silu), "np": np}
+    exec(compile(twin_code, "CONTRIBUTING.md", "exec"), names)
+    x, dout = np.array([-2.0, 0.0, 3.0]), np.array([0.3, -1.0, 2.0])
+    s = 1 / (1 + np.exp(-x))
+    for function in (silu.__wrapped__, twins["silu", "cpu"]):
+        out, backward = function(x)
+        np.testing.assert_allclose(out, x * s, rtol=1e-15)
+        np.testing.assert_allclose(backward(dout), [dout * (s + x * s * (1 - s))], rtol=1e-15)
 
 
 def test_the_first_change_is_that_of_this_version():

@@ -1,6 +1,6 @@
 """mg.draw: the picture says what backward() did, to the last digit, and opens in a browser.
 
-Edges are read back from the file: between which rows, of which shape, how long the gradient.
+The tests read edges back from the file: their rows, shapes and gradient norms.
 """
 
 import collections
@@ -23,7 +23,8 @@ import minigrad as mg
 import minigrad.ops as F
 from gpt_numpy import GPT, GPTConfig
 from minigrad import Tensor, nn
-from minigrad.tensor import Step, this_thread
+from minigrad.internals.hooks import calls_from_outermost, path_of, this_thread
+from minigrad.tensor import Node
 
 CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=3, n_head=2, n_embd=12, bias=True)
 IDS = np.random.default_rng(0).integers(11, size=(2, 9))
@@ -47,12 +48,12 @@ class Picture(NamedTuple):
     tags: dict  # id -> [(name and shape, norm)]
 
     def named(self):
-        """The edges by the names of their rows."""
+        """Return the edges by the names of their rows."""
         return {(self.rows[a], self.rows[b]): edge for (a, b), edge in self.edges.items()}
 
 
 def read(path):
-    """The Picture in a file, which must be well-formed XML."""
+    """Return the Picture in a file, which must be well-formed XML."""
     svg = ElementTree.fromstring(path.read_text(encoding="utf-8"))
     of_class = collections.defaultdict(list)
     for element in svg.iter():
@@ -83,30 +84,30 @@ def read(path):
 
 
 def drawn(loss, tmp_path):
-    """Draw it, and read the file."""
+    """Draw a loss, and return the Picture in the file."""
     path = tmp_path / "graph.svg"
     assert mg.draw(loss, path) is path
     return read(path)
 
 
 def close(norm, array):
-    """A norm agrees with that of an array, which must not be 0, to all nine digits."""
+    """Return whether a norm agrees with that of an array, to all nine digits; it must not be 0."""
     expected = np.linalg.norm(np.asarray(array, np.float64))
     assert expected > 0
     return norm == pytest.approx(expected, rel=1e-8)
 
 
-def steps_of(loss):
-    """All steps behind a loss, by recursion."""
+def nodes_of(loss):
+    """Return all nodes behind a loss, found by recursion."""
     found = set()
 
-    def visit(step):
-        if isinstance(step, Step) and step not in found:
-            found.add(step)
-            for source in step.sources:
-                visit(source)
+    def visit(node):
+        if isinstance(node, Node) and node not in found:
+            found.add(node)
+            for parent in node.parents:
+                visit(parent)
 
-    visit(loss.step)
+    visit(loss.node)
     return found
 
 
@@ -145,7 +146,7 @@ def test_a_line_of_code(tmp_path):
 
 
 def test_gradients_are_those_of_backward(tmp_path):
-    """In every leaf, to the last bit; and they are added to what is there."""
+    """They agree in every leaf to the last bit, and are added to a grad that is there already."""
     model, loss = gpt_and_loss(np.float32)
     twin, twins_loss = gpt_and_loss(np.float32)
     for m in (model, twin):
@@ -157,16 +158,17 @@ def test_gradients_are_those_of_backward(tmp_path):
         np.testing.assert_array_equal(p.grad, q.grad)
 
 
-def test_every_step_and_every_module_once(tmp_path):
-    """A row for each step of a GPT, in order of time, in a box for each call of a module."""
+def test_every_node_and_every_module_once(tmp_path):
+    """A GPT has a row for each node, in order of time, and a box for each call of a module."""
     model, loss = gpt_and_loss()
-    steps = sorted(steps_of(loss), key=lambda step: step.time)
-    calls = {id(call) for step in steps for call in nn.calls_from_outermost(step.place)}
-    titles = [f"{nn.path_of(m, model)} {type(m).__name__}".strip() for m in model._modules()]
+    nodes = sorted(nodes_of(loss), key=lambda node: node.time)
+    calls = {id(call) for node in nodes for call in calls_from_outermost(node.module_stack)}
+    modules = dict(model.named_modules()).values()
+    titles = [f"{path_of(m, model)} {type(m).__name__}".strip() for m in modules]
     titles = [title for title in titles if not title.endswith("ModuleList")]
     picture = drawn(loss, tmp_path)
     leaves = [i for i in picture.rows if i not in picture.boxes]
-    assert len(leaves) == len(steps) + 1  # and the loss
+    assert len(leaves) == len(nodes) + 1  # and the loss
     assert len(titles) == len(calls)
     assert sorted(titles) == sorted(
         title for title in picture.titles.values() if not title.startswith(("the op", "where"))
@@ -180,7 +182,7 @@ def test_every_step_and_every_module_once(tmp_path):
 
 
 def test_norms_are_those_of_pytorch(tmp_path):
-    """What goes into blocks, and into modules inside; parameters, alone and a block's together."""
+    """Inputs of blocks and of modules inside; parameters, alone and all of a block together."""
     model, loss = gpt_and_loss()
     twin = Twin(CONFIG).double()
     twin.load_ours(model.state_dict())
@@ -231,7 +233,7 @@ def test_norms_are_those_of_pytorch(tmp_path):
 
 
 class Scale(nn.Module):
-    """Two uses of one tensor and of one weight, two results."""
+    """Uses one tensor and one weight twice, and returns two results."""
 
     def __init__(self):
         self.weight = Tensor(np.array([1.0, -2.0, 3.0]), requires_grad=True)
@@ -247,7 +249,7 @@ class Weigh(nn.Module):
 
 
 def test_a_closed_box_adds_up_what_a_tensor_gets(tmp_path):
-    """Of two uses, the norm of their sum; of two tensors, that of all their entries together."""
+    """Two uses have the norm of their sum; two tensors that of all their entries together."""
     x = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     weight = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64, requires_grad=True)
     h = x.exp()
@@ -272,7 +274,7 @@ def test_a_closed_box_adds_up_what_a_tensor_gets(tmp_path):
 
 
 def test_the_same_module_twice_is_two_rows(tmp_path):
-    """With the one weight at both; the box around them tells the gradient of it as it is in all."""
+    """Both rows show the weight; the box around them shows the gradient of both uses together."""
 
     class Twice(nn.Module):
         def __init__(self):
@@ -294,7 +296,7 @@ def test_the_same_module_twice_is_two_rows(tmp_path):
 
 
 def test_tied_weights(tmp_path):
-    """A GPT's head is its table of tokens: named where it is used, each with a part of its own."""
+    """A GPT's head is its token embedding: it is named at both uses, each with its part."""
     model, loss = gpt_and_loss()
     picture = drawn(loss, tmp_path)
     table = {picture.rows[i]: dict(tags) for i, tags in picture.tags.items()}
@@ -306,30 +308,88 @@ def test_tied_weights(tmp_path):
     assert abs(first - second) < whole < first + second
 
 
-# ---- when it is not so simple --------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
+
+
+def test_a_name_is_the_path_below_the_calling_module(tmp_path):
+    """Or below the outermost, if the caller does not own it; the tooltip has the latter."""
+
+    class Inner(nn.Module):
+        def __init__(self, other):
+            self.own, self.others = Scale(), lambda: other  # which is no attribute of this one
+
+        def forward(self, x):
+            return self.others()(self.own(x)[0])[1]
+
+    class Outer(nn.Module):
+        def __init__(self):
+            self.first = Scale()
+            self.layers = [Inner(self.first)]
+
+        def forward(self, x):
+            return self.layers[0](self.first(x)[0]).sum()
+
+    outer = Outer()
+    picture = drawn(outer(np.ones(3)), tmp_path)
+    boxes = [i for i in picture.rows if i in picture.boxes]
+    names = [(picture.rows[i], picture.titles[i]) for i in boxes]
+    assert names == [
+        ("Outer", "Outer"),
+        ("first Scale", "first Scale"),
+        ("layers.0 Inner", "layers.0 Inner"),
+        ("own Scale", "layers.0.own Scale"),
+        ("first Scale", "first Scale"),
+    ]
+
+
+def test_a_deep_model_is_not_searched_for_every_box(tmp_path, monkeypatch):
+    """The number of modules that are looked at grows as the depth, not as its square."""
+
+    class Nest(nn.Module):
+        def __init__(self, depth):
+            self.child = Nest(depth - 1) if depth else None
+
+        def forward(self, x):
+            x = F.tanh(x)
+            return x * (self.child(x) if self.child else 2.0)
+
+    depth, looked_at = 50, []
+    nest = Nest(depth)
+    loss = nest(Tensor(np.ones(()), requires_grad=True))
+    named_children = nn.Module.named_children
+    monkeypatch.setattr(
+        nn.Module, "named_children", lambda self: looked_at.append(1) or named_children(self)
+    )
+    assert "child.child Nest" in drawn(loss, tmp_path).titles.values()
+    # All 51 for their paths; the callers of 50 for their names; all 51 for the name of the leaf.
+    assert len(looked_at) <= 51 + 50 + 51
+
+
+# ---- special cases -------------------------------------------------------------------------------
 
 
 def test_names_from_hell(tmp_path):
-    """Whatever a module is called, the file is well-formed, and says it."""
+    """Whatever the name of a module, the file is well-formed and shows it."""
     names = ['</svg><script>alert("&")</script>', "]]>", "\x00\x1b\ud800", "é–漢" * 40, "a b\nc"]
 
     class Odd(nn.Module):
         def __init__(self):
             for name in names:
                 setattr(self, name, Scale())
-            self.plain = [Scale()]
+            self.listed = [Scale()]
 
         def forward(self, x):
-            for module in [*vars(self).values()][:-1] + self.plain:
+            for module in [*map(vars(self).get, names), *self.listed, unknown]:
                 x = module(x)[0]
             return x.sum()
 
     Odd.__name__ = "<Odd&"
-    odd = Odd()
+    odd, unknown = Odd(), Scale()
     picture = drawn(odd(np.ones(3)), tmp_path)
     shown = [picture.rows[i] for i in picture.boxes if picture.around[i]]
     expected = [*names[:2], "\ufffd" * 3, names[3][:39] + "…", names[4]]
-    assert sorted(shown) == sorted([*(f"{name} Scale" for name in expected), "Scale"])
+    expected = [f"{name} Scale" for name in [*expected, "listed.0"]]
+    assert sorted(shown) == sorted([*expected, "Scale"])
     assert "<Odd&" in picture.rows.values()
     assert "https://" not in (svg := (tmp_path / "graph.svg").read_text(encoding="utf-8"))
     assert re.findall(r"http://[^\"]+", svg) == ["http://www.w3.org/2000/svg"]
@@ -344,16 +404,16 @@ def test_names_from_hell(tmp_path):
     ],
 )
 def test_errors_are_those_of_backward(make, tmp_path):
-    """No history, or more than one entry: the same words, no file, and nobody watches on."""
+    """No history, or more than one entry: the same message, no file, and no hook stays behind."""
     with pytest.raises(RuntimeError) as theirs:
         make().backward()
     with pytest.raises(RuntimeError, match=re.escape(str(theirs.value))):
         mg.draw(make(), tmp_path / "graph.svg")
-    assert not (tmp_path / "graph.svg").exists() and this_thread.watch is None
+    assert not (tmp_path / "graph.svg").exists() and this_thread.hook is None
 
 
 def test_a_second_time_raises(tmp_path):
-    """As a second backward() does."""
+    """A second draw() raises as a second backward() does."""
     x = Tensor(2.0, requires_grad=True)
     loss = x * x
     mg.draw(loss, tmp_path / "first.svg")
@@ -363,14 +423,14 @@ def test_a_second_time_raises(tmp_path):
 
 
 def test_a_loss_that_is_a_leaf(tmp_path):
-    """Nothing was computed: the loss is all there is."""
+    """Nothing was computed, so the loss is the only row."""
     x = Tensor(2.0, requires_grad=True)
     picture = drawn(x, tmp_path)
     assert list(picture.rows.values()) == ["loss 2"] and picture.tags == {"row0": [("()", 1.0)]}
 
 
 def test_what_is_not_recorded_is_not_drawn(tmp_path):
-    """Constants, and what was computed under no_grad()."""
+    """Constants have no rows, nor has what was computed under no_grad()."""
     scale = Scale()
     with mg.no_grad():
         constant = scale(np.ones(3))[1]
@@ -379,8 +439,8 @@ def test_what_is_not_recorded_is_not_drawn(tmp_path):
     assert len(picture.edges) == 6  # tanh's to mul, and that of its box
 
 
-def test_a_thread_draws_its_own_step(tmp_path):
-    """While another one is inside of a module."""
+def test_a_thread_draws_its_own_graph(tmp_path):
+    """It does so while another thread is inside of a module."""
     found = {}
 
     class Outer(nn.Module):
@@ -401,14 +461,14 @@ def test_a_thread_draws_its_own_step(tmp_path):
 
 
 def test_a_model_that_is_gone(tmp_path):
-    """Its classes are known still."""
+    """Only the names of its classes are known."""
     picture = drawn(nn.Linear(2, 1)(np.ones((1, 2), np.float32)).sum(), tmp_path)
     assert list(picture.rows.values())[:2] == ["Linear", "sum"]
     assert [words for words, _ in picture.tags["row0"]] == ["(1, 2)", "(1,)"]
 
 
 def test_gradients_that_are_not_finite_or_zero(tmp_path):
-    """They are told as they are; detect_anomaly() still sees them."""
+    """They are drawn, and detect_anomaly() still finds them."""
 
     def loss():
         return (F.sqrt(Tensor([0.0, 1.0], requires_grad=True) * 1.0) * 1.0).sum()
@@ -424,12 +484,12 @@ def test_gradients_that_are_not_finite_or_zero(tmp_path):
     assert all(norm == 1 for _, norm in drawn(zero, tmp_path).edges.values())
 
 
-def test_an_op_that_computes_anew_in_its_backward(tmp_path, monkeypatch):
-    """As gradient checkpointing does: its inner steps belong to no row."""
-    monkeypatch.setitem(mg.OPS, "anew", None)  # takes the name out again afterwards
+def test_an_op_that_recomputes_in_its_backward(tmp_path, monkeypatch):
+    """Gradient checkpointing does that: its inner nodes have no rows."""
+    monkeypatch.setitem(mg.OPS, "recomputing", None)  # takes the name out again afterwards
 
     @mg.tensor.op
-    def anew(x):
+    def recomputing(x):
         def backward(dout):
             inner = Tensor(x, requires_grad=True)
             F.exp(inner).backward(dout)
@@ -437,14 +497,14 @@ def test_an_op_that_computes_anew_in_its_backward(tmp_path, monkeypatch):
 
         return np.exp(x), backward
 
-    picture = drawn(anew(Tensor(np.array([0.5, 1.0]), requires_grad=True)).sum(), tmp_path)
-    assert [*picture.rows.values()][:-1] == ["anew", "sum"]
+    picture = drawn(recomputing(Tensor(np.array([0.5, 1.0]), requires_grad=True)).sum(), tmp_path)
+    assert [*picture.rows.values()][:-1] == ["recomputing", "sum"]
     ((_, norm),) = picture.tags["row0"]
     assert close(norm, np.exp([0.5, 1.0]))
 
 
 def test_10_graph(tmp_path, monkeypatch, capsys):
-    """It draws a line and a GPT, and prints where."""
+    """It draws an expression and a GPT, and prints where."""
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(Path(__file__).parents[1] / "examples/lesson/10_graph.py"))
     printed = capsys.readouterr().out
@@ -459,7 +519,7 @@ def test_10_graph(tmp_path, monkeypatch, capsys):
 
 
 def test_it_leaves_nothing_behind(tmp_path):
-    """The weights are freed with the last name for their model, without the collector."""
+    """The weights are freed with the last reference to the model, without the garbage collector."""
     gc.collect()
     gc.disable()
     try:
@@ -473,7 +533,7 @@ def test_it_leaves_nothing_behind(tmp_path):
 
 
 def test_on_a_gpu(gpu, tmp_path):
-    """Arrays there are measured there."""
+    """The norms of arrays on the GPU are computed."""
     x = Tensor(np.array([3.0, 4.0])).to("gpu")
     x.requires_grad = True
     picture = drawn((x * x).sum(), tmp_path)
@@ -486,7 +546,7 @@ def test_on_a_gpu(gpu, tmp_path):
 
 @pytest.fixture
 def page():
-    """A page of a browser, which must have no complaints."""
+    """A page of a browser, whose console must stay silent."""
     with browser() as running:
         page = running.new_page(viewport={"width": 390, "height": 800})
         complaints: list = []
@@ -506,7 +566,7 @@ TEXTS = """() => [...document.querySelectorAll("text")].filter(e => e.getClientR
 
 
 def check_texts(page):
-    """All texts lie within the picture, which fits the window, and none on another; how many."""
+    """Return the number of texts; all are in the picture, it fits the window, and none overlap."""
     width, height = page.evaluate(
         "() => { const r = document.documentElement.getBoundingClientRect();"
         " return [r.width, r.height + scrollY]; }"
@@ -525,7 +585,7 @@ def check_texts(page):
 
 @needs_browser
 def test_it_opens_and_closes(page, tmp_path):
-    """By click and by key; Python's first picture is what the script draws of the same boxes."""
+    """By click and by key; the script's layout of the first boxes is the one that Python wrote."""
     model, loss = gpt_and_loss()
     page.goto(f"file://{mg.draw(loss, tmp_path / 'graph.svg')}")
     first, n_texts = page.evaluate(STATE), check_texts(page)

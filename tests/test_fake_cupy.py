@@ -1,7 +1,8 @@
-"""Is the fake as strict as it says, and no fiction?
+"""Is the fake as strict as it claims, and does the real CuPy have everything that it has?
 
-First its refusals, one by one.  Then the contract: every name and every keyword of it is the real
-CuPy's, which `pip install cupy-cuda12x` brings and which needs no GPU to be looked at.
+First its refusals, one by one.  Then the contract: every name and every keyword of the fake exists
+in the real CuPy, which `pip install cupy-cuda12x` installs and which can be inspected without a
+GPU.
 """
 
 import ast
@@ -38,10 +39,10 @@ IN_PLACE = [operator.iadd, operator.isub, operator.imul, operator.itruediv, oper
 @pytest.mark.parametrize("function", OPERATORS + IN_PLACE)
 @pytest.mark.parametrize("other", [np.ones((2, 3)), np.ones(())])
 def test_operators_refuse_numpys_arrays(function, other, x):
-    """On either side, and of a single entry too; NumPy's scalars are numbers."""
+    """On either side, also arrays of a single entry; NumPy's scalars count as numbers."""
     with pytest.raises(TypeError, match="Unsupported type <class 'numpy.ndarray'>"):
         function(x, other)
-    with pytest.raises(TypeError, match="Unsupported type|NumPy's function"):
+    with pytest.raises(TypeError, match="Unsupported type|a function of NumPy"):
         function(other.copy(), x)
     assert function(x, np.float64(2)).dtype in (np.float64, bool)
 
@@ -53,7 +54,7 @@ def test_operators_refuse_numpys_arrays(function, other, x):
      lambda a: np.zeros((2, 3)).__setitem__(..., a)],
 )  # fmt: skip
 def test_numpys_functions_are_refused(function, x):
-    """Some of them CuPy would take over; none may be relied on."""
+    """CuPy would handle some of them; we rely on none."""
     with pytest.raises(TypeError):
         function(x)
 
@@ -67,11 +68,13 @@ def test_numpys_functions_are_refused(function, x):
     ],
 )  # fmt: skip
 def test_functions_refuse_numpys_arrays(name, arguments):
+    """Functions of the fake take the fake's arrays only."""
     with pytest.raises(TypeError):
         getattr(fake_cupy, name)(np.ones((2, 3)), *arguments)
 
 
 def test_assignment_refuses_numpys_arrays(x):
+    """Neither x[...] = nor out= takes a NumPy array."""
     with pytest.raises(ValueError, match="non-scalar numpy.ndarray cannot be used for fill"):
         x[...] = np.ones((2, 3))
     with pytest.raises(TypeError):
@@ -85,6 +88,7 @@ def test_assignment_refuses_numpys_arrays(x):
     "name", ["errstate", "vecdot", "add.reduce", "linalg", "nonzero", "random"]
 )
 def test_only_what_the_project_uses(name):
+    """Any other name raises AttributeError."""
     with pytest.raises(AttributeError):
         operator.attrgetter(name)(fake_cupy)
 
@@ -103,12 +107,13 @@ def test_only_what_the_project_uses(name):
     ],
 )
 def test_keywords_that_cupy_lacks(call, x):
+    """And keywords that the project does not use raise TypeError."""
     with pytest.raises(TypeError):
         call(x)
 
 
 def test_no_index_no_imatmul(x):
-    """A number on the GPU is no index, and @= rebinds."""
+    """A number on the GPU is no index, and @= makes a new array."""
     one = fake_cupy.arange(3).sum()
     for use in (lambda: [0] * 4 and list(range(9))[one], lambda: range(one), lambda: np.zeros(one)):
         with pytest.raises(TypeError):
@@ -124,19 +129,20 @@ def test_no_index_no_imatmul(x):
 
 
 def test_a_single_number_is_an_array(x):
+    """A result of one entry is an array of shape (), never a number."""
     for one in (x.sum(), x.mean(), x.max(), x[1, 2], fake_cupy.exp(2.0), x.ravel() @ x.ravel()):
         assert type(one) is ndarray and one.shape == ()
 
 
 def test_a_number_on_the_gpu_has_a_dtype():
-    """0-d arrays and NumPy's scalars widen what they meet; Python's numbers do not."""
+    """0-d arrays and NumPy's scalars widen the other operand; Python's numbers do not."""
     x = fake_cupy.ones(2, np.float32)
     assert (x * 2.0).dtype == np.float32 and (x + 1).dtype == np.float32
     assert (x * np.float64(2)).dtype == (x * fake_cupy.ones(())).dtype == np.float64
 
 
 def test_indices_wrap(x):
-    """In arrays; a plain number out of range is an error."""
+    """Those in arrays do; a plain number out of range is an error."""
     assert x[:, np.array([3, -4])].get().tolist() == [[0, 2], [3, 5]]
     assert x[..., fake_cupy.arange(7)[6:]].get().tolist() == [[0], [3]]
     assert x[np.array([5, 0]), np.array([4, 0])].get().tolist() == [4, 0]
@@ -146,14 +152,37 @@ def test_indices_wrap(x):
         x[2]
 
 
-def test_a_place_assigned_twice_is_an_error(x):
+def test_a_single_number_has_no_axis():
+    """NumPy accepts axes 0 and -1 of a 0-d array."""
+    x = fake_cupy.ones(())
+    for reduce in (ndarray.sum, ndarray.mean, ndarray.max, ndarray.min):
+        assert reduce(x).item() == reduce(x, ()).item() == 1
+        with pytest.raises(np.exceptions.AxisError):
+            reduce(x, -1)
+    with pytest.raises(TypeError, match="zero-dimensional arrays cannot be concatenated"):
+        fake_cupy.concatenate([x, x])
+
+
+def test_a_condition_is_an_array(x):
+    """`where` calls astype() of its condition, which Python's booleans lack; NumPy's have it."""
+    with pytest.raises(AttributeError, match="'bool' object has no attribute 'astype'"):
+        fake_cupy.where(True, x, 0)
+    assert fake_cupy.where(np.bool_(False), x, 7.0).get().tolist() == [[7] * 3] * 2
+    with pytest.raises(TypeError, match="Unsupported type <class 'numpy.ndarray'>"):
+        fake_cupy.where(np.ones(3, bool), x, 0)
+    assert fake_cupy.where(x > 2, 0, 1).dtype == np.int64
+    assert fake_cupy.where(x > 2, x.astype(np.float32), 0).dtype == np.float32
+
+
+def test_assigning_an_entry_twice_is_an_error(x):
+    """With CuPy, either value could remain."""
     for index in (np.array([0, 2]), (np.array([0, 1, 0]), np.array([1, 1, 4]))):
         with pytest.raises(AssertionError, match="assigned twice"):
             x[index] = fake_cupy.ones(3)
 
 
 def test_additions_come_in_any_order():
-    """1 + 10²⁰ − 10²⁰ is 1 or 0."""
+    """1 + 10²⁰ − 10²⁰ is 1 or 0, by the order."""
     values = fake_cupy.asarray(np.array([1.0, 1e20, -1e20] * 5))
     seen = set()
     for _ in range(20):
@@ -166,6 +195,7 @@ def test_additions_come_in_any_order():
 
 
 def test_fresh_memory_is_nonsense(x):
+    """NaN, large integers, or True."""
     for fresh in (fake_cupy.empty(3), fake_cupy.empty_like(x)):
         assert np.isnan(fresh.get()).all()
     assert (fake_cupy.empty(3, np.int64).get() > 10**9).all()
@@ -173,18 +203,19 @@ def test_fresh_memory_is_nonsense(x):
 
 
 def test_no_warnings():
-    """A GPU computes on with what is not finite."""
+    """A GPU raises no warning for numbers that are not finite."""
     zero = fake_cupy.zeros(2)
     with np.errstate(all="raise"):
         assert np.isnan((zero / zero).get()).all() and np.isinf(fake_cupy.log(zero).get()).all()
 
 
 def test_entry_by_entry_makes_contiguous_arrays(x):
-    """Of whatever layout, unlike NumPy."""
+    """Whatever the layout of the operand, unlike NumPy."""
     assert fake_cupy.exp(x.T).flags.c_contiguous and (x.T + 1).flags.c_contiguous
 
 
 def test_views_share_and_copies_do_not(x):
+    """Views share the memory, as in NumPy; copies and fancy indexing do not."""
     for view in (x.T, x.reshape(3, 2), x[1:], x.ravel(), x.swapaxes(0, 1)):
         view[...] = 7.0
         assert (x.get() == 7).any()
@@ -194,6 +225,19 @@ def test_views_share_and_copies_do_not(x):
         assert (x.get() == 0).all()
     with pytest.raises(TypeError):
         ndarray()
+
+
+def test_a_view_knows_its_base(x):
+    """The array that has the memory, also through several views; a copy has none."""
+    assert x.base is None and x.T[1:].base is x and x.reshape(3, 2)[0].base is x
+    assert x.copy().base is None and (x + 1).base is None and x.T.reshape(6).base is None
+    assert fake_cupy.may_share_memory(x[0], x) and not fake_cupy.may_share_memory(x[0], x[1])
+
+
+def test_astype_copies_unless_told(x):
+    """copy=False returns the array itself where the dtype is right already."""
+    assert x.astype(np.float64) is not x and x.astype(np.float64, copy=False) is x
+    assert x.astype("float32", copy=False).dtype == np.float32
 
 
 # ---- the ledger ----------------------------------------------------------------------------------
@@ -225,22 +269,25 @@ def counted(function, x):
 
 
 @pytest.mark.parametrize("function", DOWN)
-def test_the_way_down_is_counted(function):
+def test_downloads_are_counted(function):
+    """Everything for which Python waits for the GPU counts once."""
     assert counted(function, fake_cupy.ones(())) == (0, 1)
 
 
 @pytest.mark.parametrize("function", UP)
-def test_the_way_up_is_counted(function):
+def test_uploads_are_counted(function):
+    """Every copy to the GPU counts once."""
     assert counted(function, fake_cupy.ones(2)) == (1, 0)
 
 
 @pytest.mark.parametrize("function", NEITHER)
-def test_what_stays_is_not_counted(function):
+def test_other_operations_are_not_counted(function):
+    """What stays on the GPU counts as neither."""
     assert counted(function, fake_cupy.ones(2)) == (0, 0)
 
 
 def test_a_mask_waits_for_the_gpu(x):
-    """How many entries it selects must be known."""
+    """Python must know how many entries it selects."""
     assert counted(lambda x: x[x > 2], x) == (0, 1)
     assert counted(lambda x: x.__setitem__(x > 2, x[0, 0]), x) == (0, 1)
 
@@ -263,7 +310,7 @@ SOURCE = 'extern "C" __global__ void dropout_keep(bool *keep, uint64 n)\n{\n}\n'
     ],
 )
 def test_a_kernel_checks_its_arguments(arguments):
-    """Their number, their types and gaps, of which CUDA checks none."""
+    """Their number, their types and that they have no gaps: CUDA checks none of it."""
     kernel = fake_cupy.RawKernel(SOURCE, "dropout_keep")
     with pytest.raises((AssertionError, ValueError)):
         kernel((1,), (1,), arguments)
@@ -279,7 +326,7 @@ OPERATOR_NAMES += " lt le gt ge eq ne neg abs invert matmul"
 
 
 def names_of_the_fake():
-    """{dotted name: its parameters, or None if it is no function} of all that the fake offers."""
+    """Return {dotted name: its parameters, or None if it is no function} of the whole fake."""
     names = {}
     for name, thing in vars(fake_cupy).items():
         if name.startswith("_") or inspect.ismodule(thing) or thing is fake_cupy.ledger:
@@ -306,7 +353,7 @@ REAL = """
 import cupy, inspect, json, operator, re, sys
 
 def parameters(thing):
-    "The names of its parameters, in order; of what is compiled its docstring tells them."
+    "Return the names of its parameters, in order; from the docstring if it is compiled."
     try:
         return [*inspect.signature(thing).parameters]
     except (TypeError, ValueError):
@@ -341,7 +388,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def real():
-    """What the real CuPy says of itself, in a process of its own."""
+    """What inspection of the real CuPy finds, in a process of its own."""
     if importlib.util.find_spec("cupy") is None:
         pytest.skip("needs CuPy, but no GPU: pip install cupy-cuda12x")
     done = subprocess.run(
@@ -355,11 +402,12 @@ def real():
 
 
 def test_every_name_is_cupys(real):
+    """The real CuPy has every name that the fake has."""
     assert sorted(names_of_the_fake().keys() - real["found"].keys()) == []
 
 
 def test_every_parameter_is_cupys(real):
-    """Its name, and its place where it may be given without one."""
+    """The same names, in the same order where they may be positional."""
     for name, ours in names_of_the_fake().items():
         theirs = real["found"][name]
         if ours is None or theirs is None:
@@ -371,7 +419,7 @@ def test_every_parameter_is_cupys(real):
 
 
 def test_enough_is_compared(real):
-    """The parameters of most functions can be read, also of the compiled ones."""
+    """The parameters of most functions can be read, compiled ones included."""
     theirs = real["found"]
     for name in ("exp", "ndarray.sum", "ndarray.astype", "RawKernel", "zeros", "asnumpy"):
         assert theirs[name], name
@@ -379,7 +427,8 @@ def test_enough_is_compared(real):
     assert unread == []
 
 
-def test_what_else_the_fake_and_the_probe_rely_on(real):
+def test_other_facts_that_the_fake_relies_on(real):
+    """No index, no @=, lazy compilation, and the types of errors."""
     assert real["absent"] == [] and real["lazy"] == "RawKernel"
     assert real["runtime error"] == "RuntimeError" and "MemoryError" in real["out of memory"]
     if real["driver"] == 0:
@@ -388,7 +437,7 @@ def test_what_else_the_fake_and_the_probe_rely_on(real):
 
 
 def test_the_real_cupy_without_a_driver(real):
-    """It can be imported; the probe finds out, and so does the diagnosis."""
+    """It can be imported; the self-tests and `python -m minigrad` report the missing driver."""
     if real["driver"]:
         pytest.skip("there is a driver here")
     train = [ROOT / "examples/train_shakespeare.py", "--device", "gpu"]
@@ -401,24 +450,25 @@ def test_the_real_cupy_without_a_driver(real):
 
 
 def used_names():
-    """Every `xp.name` and `cupy.name` in the source, whether a test comes by or not."""
-    for path in [*ROOT.glob("minigrad/**/*.py"), *ROOT.glob("gpt_numpy/*.py")]:
+    """Yield (name, file) of every `xp.name` in the source, whether a test runs it or not."""
+    owners = ("xp", "cupy", "backend.cupy")
+    for path in [*ROOT.glob("minigrad/**/*.py"), *ROOT.glob("gpt_numpy/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Call):
+            if isinstance(node, ast.Attribute):
                 owner = ast.unparse(node.value)
-                if owner in ("xp", "cupy") or re.match(r"array_module\(", owner):
+                if owner in owners or re.match(r"array_module\([^()]*\)$", owner):
                     yield node.attr, path.name
 
 
 def test_the_source_uses_no_other_name():
-    """Also in a line that only a GPU reaches."""
+    """Also in lines that run only on a GPU."""
     found = dict(used_names())
-    assert {"matmul", "take_along_axis", "RawKernel", "tanh", "full"} <= found.keys()
+    assert {"matmul", "take_along_axis", "RawKernel", "may_share_memory", "full"} <= found.keys()
     assert {name: file for name, file in found.items() if not hasattr(fake_cupy, name)} == {}
 
 
 def test_the_fake_offers_no_other_name():
-    """What nobody uses could be wrong, and nobody would see."""
+    """An unused name could be wrong, and no test would notice."""
     source = " ".join(path.read_text(encoding="utf-8") for path in ROOT.glob("minigrad/**/*.py"))
     for name in names_of_the_fake():
         owner, _, attribute = name.rpartition(".")

@@ -6,10 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
-import minigrad as mg
-from minigrad import Tensor, device
-from minigrad.flat import Flat
-from minigrad.optim import AdamW, Stretch
+from minigrad import Tensor
+from minigrad.fast import arrays
+from minigrad.fast.adamw import FusedAdamW, ParamRange, adamw_update
+from minigrad.fast.flat import FlatParameters
 
 SHAPES = [(2, 3), (), (0, 4), (4,)]
 
@@ -23,7 +23,7 @@ def test_one_after_another():
     """In order, each in its shape, and in the same memory."""
     parameters = make(np.float32)
     before = [p.data.copy() for p in parameters]
-    flat = Flat(iter(parameters))
+    flat = FlatParameters(iter(parameters))
     assert flat.data.shape == flat.grad.shape == (11,) and flat.data.dtype == np.float32
     np.testing.assert_array_equal(flat.data, np.concatenate([b.ravel() for b in before]))
     flat.data += 1
@@ -35,7 +35,7 @@ def test_one_after_another():
 def test_gradients_meet_in_the_vector():
     """The first of a step replaces what is there, later ones add up; None until then."""
     parameters = make()
-    flat = Flat(parameters)
+    flat = FlatParameters(parameters)
     x, y = parameters[0], parameters[3]
     assert x.grad is None
     for _ in range(2):
@@ -53,7 +53,7 @@ def test_gradients_meet_in_the_vector():
 def test_the_vector_is_a_copy():
     """A gradient that someone else holds is not written to."""
     x, y = Tensor(np.ones(2), True), Tensor(np.ones(2), True)
-    flat = Flat([x, y])
+    flat = FlatParameters([x, y])
     dout = np.array([1.0, 2.0])
     (x + y).backward(dout)
     x.grad *= 10
@@ -61,14 +61,14 @@ def test_the_vector_is_a_copy():
     np.testing.assert_array_equal(flat.grad, [10, 20, 1, 2])
 
 
-def test_what_was_assigned_is_gathered():
+def test_what_was_assigned_is_copied_in():
     """p.data = ... and p.grad = ... bring their numbers in; p.data is a view again."""
     parameters = make()
-    flat = Flat(parameters)
+    flat = FlatParameters(parameters)
     view = parameters[0].data
     parameters[0].data = np.arange(6.0).reshape(2, 3)
     parameters[3].grad = np.arange(4.0)
-    flat.gather()
+    flat.sync()
     assert parameters[0].data is view
     np.testing.assert_array_equal(flat.data[:6], np.arange(6.0))
     np.testing.assert_array_equal(flat.grad[7:], np.arange(4.0))
@@ -84,7 +84,7 @@ def test_what_was_assigned_is_gathered():
 def test_what_does_not_fit_is_refused(change, part):
     """An optimizer cannot follow a model into another precision: it says what to do."""
     parameters = make()
-    optimizer = AdamW(parameters, lr=0.1)
+    optimizer = FusedAdamW(parameters, lr=0.1)
     parameters[0].data = change(parameters[0])
     with pytest.raises(RuntimeError, match=part + ".* then make its optimizer"):
         optimizer.step()
@@ -93,19 +93,19 @@ def test_what_does_not_fit_is_refused(change, part):
 def test_parameters_of_two_kinds_are_refused():
     """One vector has one dtype."""
     parameters = [*make(np.float32), *make(np.float64)]
-    with pytest.raises(ValueError, match="must be alike") as error:
-        AdamW(parameters, lr=0.1)
+    with pytest.raises(ValueError, match="must have one dtype and device") as error:
+        FusedAdamW(parameters, lr=0.1)
     assert all(kind in str(error.value) for kind in ("float32 on cpu", "float64 on cpu"))
 
 
-def test_release_and_use():
+def test_unbind_and_bind():
     """Empty in between; then the numbers are those of the new vectors."""
     parameters = make()
-    flat = Flat(parameters)
-    flat.release()
-    assert all(p.data.size == 0 and p.slot is None for p in parameters) and flat.data is None
+    flat = FlatParameters(parameters)
+    flat.unbind()
+    assert all(p.data.size == 0 and p.grad_buffer is None for p in parameters) and flat.data is None
     assert all(p.data.base is None for p in parameters), "the old memory is free"
-    flat.use(np.arange(11.0), np.zeros(11))
+    flat.bind(np.arange(11.0), np.zeros(11))
     assert [p.shape for p in parameters] == SHAPES
     assert parameters[1].item() == 6
     parameters[0].sum().backward()
@@ -118,7 +118,7 @@ def test_release_and_use():
 def test_a_copy_trains_on_by_itself(copy):
     """Model and optimizer, copied together, go on where they are, and do not touch the first."""
     x = Tensor(np.ones(2), True)
-    optimizer = AdamW([x], lr=0.1)
+    optimizer = FusedAdamW([x], lr=0.1)
     y, other = copy((x, optimizer))
     for tensor, its in ((x, optimizer), (y, other)):
         tensor.sum().backward()
@@ -126,14 +126,15 @@ def test_a_copy_trains_on_by_itself(copy):
         np.testing.assert_allclose(tensor.data, np.full(2, 0.9 - 1e-3))
     assert not np.shares_memory(x.data, y.data)
     flat = copy(optimizer.flat)
-    flat.release()
+    flat.unbind()
     assert copy(flat).data is None
 
 
-def test_a_slot_that_no_longer_fits_is_not_used():
+def test_a_buffer_that_no_longer_fits_is_not_used():
     """The model was converted, and the optimizer forgotten: gradients are the model's again."""
     x = Tensor(np.ones((2, 3), np.float32), True)
-    AdamW([x], lr=0.1)
+    optimizer = FusedAdamW([x], lr=0.1)
+    assert x.grad_buffer is optimizer.flat.buffers[0]
     x.data = x.data.astype(np.float64)
     (x * (1 / 3)).sum().backward()
     assert x.grad.dtype == np.float64 and (x.grad == 1 / 3).all()
@@ -145,8 +146,8 @@ def test_a_slot_that_no_longer_fits_is_not_used():
 def test_two_optimizers_of_one_model():
     """The one made last holds the numbers; a step of the other brings them back to it."""
     x, twin = Tensor(np.ones(2), True), Tensor(np.ones(2), True)
-    first, second = AdamW([x], lr=0.1), AdamW([x], lr=0.2)
-    alone = AdamW([twin], lr=0.1)
+    first, second = FusedAdamW([x], lr=0.1), FusedAdamW([x], lr=0.2)
+    alone = FusedAdamW([twin], lr=0.1)
     for optimizer, lr in ((first, 0.1), (second, 0.2), (first, 0.1)):
         x.grad = None
         x.sum().backward()
@@ -158,23 +159,23 @@ def test_two_optimizers_of_one_model():
     np.testing.assert_allclose(x.data, twin.data, rtol=1e-7)
 
 
-# ---- what a step of AdamW makes of it ------------------------------------------------------------
+# ---- the ranges that a step of AdamW updates -----------------------------------------------------
 
 
-def test_neighbours_move_as_one():
-    """As many stretches as groups; a parameter without a gradient, or newly come, cuts one."""
+def test_neighbours_are_updated_as_one_range():
+    """As many ranges as groups; a parameter without a gradient, or newly come, cuts one."""
     parameters = make()
     groups = [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:]}]
-    optimizer = AdamW(groups, lr=0.5, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.0)
+    optimizer = FusedAdamW(groups, lr=0.5, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.0)
 
     def plan(*with_gradient):
         for i, p in enumerate(parameters):
             p.grad = np.ones(p.shape) if i in with_gradient else None
-        return optimizer.next_step()
+        return optimizer.plan_step()
 
     assert plan(0, 1, 2, 3) == [
-        Stretch(0, 7, 1, 0.5, (0.8, 0.9), 1e-3, 0.1),
-        Stretch(7, 11, 1, 0.5, (0.8, 0.9), 1e-3, 0.0),
+        ParamRange(0, 7, 1, 0.5, (0.8, 0.9), 1e-3, 0.1),
+        ParamRange(7, 11, 1, 0.5, (0.8, 0.9), 1e-3, 0.0),
     ]
     assert [s[:3] for s in plan(0, 3)] == [(0, 6, 2), (7, 11, 2)]
     assert [s[:3] for s in plan(0, 1, 3)] == [(0, 6, 3), (6, 7, 2), (7, 11, 3)]
@@ -183,47 +184,47 @@ def test_neighbours_move_as_one():
     assert plan() == []
 
 
-def test_a_stretch_grows_at_its_end():
+def test_a_range_grows_at_its_end():
     """The last one, not the first."""
     parameters = make()
-    optimizer = AdamW(parameters, lr=0.1)
+    optimizer = FusedAdamW(parameters, lr=0.1)
     parameters[0].grad = np.ones((2, 3))
-    optimizer.next_step()
+    optimizer.plan_step()
     for p in parameters:
         p.grad = np.ones(p.shape)
-    assert [s[:3] for s in optimizer.next_step()] == [(0, 6, 2), (6, 11, 1)]
+    assert [s[:3] for s in optimizer.plan_step()] == [(0, 6, 2), (6, 11, 1)]
 
 
-@pytest.mark.parametrize("block", [1, 3, 1 << 16])
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 16])
 @pytest.mark.parametrize("n_parts", [1, 2, 3, 20])
-def test_parts_and_blocks_cover_every_entry_once(n_parts, block, monkeypatch):
+def test_parts_and_chunks_cover_every_entry_once(n_parts, chunk, monkeypatch):
     """However the vectors are cut, a step of all parts is the step of the whole."""
     results = []
     for cut in (False, True):
         parameters = make()
-        optimizer = AdamW(parameters, lr=0.1)
+        optimizer = FusedAdamW(parameters, lr=0.1)
         for p in parameters:
             p.grad = 2 * p.data
-        plan = optimizer.next_step()
+        plan = optimizer.plan_step()
         if cut:
-            monkeypatch.setattr(device, "BLOCK", block)
+            monkeypatch.setattr(arrays, "CHUNK", chunk)
             for part in range(n_parts):
-                mg.optim.move(optimizer.vectors(), plan, 1, part, n_parts)
+                adamw_update(optimizer.vectors(), plan, False, part, n_parts)
         else:
-            mg.optim.move(optimizer.vectors(), plan, 1)
+            adamw_update(optimizer.vectors(), plan)
         results.append(optimizer.flat.data)
     np.testing.assert_array_equal(*results)
 
 
-@pytest.mark.parametrize("moved", [False, True])
-def test_what_was_assigned_overwrites_what_was_read(moved):
-    """gather() copies it into the vector; a step that read that memory before is out of date."""
-    w = mg.Tensor([1.0, 2.0], requires_grad=True)
-    optimizer = mg.optim.AdamW([w], lr=0.1)
+@pytest.mark.parametrize("updated", [False, True])
+def test_what_was_assigned_overwrites_what_was_read(updated):
+    """sync() copies it into the vector; a step that read that memory before is out of date."""
+    w = Tensor([1.0, 2.0], requires_grad=True)
+    optimizer = FusedAdamW([w], lr=0.1)
     for _ in range(3):
         before = w * w
         w.data = np.array([3.0, 4.0], np.float32)
-        w.grad = np.ones(2, np.float32) if moved else None
+        w.grad = np.ones(2, np.float32) if updated else None
         optimizer.step()
         with pytest.raises(RuntimeError, match="overwritten"):
             before.backward(np.ones(2))

@@ -1,9 +1,10 @@
 """gradcheck must pass what is right and catch what is wrong, and say where.
 
-It is the tool that a reader is given for ops of their own; a tool that always says yes is worse
-than none.  So most of these tests hand it an error of a kind that is made in practice.
+It is the tool for a reader's own ops, and a tool that always says yes is worse than none.  So most
+of these tests give it an error of a kind that is made in practice.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import pytest
 
 import minigrad.ops as F
 from minigrad import OPS, Tensor
-from minigrad.gradcheck import gradcheck, slope
-from minigrad.proof import table
-from minigrad.proof.cases import CASES
-from minigrad.tensor import op
+from minigrad.gradcheck import directional_derivative, gradcheck
+from minigrad.internals.hooks import this_thread
+from minigrad.tensor import TWINS, op
+from minigrad.testing import table
+from minigrad.testing.cases import CASES
 
 X = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]])
 Y = np.array([[1.0, 2.0, -1.0], [0.5, -2.0, 3.0]])
@@ -24,7 +26,7 @@ Y = np.array([[1.0, 2.0, -1.0], [0.5, -2.0, 3.0]])
 
 @pytest.fixture
 def product(monkeypatch):
-    """An op x·y whose backward is spoiled by a function (dout, x, y) -> (dx, dy)."""
+    """Return a function that makes an op x·y with the backward (dout, x, y) -> (dx, dy)."""
 
     def make(gradients):
         monkeypatch.setitem(OPS, "product", None)  # takes the name out again afterwards
@@ -116,7 +118,7 @@ def test_float32_is_checked_in_float64():
 
 
 def test_integers_pass_through():
-    """Ids and targets are handed on as they are, and not differentiated."""
+    """Ids and targets are passed on as they are, and not differentiated."""
     ids = np.array([2, 0, 2])
 
     def loss(weight, ids):
@@ -154,7 +156,7 @@ def test_a_result_without_a_gradient_is_an_error(fn):
     ],
 )
 def test_a_backward_that_writes_into_dout_is_caught(monkeypatch, backward):
-    """The loss that is held against it would be spoiled as well, and both would agree."""
+    """The loss that it is compared with would be spoiled too, and both would agree."""
     monkeypatch.setitem(OPS, "same", None)  # takes the name out again afterwards
 
     @op
@@ -172,13 +174,13 @@ def test_the_entry_with_nan_is_named():
 
 
 def test_inputs_without_entries_are_an_error():
-    """Nothing was checked, and nothing is what passed."""
+    """Nothing was checked, so nothing may pass."""
     with pytest.raises(AssertionError, match="no entries"):
         gradcheck(lambda x: x * 2, [np.zeros((0, 3))])
 
 
 def test_the_tolerance_counts():
-    """What fails at the default passes where the caller allows for it.
+    """An error above the default tolerance passes if the caller allows it.
 
     The planted error is 1e-4 of the right value; it is measured against 1.0001 times that.
     """
@@ -192,7 +194,7 @@ def test_the_tolerance_counts():
 def test_a_central_difference_is_off_by_the_square_of_the_step(step):
     """(x³)' at 2 along the direction 3 is 36; the formula adds h² loss'''/6 = h² 3³."""
     x = Tensor(np.array(2.0))
-    seen = slope(lambda: (x**3).item(), x, np.array(3.0), step)
+    seen = directional_derivative(lambda: (x**3).item(), x, np.array(3.0), step)
     assert seen - 36 == pytest.approx(27 * step**2, rel=1e-5)
     assert x.data == 2
 
@@ -200,36 +202,83 @@ def test_a_central_difference_is_off_by_the_square_of_the_step(step):
 # ---- python -m minigrad.gradcheck ----------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def twins_on(monkeypatch):
+    """Let twins run, also under MINIGRAD_PLAIN=1."""
+    monkeypatch.setattr(this_thread, "plain", False)
+    monkeypatch.delenv("MINIGRAD_PLAIN", raising=False)  # for subprocesses
+
+
 def rows(out):
-    """{name: the other columns} of the table."""
+    """Return {name: the other columns} of the table."""
     lines = out.split("seconds\n")[1].split("\n\n")[0].splitlines()
     return {line.split()[0].removeprefix("nn."): line.split()[1:] for line in lines}
 
 
-def test_the_command_prints_every_op_and_module():
-    """As its own process: no error, below 10⁻¹⁰ against PyTorch, and the exit status is 0."""
-    run = subprocess.run(
-        [sys.executable, "-m", "minigrad.gradcheck"], capture_output=True, encoding="utf-8"
+def run_command(*options, **environment):
+    """Run `python -m minigrad.gradcheck` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, *options, "-m", "minigrad.gradcheck"],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | environment,
+        check=False,
     )
+
+
+def test_the_command_prints_every_op_and_module():
+    """As its own process: no error, below 10⁻¹² against PyTorch, and the exit status is 0."""
+    run = run_command()
     assert (run.returncode, run.stderr) == (0, "")
     table = rows(run.stdout)
     assert list(table) == [*CASES, "all"]
     for name in CASES:
-        finite_differences, pytorch, n_cases, _ = map(float, table[name])
-        assert 0 < finite_differences < 1e-7 and 0 <= pytorch < 1e-10
-        assert n_cases == 3 * len(CASES[name])
+        *errors, n_trials, n_twins, _ = table[name]
+        assert int(n_trials) == 3 * len(CASES[name])
+        page, twin = errors[:2], errors[2:]
+        assert 0 < float(page[0]) < 1e-7 and 0 <= float(page[1]) < 1e-12
+        if int(n_twins):
+            assert 0 < float(twin[0]) < 1e-7
+            assert all(0 <= float(error) < 1e-12 for error in twin[1:])
+        else:
+            assert twin == ["-"] * 3 and (name, "cpu") not in TWINS
+    for column, total in ((-3, table["all"][0]), (-2, table["all"][1])):
+        assert int(total) == sum(int(table[name][column]) for name in CASES)
     assert run.stdout.endswith(f"\nAll {len(CASES)} ops and modules agree.\n")
     assert max(map(len, run.stdout.splitlines())) <= 100
 
 
+def test_pages_are_checked_alone():
+    """With MINIGRAD_PLAIN=1 no twin is tried, and the table says so."""
+    run = run_command(MINIGRAD_PLAIN="1")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "MINIGRAD_PLAIN is set: no twin runs." in run.stdout
+    table = rows(run.stdout)
+    for name in CASES:
+        assert table[name][2:5] == ["-"] * 3 and table[name][6] == "0"
+        assert int(table[name][5]) == 3 * len(CASES[name])
+
+
+def test_a_reader_may_leave():
+    """`python -m minigrad.gradcheck | head` ends without a traceback."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "minigrad.gradcheck"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
 def test_it_works_without_pytorch(monkeypatch, capsys):
-    """With NumPy alone one judge remains, and the table says so."""
+    """With NumPy alone finite differences and the pages remain, and the table says so."""
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr(table, "CASES", {name: CASES[name] for name in ("neg", "Linear")})
     assert table.main() == 0
     out = capsys.readouterr().out
     assert "PyTorch, which is not installed" in out
     assert [rows(out)[name][1] for name in ("neg", "Linear")] == ["-", "-"]
+    assert rows(out)["Linear"][3] == "-" and float(rows(out)["Linear"][4]) < 1e-12
 
 
 def test_it_works_beside_a_broken_pytorch(monkeypatch, capsys, tmp_path):
@@ -248,7 +297,7 @@ def test_it_needs_no_assert(tmp_path):
     """`python -O` takes assert statements out: a wrong gradient is found all the same."""
     script = tmp_path / "wrong.py"
     script.write_text(
-        "from minigrad.proof import table\n"
+        "from minigrad.testing import table\n"
         "from minigrad.tensor import op\n"
         "@op\n"
         "def neg(x):\n"
@@ -263,7 +312,7 @@ def test_it_needs_no_assert(tmp_path):
 
 
 def test_it_reports_what_is_wrong(monkeypatch, capsys):
-    """Every row is printed, also after an op that fails; then the objections, with their cases."""
+    """Every row is printed, also after an op that fails; then the failures, with their cases."""
 
     def neg(x):
         return -x, lambda dout: (dout,)
@@ -280,6 +329,41 @@ def test_it_reports_what_is_wrong(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert rows(out)["neg"][:2] == rows(out)["exp"][:2] == ["wrong", "wrong"]
     assert "wrong" not in rows(out)["tanh"]
-    assert "neg, contiguous case 0: AssertionError('neg: d0: along a random direction" in out
+    assert "neg, page, contiguous case 0: AssertionError('neg: d0: along a random direction" in out
     assert "Case(inputs=[(2, 3, 5)]" in out and "ZeroDivisionError('oh')" in out
     assert "agree" not in out
+
+
+def test_it_reports_which_twin_is_wrong(monkeypatch, capsys):
+    """The columns of the page stay right, those of the twin do not; an error counts as wrong."""
+    right = TWINS["gelu", "cpu"]
+
+    def gelu(x):
+        out, backward = right(x)
+        return out, lambda dout: (1.001 * backward(dout)[0],)
+
+    def linear(x, weight, bias=None):
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setitem(TWINS, ("gelu", "cpu"), gelu)
+    monkeypatch.setitem(TWINS, ("linear", "cpu"), linear)
+    names = ("gelu", "linear", "Sequential", "embedding")
+    monkeypatch.setattr(table, "CASES", {name: CASES[name] for name in names})
+    assert table.main() == 1
+    out = capsys.readouterr().out
+    for name in ("gelu", "linear", "Sequential"):
+        assert "wrong" not in rows(out)[name][:2]
+        assert rows(out)[name][2:5] == ["wrong"] * 3
+    assert "wrong" not in rows(out)["embedding"]
+    assert "gelu, twin, contiguous case 0: AssertionError('gelu: d0: " in out
+    assert "linear, twin, strided case 0: ZeroDivisionError('oh')" in out
+
+
+def test_a_twin_that_declines_everything_is_reported(monkeypatch, capsys):
+    """It would be a twin that nothing checks."""
+    monkeypatch.setitem(TWINS, ("gelu", "cpu"), lambda x: NotImplemented)
+    monkeypatch.setattr(table, "CASES", {"gelu": CASES["gelu"]})
+    assert table.main() == 1
+    out = capsys.readouterr().out
+    assert "gelu: its twin declined every case, so it was not checked" in out
+    assert rows(out)["gelu"][2:5] == ["-"] * 3

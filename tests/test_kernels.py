@@ -1,7 +1,7 @@
-"""The CUDA sources themselves, without a GPU: run on the CPU by g++, compiled for cards by NVRTC.
+"""The CUDA sources without a GPU: run on the CPU through g++, and compiled for GPUs by NVRTC.
 
-A kernel is held against the NumPy function that specifies it.  Here its threads run one after
-another, which is enough for kernels whose threads do not talk to each other.
+The result of a kernel is compared with that of the NumPy function that specifies it.  Its threads
+run one after another here, which is enough for kernels whose threads do not communicate.
 """
 
 import ctypes
@@ -16,14 +16,15 @@ import pytest
 from fake_cupy import kernels
 
 from minigrad import random
+from minigrad.fast.gpu.launch import launch
 
-KERNELS = Path(random.__file__).parent / "kernels"
+KERNELS = Path(random.__file__).parent / "fast/gpu"
 HEADER = Path(kernels.__file__).with_name("cuda_on_cpu.h")
 
 
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory):
-    """A function that runs a kernel: (name, number of threads, arrays and numbers)."""
+    """Return a function that runs a kernel: (name, number of threads, arrays and numbers)."""
     if not shutil.which("g++"):
         pytest.skip("needs g++")
 
@@ -60,7 +61,7 @@ def on_cpu(tmp_path_factory):
     return run
 
 
-PLACES = [  # rows, entries of a row, p, (seed, step, layer, row)
+KEYS = [  # rows, entries of a row, p, (seed, step, layer, row)
     (3, 16, 0.5, (1, 2, 3, 4)),
     (7, 1001, 0.2, (1337, 5000, 12, 640)),
     (2, 1, 0.9, (2**64 - 1, 2**63, 2**40, 2**33)),
@@ -69,20 +70,28 @@ PLACES = [  # rows, entries of a row, p, (seed, step, layer, row)
 ]
 
 
+def right_mask(n_rows, size, p, key):
+    """Return what the kernel is specified to compute."""
+    return random.keep_mask(np.empty((n_rows, size)), p, key)
+
+
 def run_dropout_keep(on_cpu, n_rows, size, p, key, **options):
+    """Return the mask that the kernel computes."""
     UNTOUCHED = 7
-    keep = np.full((n_rows + 1, size), UNTOUCHED, np.uint8)  # a row more, which must stay as it is
+    keep = np.full(
+        (n_rows + 1, size), UNTOUCHED, np.uint8
+    )  # one more row, which must not be written
     numbers = (n_rows, size, round(p * 2**32), *key, random.MASK)
     on_cpu("dropout_keep", n_rows * -(-size // 8), keep, *numbers, **options)
     assert (keep[-1] == UNTOUCHED).all()
     return keep[:-1]
 
 
-@pytest.mark.parametrize("n_rows, size, p, key", PLACES)
+@pytest.mark.parametrize("n_rows, size, p, key", KEYS)
 def test_dropout_keep(on_cpu, n_rows, size, p, key):
     """Every bit is NumPy's."""
     keep = run_dropout_keep(on_cpu, n_rows, size, p, key)
-    np.testing.assert_array_equal(keep, random.kept(n_rows, size, p, key))
+    np.testing.assert_array_equal(keep, right_mask(n_rows, size, p, key))
 
 
 @pytest.mark.parametrize(
@@ -97,17 +106,17 @@ def test_dropout_keep(on_cpu, n_rows, size, p, key):
     ],
 )
 def test_a_mistake_in_the_kernel_is_caught(on_cpu, right, wrong):
-    """Another constant, one round less, an entry too far: some place shows it."""
+    """Another constant, one round less, an entry too far: some case fails."""
     source = (KERNELS / "dropout_keep.cu").read_text(encoding="utf-8")
     assert source.count(right) == 1
-    places = [*PLACES]
-    if "threshold" in right:  # one in 2³² shows this: make a threshold of a number that is drawn
+    cases = [*KEYS]
+    if "threshold" in right:  # one number in 2³² shows this: take a drawn one as the threshold
         bits = int(random.philox((1, 2, 3, 4), random.MASK).random_raw(1).view(np.uint32)[0])
-        places = [(1, 8, bits / 2**32, (1, 2, 3, 4))]
+        cases = [(1, 8, bits / 2**32, (1, 2, 3, 4))]
     with pytest.raises(AssertionError):
-        for place in places:
-            keep = run_dropout_keep(on_cpu, *place, source=source.replace(right, wrong))
-            np.testing.assert_array_equal(keep, random.kept(*place))
+        for case in cases:
+            keep = run_dropout_keep(on_cpu, *case, source=source.replace(right, wrong))
+            np.testing.assert_array_equal(keep, right_mask(*case))
 
 
 NVRTC = """
@@ -132,20 +141,32 @@ def installed(package):
     return True
 
 
+def test_launch_checks_its_arguments(fake_gpu):
+    """A kernel would read beyond an array, or the gaps in it, so launch() does not start it."""
+    array = fake_gpu.zeros((4, 4))
+    for bad in (array.T[1:], np.zeros(3), 3, 2.0):
+        with pytest.raises(TypeError, match="dropout_keep: an argument must be"):
+            launch("dropout_keep", 8, bad)
+    launch("dropout_keep", 0, array)  # no threads, no kernel
+
+
 @pytest.mark.parametrize("path", sorted(KERNELS.glob("*.cu")), ids=lambda path: path.stem)
 def test_a_source_is_ascii(path):
-    """CuPy writes it to a file in the encoding of the machine, which may know no other letters."""
+    """CuPy writes it to a file in the machine's encoding, which may have no other characters."""
     assert path.read_bytes().isascii()
 
 
 @pytest.mark.skipif(
-    not (installed("cupy-cuda12x") and installed("nvidia-cuda-nvrtc-cu12")),
-    reason="needs cupy-cuda12x and nvidia-cuda-nvrtc-cu12, but no GPU",
+    not (
+        (installed("cupy-cuda12x") and installed("nvidia-cuda-nvrtc-cu12"))
+        or (installed("cupy-cuda13x") and installed("nvidia-cuda-nvrtc"))
+    ),
+    reason="needs CuPy and NVRTC, but no GPU: pip install cupy-cuda12x nvidia-cuda-nvrtc-cu12",
 )
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("path", sorted(KERNELS.glob("*.cu")), ids=lambda path: path.stem)
 def test_nvrtc_compiles_it(path, architecture):
-    """What CuPy hands to NVIDIA's compiler is CUDA, for an A100 and for an H100."""
+    """NVIDIA's compiler accepts the source, for an A100 and for an H100."""
     source = path.read_text(encoding="ascii")
     for text, status in ((source, 0), (source.replace("threadIdx", "threadIndex"), 1)):
         done = subprocess.run(

@@ -316,7 +316,7 @@ def loop_of(name):
 
 
 def run(loop):
-    """Run a loop on minigrad and, as it stands, on PyTorch: (prints, models) of both."""
+    """Run a loop on minigrad and, unchanged, on PyTorch: (prints, models) of both."""
     minigrad.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=VOCAB_SIZE, block_size=5, n_layer=1, n_head=2, n_embd=8))
     model.to(dtype=np.float64)

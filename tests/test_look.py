@@ -1,4 +1,4 @@
-"""What is shown of a model is what the model does."""
+"""Attention maps and surprisal agree with what the model computes."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from gpt_numpy.model import Attention
 
 
 def model_of(bias=True, dropout=0.0, block_size=9):
-    """Two layers of three heads in float64, with weights that make every head look somewhere."""
+    """Return a model in float64, two layers of three heads, with large random weights."""
     mg.manual_seed(3)
     config = GPTConfig(
         vocab_size=11, block_size=block_size, n_layer=2, n_head=3, n_embd=12, bias=bias,
@@ -30,7 +30,7 @@ IDS = np.random.default_rng(1).integers(11, size=60)
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_heads_look_where_those_of_transformers_look(bias, tmp_path):
-    """Every weight of every head, at 1e-12."""
+    """Every weight of every head agrees to 1e-12."""
     model = model_of(bias)
     model.save_pretrained(tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").double()
@@ -44,7 +44,7 @@ def test_heads_look_where_those_of_transformers_look(bias, tmp_path):
 
 
 def test_the_maps_are_those_that_the_model_uses(monkeypatch):
-    """P v is what F.attention gives in each layer; dropout is off, and stays as it was."""
+    """P v is the output of F.attention in each layer; dropout is off, and on again afterwards."""
     model, seen = model_of(dropout=0.5).train(), []
 
     def attention(q, k, v, **options):
@@ -57,7 +57,7 @@ def test_the_maps_are_those_that_the_model_uses(monkeypatch):
     maps = attention_maps(model, IDS[:9])
     for p, (v, out) in zip(maps, seen, strict=True):
         np.testing.assert_allclose(p @ v[0], out[0], rtol=0, atol=1e-12)
-    assert all(m.training for m in model._modules() if isinstance(m, Attention))
+    assert all(m.training for m in dict(model.named_modules()).values() if isinstance(m, Attention))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 9, 10, 14, 17, 40])
@@ -83,7 +83,7 @@ def test_surprise_is_that_of_a_token_after_what_it_follows(n, block_size):
 
 
 def test_looking_records_nothing():
-    """No gradient, no tape: a run goes on as if nobody had looked."""
+    """No gradient is left, no tape, and the mode is as before."""
     model = model_of()
     attention_maps(model, IDS[:5])
     surprise(model, IDS[:20])

@@ -4,8 +4,12 @@ The ops behind them are tested in test_ops.py; here the question is who owns whi
 which name, and whether saving, loading, converting and tying them keep their promises.
 """
 
+import contextlib
+import copy
+import dataclasses
 import gc
 import math
+import pickle
 import weakref
 
 import numpy as np
@@ -15,8 +19,8 @@ import torch
 import minigrad as mg
 import minigrad.ops as F
 from minigrad import Tensor, nn
-from minigrad.random import at
-from minigrad.tensor import this_thread
+from minigrad.internals.hooks import calls_from_outermost, this_thread
+from minigrad.random import rng_scope
 
 B, T, C, V = 2, 3, 5, 7
 IDS = np.array([[0, 4, 4], [6, 4, 1]])
@@ -181,9 +185,9 @@ def test_dropout_only_in_training():
 def test_dropout_follows_the_place():
     """The same step draws the same masks; two dropouts in it draw different ones."""
     x, drop = Tensor(np.ones((2, 100))), nn.Dropout(0.5)
-    with at(seed=1, step=2):
+    with rng_scope(seed=1, step=2):
         first, second = drop(x).data, drop(x).data
-    with at(seed=1, step=2):
+    with rng_scope(seed=1, step=2):
         np.testing.assert_array_equal(drop(x).data, first)
     assert (first != second).any()
 
@@ -318,7 +322,7 @@ def test_evaluating_restores_every_module():
     """Also one that was in another mode than the whole, and after an error."""
     model = nn.ModuleList([nn.Dropout(0.5), nn.Dropout(0.5)])
     model[0].eval()
-    with pytest.raises(KeyError), model.evaluating():
+    with pytest.raises(KeyError), model.eval_mode():
         assert not model.training and not model[1].training
         raise KeyError
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
@@ -348,17 +352,17 @@ def test_a_step_knows_the_call_that_took_it():
         keeper(np.ones((1, 2), np.float32)),
         keeper.kept * 2.0,
     )
-    (linear,) = {step for step in first.step.sources if step}
-    assert outside.step.place is None
-    calls = nn.calls_from_outermost(linear.place)
+    (linear,) = {node for node in first.node.parents if node}
+    assert outside.node.module_stack is None
+    calls = calls_from_outermost(linear.module_stack)
     assert [(module(), name) for _, module, name in calls] == [
         (keeper, "Keeper"),
         (keeper.linear, "Linear"),
     ]
-    assert calls[:1] == nn.calls_from_outermost(first.step.place)
-    assert calls[0] is first.step.place and calls[0] is not second.step.place
+    assert calls[:1] == calls_from_outermost(first.node.module_stack)
+    assert calls[0] is first.node.module_stack and calls[0] is not second.node.module_stack
     first.backward(np.ones((1, 2), np.float32))
-    assert linear.place is None and first.step.place is None
+    assert linear.module_stack is None and first.node.module_stack is None
 
 
 def test_a_call_that_fails_is_over():
@@ -366,7 +370,7 @@ def test_a_call_that_fails_is_over():
     keeper = Keeper()
     with pytest.raises(KeyError):
         keeper(np.ones((3, 2), np.float32))
-    assert this_thread.calls is None
+    assert this_thread.module_stack is None
 
 
 def test_a_module_that_keeps_its_result_is_freed_at_once():
@@ -380,3 +384,436 @@ def test_a_module_that_keeps_its_result_is_freed_at_once():
         assert gone() is None and out.requires_grad
     finally:
         gc.enable()
+
+
+# ---- what is a parameter, and what is not --------------------------------------------------------
+
+
+def names_of(module):
+    return [name for name, _ in module.named_parameters()]
+
+
+def parameter(*values):
+    return Tensor(np.array(values, np.float32), requires_grad=True)
+
+
+class Recorder(nn.Module):
+    """It keeps an activation, its input and more in forward()."""
+
+    def __init__(self):
+        self.linear = nn.Linear(2, 2)
+        self.last = None
+
+    def forward(self, x):
+        self.last = self.linear(x)
+        self.input, self.inputs, self.by_name = x, [x * 1.0], {"last": self.last}
+        return F.relu(self.last)
+
+
+def test_what_forward_keeps_is_no_parameter():
+    """Names, state and checkpoints are the same before and after a call; it can be used again."""
+    module = Recorder()
+    before = module.state_dict()
+    for x in (parameter([1.0, 2.0]), Tensor([[1.0, 2.0]])):
+        module(x).sum().backward()
+        assert names_of(module) == ["linear.weight", "linear.bias"]
+        assert module.input is x and module.last.node is not None
+        module.load_state_dict(before)
+        mg.optim.AdamW(module.parameters(), lr=0.1).step()
+        before = module.state_dict()
+    with mg.no_grad():
+        module(x)
+    assert names_of(module.to(dtype=np.float64)) == ["linear.weight", "linear.bias"]
+
+
+class Lazy(nn.Module):
+    """It makes a layer when it sees its first input."""
+
+    layer = None
+
+    def forward(self, x):
+        if self.layer is None:
+            self.layer = nn.Linear(x.shape[-1], 3)
+            self.others = [nn.Linear(3, 1)]
+        return self.others[0](self.layer(x))
+
+
+def test_a_layer_made_in_forward_has_its_parameters():
+    """Only the module that is being called keeps things; a new one registers its own."""
+    outer = nn.Sequential(Lazy())
+    assert outer(np.ones((1, 2), np.float32)).shape == (1, 1)
+    assert names_of(outer) == ["0.layer.weight", "0.layer.bias", "0.others.0.weight",
+                               "0.others.0.bias"]  # fmt: skip
+
+
+def test_a_parameter_of_another_module_may_be_set_in_forward():
+    """As in weight tying that is done late; results cannot be parameters there either."""
+
+    class Outer(nn.Module):
+        def __init__(self):
+            self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            self.second.weight = self.first.weight
+            self.second.extra = parameter(1.0)
+            return self.second(self.first(x))
+
+    outer = Outer()
+    outer(np.ones((1, 2), np.float32))
+    assert names_of(outer) == ["first.weight", "first.bias", "second.bias", "second.extra"]
+
+
+def test_a_frozen_parameter_stays_one():
+    """In names, state, conversion and loading; an optimizer leaves it as it is."""
+    module = nn.Linear(2, 2)
+    module.weight.requires_grad = False
+    assert names_of(module) == ["weight", "bias"]
+    assert list(module.state_dict()) == ["weight", "bias"]
+    module.load_state_dict({"weight": np.ones((2, 2)), "bias": np.ones(2)})
+    assert module.to(dtype=np.float64).weight.dtype == np.float64
+    assert not module.weight.requires_grad
+    optimizer = mg.optim.AdamW(module.parameters(), lr=0.1)
+    module(np.ones((1, 2))).sum().backward()
+    optimizer.step()
+    np.testing.assert_array_equal(module.weight.data, np.ones((2, 2)))
+    assert (module.bias.data != 1).all() and module.weight.grad is None
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert names_of(twin) == ["weight", "bias"] and not twin.weight.requires_grad
+    frozen = nn.Linear(2, 2)
+    for p in frozen.parameters():
+        p.requires_grad = False
+    assert not frozen(np.ones((1, 2), np.float32)).requires_grad and len(frozen.parameters()) == 2
+
+
+def test_a_frozen_tensor_may_be_shared():
+    """The attribute was a parameter, so what replaces it is one too."""
+    embedding, head = nn.Embedding(3, 2), nn.Linear(2, 3, bias=False)
+    embedding.weight.requires_grad = False
+    head.weight = embedding.weight
+    assert names_of(head) == ["weight"]
+    assert names_of(nn.ModuleList([embedding, head])) == ["0.weight"]
+
+
+def test_assignment_and_deletion():
+    """A parameter can be replaced by another, by None, and deleted; names follow."""
+    module = nn.Linear(2, 2)
+    new = parameter([1.0, 2.0], [3.0, 4.0])
+    module.weight = new
+    assert module.parameters()[0] is new and names_of(module) == ["weight", "bias"]
+    module.bias = None
+    assert names_of(module) == ["weight"] and module(np.ones((1, 2), np.float32)).shape == (1, 2)
+    module.bias = parameter(0.0, 0.0)
+    assert names_of(module) == ["weight", "bias"]
+    del module.bias
+    assert names_of(module) == ["weight"] and not hasattr(module, "bias")
+    module.bias = Tensor([0.0, 0.0])  # a new attribute, and a constant
+    assert names_of(module) == ["weight"]
+    with pytest.raises(AttributeError):
+        del module.nothing
+    net = Net()
+    net.norm = None
+    del net.head
+    assert [n for n in names_of(net) if n.startswith(("norm", "head"))] == []
+    net.norm = nn.LayerNorm(C)
+    assert names_of(net)[-2:] == ["norm.weight", "norm.bias"]
+
+
+@pytest.mark.parametrize("where", ["outside", "in forward"])
+def test_a_result_does_not_replace_a_parameter(where):
+    """An optimizer would go on updating the old one."""
+
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            self.weight = self.weight * 2
+            return super().forward(x)
+
+    module = Scaled(2, 2)
+    weight = module.weight
+    with pytest.raises(TypeError, match=r"Scaled.weight is a parameter, and the result of 'mul'"):
+        if where == "outside":
+            module.weight = module.weight * 2
+        else:
+            module(np.ones((1, 2), np.float32))
+    assert module.weight is weight and names_of(module) == ["weight", "bias"]
+    module.weight.data = module.weight.data * 2
+
+
+def test_a_constant_is_no_parameter():
+    """Nor are arrays, numbers and None."""
+    module = nn.Module()
+    module.constant, module.array, module.number, module.nothing = Tensor([1.0]), C, 1, None
+    assert module.parameters() == [] and module.state_dict() == {}
+
+
+# ---- modules in lists, dicts and cycles ----------------------------------------------------------
+
+
+class Holder(nn.Module):
+    """It holds what it is given."""
+
+    def __init__(self, held):
+        self.held = held
+
+
+def linear():
+    return nn.Linear(1, 1, bias=False)
+
+
+@pytest.mark.parametrize(
+    "held, names",
+    [
+        (lambda: [linear(), linear()], ["held.0.weight", "held.1.weight"]),
+        (lambda: (linear(), None, 3, linear()), ["held.0.weight", "held.3.weight"]),
+        (lambda: {"a": linear(), 2: linear()}, ["held.a.weight", "held.2.weight"]),
+        (lambda: [[linear()], {"b": (linear(),)}], ["held.0.0.weight", "held.1.b.0.weight"]),
+        (lambda: nn.ModuleList([linear()]), ["held.0.weight"]),
+        (lambda: nn.Sequential(linear(), F.relu, linear()), ["held.0.weight", "held.2.weight"]),
+        (lambda: [nn.ModuleList([linear()])], ["held.0.0.weight"]),
+        (lambda: [], []),
+    ],
+)
+def test_modules_in_lists_and_dicts(held, names):
+    """They are found by index and key, at any depth, and reached by train() and to()."""
+    holder = Holder(held())
+    assert names_of(holder) == names
+    assert all(not m.training for _, m in holder.eval().named_modules())
+    assert all(p.dtype == np.float64 for p in holder.to(dtype="float64").parameters())
+    assert len(holder.state_dict()) == len(names)
+    holder.late = []
+    holder.late.append(linear())
+    assert names_of(holder) == [*names, "late.0.weight"]
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda p: [p],
+        lambda p: (p, linear()),
+        lambda p: {"a": p},
+        lambda p: [[1, {"b": (p,)}]],
+        lambda p: {p},
+    ],
+)
+def test_parameters_in_lists_are_refused(held):
+    """When they are assigned, or when the parameters are asked for: never forgotten."""
+    words = r"Holder.held.*: parameters in a (list|tuple|dict|set) have no names of their own"
+    with pytest.raises(TypeError, match=words):
+        Holder(held(parameter(1.0)))
+    late = Holder([])
+    late.held.append(held(parameter(1.0)))
+    for use in (late.parameters, late.state_dict, late.eval, late.to):
+        with pytest.raises(TypeError, match=words):
+            use()
+    Holder(held(Tensor([1.0])))  # constants are welcome
+    Holder(held(parameter(1.0) * 2))
+
+
+def test_a_set_of_modules_is_refused():
+    """It has no order, and so no names."""
+    for held in ({linear()}, frozenset([linear()]), [{linear()}]):
+        with pytest.raises(TypeError, match="a set of modules has no order; use a list"):
+            Holder(held)
+    assert Holder({1, "a"}).parameters() == []
+
+
+def test_cycles_of_modules():
+    """A child may know its parent, a module itself, and a list in it may hold it."""
+    a, b = Holder(None), Holder(None)
+    a.child, b.parent, a.me, b.all = b, a, a, [a, b]
+    a.weight, b.weight = parameter(1.0), parameter(2.0)
+    assert names_of(a) == ["weight", "child.weight"]
+    assert names_of(b) == ["weight", "parent.weight"]
+    assert not a.eval().child.training and list(a.state_dict()) == ["weight", "child.weight"]
+    assert a.to(dtype="float64") is a and len(copy.deepcopy(a).parameters()) == 2
+    assert Holder(None).parameters() == []
+    alone = nn.Module()
+    alone.alone = alone
+    assert alone.parameters() == []
+
+
+def test_shared_modules_and_parameters_appear_once():
+    """Under the first name, whether the module or the Tensor is shared."""
+    shared, p = linear(), parameter(1.0)
+    holder = Holder([shared, shared, nn.Sequential(shared)])
+    holder.first, holder.second = p, p
+    assert names_of(holder) == ["first", "held.0.weight"]
+    assert len(list(holder.named_modules())) == 3
+    for twin in (copy.deepcopy(holder), pickle.loads(pickle.dumps(holder))):
+        assert names_of(twin) == ["first", "held.0.weight"]
+        assert twin.first is twin.second and twin.held[0] is twin.held[1] is twin.held[2][0]
+
+
+def test_two_parameters_with_one_name_are_refused():
+    """One of them would be lost in the state_dict()."""
+    holder = Holder({1: linear(), "1": linear()})
+    with pytest.raises(ValueError, match="two parameters have the name 'held.1.weight'"):
+        holder.state_dict()
+    dotted = Holder([linear()])
+    setattr(dotted, "held.0.weight", parameter(1.0))
+    with pytest.raises(ValueError, match="two parameters have the name 'held.0.weight'"):
+        dotted.parameters()
+
+
+def test_a_subclass_of_module_list_may_have_more():
+    """Attributes beside the list keep their names."""
+
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(1, 1), F.relu)
+            self.head, self.scale = linear(), parameter(2.0)
+
+        def forward(self, x):
+            return self.head(super().forward(x)) * self.scale
+
+    net = Net()
+    assert names_of(net) == ["scale", "0.weight", "0.bias", "head.weight"]
+    assert net(np.ones((2, 1), np.float32)).shape == (2, 1) and len(net) == 2
+    assert net.append(linear()) is net and names_of(net)[-2:] == ["2.weight", "head.weight"]
+
+
+def test_modules_with_their_own_ideas_of_equality():
+    """A dataclass is equal by its fields and cannot be hashed; identity tells modules apart."""
+
+    @dataclasses.dataclass
+    class Pair(nn.Module):
+        first: nn.Module
+        second: nn.Module
+
+    pair = Pair(linear(), linear())
+    assert names_of(pair) == ["first.weight", "second.weight"]
+    assert names_of(Holder([pair, Pair(linear(), linear())])) == [
+        f"held.{i}.{name}.weight" for i in (0, 1) for name in ("first", "second")
+    ]
+
+
+# ---- calls, copies and states --------------------------------------------------------------------
+
+
+def test_keyword_arguments_reach_forward():
+    """And what forward() does not take is an error."""
+
+    class Scale(nn.Module):
+        def forward(self, x, *, by=1.0, shift=None):
+            return x * by if shift is None else x * by + shift
+
+    x = Tensor([1.0, 2.0])
+    np.testing.assert_array_equal(Scale()(x, by=2.0, shift=1.0).data, [3.0, 5.0])
+    np.testing.assert_array_equal(Scale()(x=x).data, [1.0, 2.0])
+    np.testing.assert_array_equal(nn.Dropout(0.5).eval()(x=x).data, [1.0, 2.0])
+    with pytest.raises(TypeError, match="colour"):
+        Scale()(x, colour=1)
+
+
+def test_sequential_matches_pytorch():
+    """Modules and functions, one after another; with the names of torch.nn.Sequential."""
+    ours = nn.Sequential(nn.Linear(3, 4), F.relu, nn.LayerNorm(4), nn.Linear(4, 2))
+    ours.to(dtype=np.float64)
+    theirs = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2)
+    ).double()
+    state = ours.state_dict()
+    assert list(state) == list(theirs.state_dict())
+    theirs.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    out, expected = ours(x), theirs(torch.tensor(x))
+    np.testing.assert_allclose(out.data, expected.detach(), rtol=0, atol=1e-12)
+    out.sum().backward()
+    expected.sum().backward()
+    for name, p in theirs.named_parameters():
+        grad = dict(ours.named_parameters())[name].grad
+        np.testing.assert_allclose(grad, p.grad, rtol=0, atol=1e-11)
+    assert nn.Sequential()(out) is out and ours[1] is F.relu and len(ours) == 4
+
+
+def test_load_state_dict_not_strict():
+    """What both sides have is loaded, and the names of the rest are returned; shapes must agree."""
+    net = nn.Linear(2, 2)
+    bias = net.bias.data.copy()
+    missing, unexpected = net.load_state_dict({"weight": np.ones((2, 2)), "x": 1}, strict=False)
+    assert (missing, unexpected) == (["bias"], ["x"])
+    np.testing.assert_array_equal(net.weight.data, np.ones((2, 2)))
+    np.testing.assert_array_equal(net.bias.data, bias)
+    assert net.load_state_dict(net.state_dict()) == ([], [])
+    assert net.load_state_dict({}, strict=False) == (["bias", "weight"], [])
+    with pytest.raises(ValueError, match=r"weight has shape \(2, 2\), was given \(2,\)"):
+        net.load_state_dict({"weight": np.ones(2), "bias": np.ones(2)}, strict=False)
+    np.testing.assert_array_equal(net.bias.data, bias)
+    net.load_state_dict({"weight": Tensor([[1.0, 2.0]] * 2), "bias": [5, 6]})
+    np.testing.assert_array_equal(net.bias.data, [5, 6])
+
+
+@pytest.mark.parametrize("dtype", ["int64", np.uint8, bool, complex])
+def test_parameters_are_floating_point_numbers(dtype):
+    """to() refuses other dtypes before it has changed anything."""
+    net = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="^to: parameters are floating-point numbers, not"):
+        net.to(dtype=dtype)
+    assert net.weight.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
+@pytest.mark.parametrize("fused", [None, False, True])
+def test_a_copy_of_a_module_is_its_own(how, fused):
+    """With the ties, modes and numbers of the original; training one leaves the other alone."""
+    net = Net(tied=True)
+    net.blocks[0].eval()
+    optimizer = None if fused is None else mg.optim.AdamW(net.parameters(), lr=0.1, fused=fused)
+    loss = net(IDS).sum()  # a graph of the original, which the copy must not share
+    twin = how(net)
+    assert names_of(twin) == names_of(net) and twin.head.weight is twin.embed.weight
+    assert [m.training for _, m in twin.named_modules()] == [
+        m.training for _, m in net.named_modules()
+    ]
+    before = net.state_dict()
+    for name, array in twin.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    copied = mg.optim.AdamW(twin.parameters(), lr=0.1)
+    twin(IDS).sum().backward()
+    copied.step()
+    assert all(p.grad is None for p in net.parameters())
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    after = twin.state_dict()
+    loss.backward()
+    if optimizer:
+        optimizer.step()
+    for name, array in twin.state_dict().items():
+        np.testing.assert_array_equal(array, after[name])
+
+
+# ---- layers without inputs or outputs ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_in, n_out", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("front", [(2,), (), (2, 0), (0,)])
+def test_linear_of_nothing(n_in, n_out, bias, front):
+    """A sum of no products is 0, so the output is the bias; gradients have their shapes."""
+    for context in (mg.plain, contextlib.nullcontext):
+        with context():
+            layer = nn.Linear(n_in, n_out, bias=bias)
+            x = Tensor(np.ones((*front, n_in), np.float32), requires_grad=True)
+            out = layer(x)
+            expected = np.broadcast_to(layer.bias.data if bias else 0, (*front, n_out))
+            if n_in == 0:
+                np.testing.assert_array_equal(out.data, expected)
+            assert out.shape == (*front, n_out)
+            out.sum().backward()
+            for p in (x, *layer.parameters()):
+                assert p.grad.shape == p.shape
+            if bias:
+                np.testing.assert_array_equal(layer.bias.grad, np.full(n_out, math.prod(front)))
+
+
+def test_layers_of_nothing():
+    """An embedding without channels works; a layer norm without entries says what is missing."""
+    embedding = nn.Embedding(3, 0)
+    out = embedding([0, 2])
+    out.sum().backward()
+    assert out.shape == (2, 0) and embedding.weight.grad.shape == (3, 0)
+    norm = nn.LayerNorm(0)
+    with pytest.raises(ValueError, match=r"x \(2, 0\) has no entries along axis -1"):
+        norm(np.ones((2, 0), np.float32))
+    assert nn.Linear(0, 3).weight.shape == (3, 0) and nn.Embedding(0, 2).weight.shape == (0, 2)

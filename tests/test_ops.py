@@ -1,10 +1,12 @@
-"""Every op and every module, forward and backward, in every case of minigrad/proof/cases.py.
+"""Every op and every module, forward and backward, in every case of minigrad/testing/cases.py.
 
-First the verdicts: PyTorch's, that of finite differences, and float32 beside float64.  Then extreme
-values and errors.  Then the judges themselves are judged: errors are planted, and must be noticed.
+First the checks: PyTorch, finite differences, and float32 and float16 beside float64; of pages and
+of twins.  Then extreme values and errors.  Then the checks themselves are checked: errors are
+planted, and must be caught.
 """
 
 import ast
+import contextlib
 import functools
 import importlib
 import inspect
@@ -20,11 +22,15 @@ import torch
 
 import minigrad.ops as F
 from minigrad import nn, random
-from minigrad.proof.cases import (
+from minigrad.internals.hooks import this_thread
+from minigrad.tensor import OPS, TWINS, Tensor, op
+from minigrad.testing.cases import (
+    BLIND,
     CASES,
     EVEN,
     IDS,
     LAST,
+    LEFT,
     QKV,
     B,
     C,
@@ -35,10 +41,15 @@ from minigrad.proof.cases import (
     T,
     V,
 )
-from minigrad.proof.judges import LAYOUTS, by_finite_differences, by_pytorch, prepare
-from minigrad.proof.pytorch import REFERENCES
-from minigrad.proof.table import verdict
-from minigrad.tensor import OPS, Tensor, op
+from minigrad.testing.checks import (
+    LAYOUTS,
+    by_finite_differences,
+    by_page,
+    by_pytorch,
+    prepare,
+)
+from minigrad.testing.pytorch import REFERENCES
+from minigrad.testing.table import check_op
 
 MODULES = {
     name: cls
@@ -47,20 +58,45 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
+PAGE, TWIN = "page", "twin"
+HAVE_TWINS = {name for name, device in TWINS if device == "cpu"}
+
+
+def versions(names):
+    """Return (name, "page") for all, and (name, "twin") for those with a twin, or with one inside.
+
+    Nothing in Dropout has a twin on a CPU.
+    """
+    modules = MODULES.keys() - {"Dropout"}
+    twins = [(name, TWIN) for name in names if name in HAVE_TWINS | modules]
+    return [*[(name, PAGE) for name in names], *twins]
+
+
+@contextlib.contextmanager
+def running(version):
+    """Run pages alone, or twins where there are some, also under MINIGRAD_PLAIN=1."""
+    before, this_thread.plain = this_thread.plain, version == PAGE
+    try:
+        yield
+    finally:
+        this_thread.plain = before
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_every_gradient(name, judge):
-    """Output and gradients are right, however the inputs and dout lie in memory."""
-    _, n_trials, objections = verdict(name, [judge], CASES[name])
-    assert not objections, "\n".join(objections)
-    assert n_trials == len(LAYOUTS) * len(CASES[name])
+def test_every_gradient(name):
+    """Output and gradients are right, page and twin, however inputs and dout are in memory."""
+    with running(TWIN):
+        found = check_op(name, CASES[name])
+    assert not found.failures, "\n".join(found.failures)
+    assert found.n_trials[PAGE] == len(LAYOUTS) * len(CASES[name])
+    assert (found.n_trials[TWIN] > 0) == ((name, TWIN) in versions(CASES))
 
 
 ROUNDED = [np.float32, np.float16]
 
 
 def results(name, case, layout, dtype, held):
-    """[out, and every gradient] of a trial."""
+    """Return [out, and every gradient] of a trial."""
     trial = prepare(name, case, layout, dtype, held)
     out = trial.run()
     out.backward(trial.draw(out.shape))
@@ -68,7 +104,7 @@ def results(name, case, layout, dtype, held):
 
 
 def check_rounding(name, case, layout, dtype, monkeypatch):
-    """A dtype differs from float64 by no more than its operations round: see rounding.py."""
+    """Assert that a dtype differs from float64 by at most its counted roundings: rounding.py."""
     exact = results(name, case, layout, np.float64, dtype)
     run = functools.partial(results, name, case, layout, dtype, dtype)
     rounded, n, bound = rounding.bounded(run, len(case.inputs), dtype, monkeypatch)
@@ -76,54 +112,47 @@ def check_rounding(name, case, layout, dtype, monkeypatch):
         what = f"d{i - 1}" if i else "out"
         error = abs(ours - reference).max(initial=0)
         assert error <= bound, (
-            f"{name}: {what} is off by {error:.3g} after {n} operations in {dtype.__name__}"
+            f"{name}: {what} is off by {error:.3g} after {n:.1f} operations in {dtype.__name__}"
         )
 
 
 @pytest.mark.parametrize("dtype", ROUNDED)
-@pytest.mark.parametrize("name", CASES)
-def test_fewer_digits_are_float64_rounded(name, dtype, monkeypatch):
-    """Each operation may round once; what is off by more has lost digits on the way."""
-    for case in CASES[name]:
-        for layout in LAYOUTS:
-            check_rounding(name, case, layout, dtype, monkeypatch)
+@pytest.mark.parametrize("name, version", versions(CASES))
+def test_fewer_digits_are_float64_rounded(name, version, dtype, monkeypatch):
+    """Each operation may round once; a result that is off by more has lost digits on the way."""
+    with running(version):
+        for case in CASES[name]:
+            for layout in LAYOUTS:
+                check_rounding(name, case, layout, dtype, monkeypatch)
 
 
 def dtypes(name, case, layout, dtype, monkeypatch):
-    """The dtypes of out, and of the gradients as they reach a leaf."""
+    """Return the dtypes of out, and of the gradients as they reach a leaf."""
     trial = prepare(name, case, layout, dtype)
     out = trial.run()
     seen = {out.dtype.name}
     with monkeypatch.context() as patch:  # a leaf converts gradients to its own dtype
-        patch.setattr(Tensor, "_accumulate", lambda self, d: seen.add(d.dtype.name))
+        patch.setattr(Tensor, "accumulate_grad", lambda self, d: seen.add(d.dtype.name))
         out.backward(trial.draw(out.shape))
     return seen
 
 
 @pytest.mark.parametrize("dtype", ROUNDED)
-@pytest.mark.parametrize("name", CASES)
-def test_a_dtype_stays_what_it_is(name, dtype, monkeypatch):
+@pytest.mark.parametrize("name, version", versions(CASES))
+def test_a_dtype_stays_what_it_is(name, version, dtype, monkeypatch):
     """Neither numbers nor np.float64 scalars widen an output, or a gradient on its way."""
-    for case in CASES[name]:
-        for layout in LAYOUTS:
-            assert dtypes(name, case, layout, dtype, monkeypatch) == {dtype.__name__}
+    with running(version):
+        for case in CASES[name]:
+            for layout in LAYOUTS:
+                assert dtypes(name, case, layout, dtype, monkeypatch) == {dtype.__name__}
 
 
 def test_a_dropout_of_nothing_draws_nothing():
     """With p = 0 the running key stays where it is, and so do all masks that come after."""
-    with random.at(seed=1, step=2):
+    with random.rng_scope(seed=1, step=2):
         F.dropout(zeros(B, C), 0, training=True)
         F.attention(*[zeros(*shape) for shape in QKV], dropout=0.0, training=True)
         assert random.next_key() == (1, 2, 0, 0)
-
-
-def test_heads_can_be_joined_where_they_lie():
-    """In memory out lies as q, the gradients as q, k and v: what follows copies nothing."""
-    qkv = [Tensor(np.zeros((B, T, H, D)), requires_grad=True) for _ in range(3)]
-    heads = [x.transpose(0, 2, 1, 3) for x in qkv]
-    out, backward = OPS["attention"].__wrapped__(*[x.data for x in heads])
-    for array in (out, *backward(out)):
-        assert array.transpose(0, 2, 1, 3).flags.c_contiguous
 
 
 def test_numpys_indexing():
@@ -137,14 +166,65 @@ def test_numpys_indexing():
     np.testing.assert_array_equal(x[x.data > 4].data, x.data[x.data > 4])
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_the_reference_attention_is_pytorchs(causal):
-    """The reference writes attention out, for the sake of masks; PyTorch's own op agrees."""
-    for shapes in (QKV, LAST):
-        if not (causal and shapes is LAST):  # PyTorch's is_causal means another thing there
-            q, k, v = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
-            theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
-            torch.testing.assert_close(REFERENCES["attention"](q, k, v, causal=causal), theirs)
+def test_the_reference_attention_is_pytorchs():
+    """The reference writes attention out; where every query sees a key, PyTorch's own op agrees."""
+    theirs = torch.nn.functional.scaled_dot_product_attention
+    for shapes, causal in ((QKV, True), (QKV, False), (LAST, False)):  # causal LAST differs there
+        q, k, v = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+        ours = REFERENCES["attention"](q, k, v, causal=causal)
+        torch.testing.assert_close(ours, theirs(q, k, v, is_causal=causal))
+    mask = np.random.default_rng(0).random((B, 1, T, N)) < 0.5
+    mask[..., 0] = True
+    q, k, v = (torch.randn(shape, dtype=torch.float64) for shape in LAST)
+    ours = REFERENCES["attention"](q, k, v, causal=False, mask=mask)
+    torch.testing.assert_close(ours, theirs(q, k, v, attn_mask=torch.tensor(mask)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_query_that_sees_no_key_gets_nothing(dtype):
+    """Its output is 0, and neither it nor a key gets a gradient through it: exactly 0, not NaN."""
+    rng = np.random.default_rng(0)
+    for shapes, mask, blind in ((LAST, BLIND, (..., 1)), (QKV, LEFT, (..., 0))):
+        q, k, v = (Tensor(rng.standard_normal(s).astype(dtype), True) for s in shapes)
+        out = F.attention(q, k, v, mask=mask)
+        dout = np.zeros(out.shape, dtype)
+        dout[(*blind, slice(None))] = 1
+        assert not out.data[(*blind, slice(None))].any()
+        out.backward(dout)
+        assert not q.grad.any() and not k.grad.any() and not v.grad.any()
+
+
+def test_a_mask_may_be_a_tensor():
+    """Such as a comparison: ids != padding."""
+    ids = Tensor(np.array([[3, 1, 0], [2, 0, 0]]))
+    q, k, v = (Tensor(x) for x in np.random.default_rng(0).standard_normal((3, B, H, T, D)))
+    mask = (ids != 0).reshape(B, 1, 1, T)
+    np.testing.assert_array_equal(
+        F.attention(q, k, v, mask=mask).data, F.attention(q, k, v, mask=mask.data).data
+    )
+    for b, n in enumerate([2, 1]):  # as if the keys that are hidden were not there
+        alone = F.attention(q[b : b + 1], *(x[b : b + 1, :, :n] for x in (k, v)), causal=False)
+        masked = F.attention(q, k, v, mask=mask, causal=False)
+        np.testing.assert_allclose(masked.data[b], alone.data[0], rtol=0, atol=1e-14)
+
+
+def test_a_clip_between_crossed_bounds_is_the_upper_one():
+    """As in NumPy and in PyTorch; nothing moves there."""
+    x = Tensor(np.array([-1.0, 0.0, 2.0]), True)
+    out = F.clip(x, 1, -0.5)
+    np.testing.assert_array_equal(out.data, np.clip(x.data, 1, -0.5))
+    out.backward(np.ones(3))
+    np.testing.assert_array_equal(x.grad, 0)
+
+
+@pytest.mark.parametrize("reduction, loss", [("sum", 0.0), ("none", [0.0, 0.0])])
+def test_ignored_rows_alone_cost_nothing(reduction, loss):
+    """A sum over no rows is 0, and so is the gradient; only their mean does not exist."""
+    logits = Tensor(np.ones((2, V)), True)
+    out = F.cross_entropy(logits, [4, 4], ignore_index=4, reduction=reduction)
+    np.testing.assert_array_equal(out.data, loss)
+    out.backward(np.ones(out.shape))
+    np.testing.assert_array_equal(logits.grad, np.zeros((2, V)))
 
 
 # ---- extreme values ------------------------------------------------------------------------------
@@ -162,16 +242,20 @@ EXTREMES = {
     "attention": lambda x: F.attention(*[x.reshape(1, B, T, V)] * 3),
     "cross_entropy_right": lambda x: F.cross_entropy(1e4 * x, np.full(B * T, V - 1)),
     "tanh": F.tanh,
+    "sigmoid": F.sigmoid,
+    "gelu": F.gelu,
     "layer_norm": lambda x: F.layer_norm(x, np.ones(V, x.dtype)),
 }
 
 
+@pytest.mark.parametrize("version", [PAGE, TWIN])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", EXTREMES)
-def test_large_logits_are_harmless(name, dtype):
+def test_large_logits_are_harmless(name, dtype, version):
     """Logits of 10⁴ overflow eˣ; the stable formulas neither overflow nor divide by zero."""
     x = scores(dtype)
-    with np.errstate(over="raise", divide="raise"):  # what is invalid is not finite: see below
+    # An invalid result is not finite, which is asserted below.
+    with running(version), np.errstate(over="raise", divide="raise"):
         out = EXTREMES[name](x)
         out.backward(np.full(out.shape, 0.5, dtype))
     assert np.isfinite(out.data).all() and np.isfinite(x.grad).all()
@@ -186,20 +270,8 @@ def test_extreme_logits_give_the_limits():
     assert F.cross_entropy(x, np.array([1])).item() == 2e4
 
 
-def test_a_large_mean_costs_layer_norm_no_digits():
-    """mean(x²) − μ² would subtract 10⁸ from 10⁸ to find a variance of 1: float32 has 7 digits.
-
-    The mean itself is rounded at 10⁴ · 6·10⁻⁸ = 6·10⁻⁴ per operation, and x̂ by as much.
-    """
-    x = (1e4 + np.random.default_rng(0).standard_normal((T, 64))).astype(np.float32)
-    exact = x.astype(np.float64)
-    exact = (exact - exact.mean(-1, keepdims=True)) / exact.std(-1, keepdims=True)
-    out = F.layer_norm(x, np.ones(64, np.float32)).data
-    np.testing.assert_allclose(out, exact, rtol=0, atol=3e-3)
-
-
 def test_where_takes_a_single_condition():
-    """A condition of one boolean, however it is written, hands the gradient to one side only."""
+    """A condition of one boolean, however it is written, gives the gradient to one side only."""
     for condition in (True, np.bool_(True), np.array(True), Tensor(np.array(True))):
         x, y = Tensor(np.ones(T), True), Tensor(np.ones(T), True)
         F.where(condition, x, y).backward(np.arange(1.0, T + 1))
@@ -245,7 +317,14 @@ ERRORS = [  # the op, its inputs, the error, what it must name besides the op
     ("embedding", [np.array([-1, 1]), zeros(V, C)], ValueError, ["id -1 is", "0 to 6"]),
     ("add", [zeros(2), zeros(3)], ValueError, ["x (2,) and y (3,)", "axis -1"]),
     ("embedding", [np.array([1.0]), zeros(V, C)], TypeError, ["integers", "float64"]),
-    ("embedding", [[0, 1], zeros(V, C)], TypeError, ["integers", "float32"]),
+    ("embedding", [[0.0, 1.0], zeros(V, C)], TypeError, ["integers", "float64"]),
+    ("embedding", [V, zeros(V, C)], ValueError, ["id 7 is", "0 to 6"]),
+    ("embedding", [np.array([1]), zeros(V)], ValueError, ["(7,)", "2 axes, (V, C)"]),
+    ("var", [zeros(B, 0)], ValueError, ["(2, 0)", "no entries along axis 1"]),
+    ("clip", [zeros(2)], ValueError, ["min, max or both"]),
+    ("clip", [zeros(2), np.zeros(3)], ValueError, ["x (2,) and min (3,)", "axis -1"]),
+    ("maximum", [zeros(2), zeros(3)], ValueError, ["x (2,) and y (3,)", "axis -1"]),
+    ("minimum", [zeros(2), zeros(3)], ValueError, ["x (2,) and y (3,)", "axis -1"]),
     ("attention", [zeros(B, H, T, D), zeros(B, H, T, D + 1), zeros(B, H, T, D + 1)], ValueError,
      [str((B, H, T, D)), str((B, H, T, D + 1)), "in D:"]),
     ("attention", [zeros(B, H, T, D), zeros(B, H, T, D), zeros(B, H, N, D)], ValueError,
@@ -266,10 +345,34 @@ ERRORS = [  # the op, its inputs, the error, what it must name besides the op
     [pytest.param(*e, id=f"{e[0]}-{i}") for i, e in enumerate(ERRORS)],
 )
 def test_errors_teach(name, inputs, error, parts):
-    """What does not fit is refused by the op, in one line that names it and the shapes."""
-    with pytest.raises(error) as caught:
-        OPS[name](*inputs)
-    message = str(caught.value)
+    """An op refuses what does not fit, in one line that names it and the shapes; page and twin."""
+    for version in (PAGE, TWIN):
+        with running(version), pytest.raises(error) as caught:
+            OPS[name](*inputs)
+        assert_teaches(name, str(caught.value), parts)
+
+
+OPTION_ERRORS = [  # the op, its inputs, its options, what the error must name besides the op
+    ("cross_entropy", [zeros(2, V), [1, 2]], {"reduction": "median"}, ["'median'", "'none'"]),
+    ("cross_entropy", [zeros(2, V), [1, 2]], {"label_smoothing": 1.5}, ["from 0 to 1", "1.5"]),
+    ("cross_entropy", [zeros(2, V), [1, 2]], {"label_smoothing": -0.1}, ["from 0 to 1", "-0.1"]),
+    ("var", [zeros(3, 1)], {"axis": 1, "correction": 1}, ["(3, 1)", "n = 1"]),
+    ("attention", [zeros(B, H, T, D)] * 3, {"mask": np.ones(T)}, ["booleans"]),
+    ("attention", [zeros(B, H, T, D)] * 3, {"mask": np.ones(4, bool)}, ["(4,)", "(2, 4, 3, 3)"]),
+    ("attention", [zeros(B, H, T, D)] * 3, {"mask": np.ones((1,) * 5, bool)}, ["(1, 1, 1, 1, 1)"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, inputs, options, parts", OPTION_ERRORS)
+def test_errors_of_options_teach(name, inputs, options, parts):
+    """The same for options with values that make no sense."""
+    with pytest.raises(ValueError) as caught:
+        OPS[name](*inputs, **options)
+    assert_teaches(name, str(caught.value), parts)
+
+
+def assert_teaches(name, message, parts):
+    """Assert that an error message is one line that begins with the op and has these parts."""
     assert "\n" not in message and message.startswith(f"{name}: ")
     assert message.count(f"{name}: ") == 1
     assert all(part in message for part in parts), message
@@ -284,7 +387,7 @@ def test_dropout_refuses_a_share(p):
 
 @pytest.mark.parametrize("ignore_index", [None, 4])
 def test_the_targets_of_the_forward_pass_count(ignore_index):
-    """Also where their memory is filled anew, under a name that is not read-only."""
+    """Also where their memory is overwritten through another view, which is not read-only."""
     grads = []
     for refill in (False, True):
         logits, buffer = Tensor(np.eye(4, V), True), np.array([1, 2, 0, 3])
@@ -297,7 +400,7 @@ def test_the_targets_of_the_forward_pass_count(ignore_index):
 
 
 def test_all_ignored_is_an_error():
-    """The mean over no rows is not a number: said at once, not found as nan in the weights."""
+    """The mean over no rows is not a number: an error at once, and not NaN in the weights."""
     with pytest.raises(ValueError, match="cross_entropy: no row"):
         F.cross_entropy(zeros(2, V), np.array([-1, -1]), ignore_index=-1)
 
@@ -315,7 +418,7 @@ def test_no_op_is_unchecked():
 
 
 def untried_arguments(name, cases, monkeypatch):
-    """The arguments of an op or a module that no case gives, or that every case gives."""
+    """Return the arguments of an op or a module that no case gives, or that every case gives."""
     signature = inspect.signature(MODULES.get(name) or OPS[name])
     tried = {}
 
@@ -372,9 +475,10 @@ def is_differentiable(x):
 
 @pytest.mark.parametrize("name", OPS)
 def test_no_input_goes_without_a_gradient(name):
-    """Every input but integers, conditions and dropout's p is differentiated in some case."""
+    """Every input but integers, conditions, bounds and p is differentiated in some case."""
     tried = {i for case in CASES[name] for i, x in enumerate(case.inputs) if is_differentiable(x)}
     constants = {"embedding": {0}, "cross_entropy": {1}, "where": {0}, "dropout": {1}}
+    constants["clip"] = {1, 2}
     n_inputs = max(len(case.inputs) for case in CASES[name])
     assert tried == set(range(n_inputs)) - constants.get(name, set())
 
@@ -383,7 +487,7 @@ SECTIONS = ["Shapes", "Source", "Derivation", "In words", "Numerics"]
 
 
 def lacks_sections(doc):
-    """What a docstring lacks of its form: the formula first, then the sections, in their order."""
+    """Return the sections that a docstring lacks; "order" if they are not in their order."""
     found = re.findall(rf"^({'|'.join(SECTIONS)})\s", doc, re.MULTILINE)
     missing = [] if doc.startswith("out = ") else ["formula"]
     missing += [section for section in SECTIONS[:3] if section not in found]
@@ -403,7 +507,7 @@ def test_every_op_teaches(name):
 
 
 def imported(source):
-    """The top-level packages that a piece of Python imports, wherever in it."""
+    """Yield the top-level packages that a piece of Python imports, wherever in it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -416,7 +520,7 @@ FILES = sorted(pathlib.Path(*F.__path__).glob("*.py"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_ops_follow_their_input(path):
-    """An op that names an array library is wrong on the other device; no GPU is needed to see."""
+    """An op that names an array library is wrong on the other device."""
     assert not {"numpy", "cupy"} & set(imported(path.read_text(encoding="utf-8")))
 
 
@@ -437,49 +541,61 @@ def test_no_import_goes_unseen(line):
     assert "numpy" not in set(imported(line.replace("numpy", "minigrad.numpy")))
 
 
-# ---- the judges, judged --------------------------------------------------------------------------
+# ---- the checks, checked -------------------------------------------------------------------------
 
 
-def plant(monkeypatch, name, spoil_out=lambda out: out, spoil=lambda i, d: d):
-    """Replace an op by one whose output, and whose gradient of input i, are spoiled."""
-    right = OPS[name].__wrapped__
+def plant(monkeypatch, name, version, spoil_out=lambda out: out, spoil=lambda i, d: d):
+    """Replace a page or a twin by one whose output, and gradient of input i, are spoiled."""
+    right = OPS[name].__wrapped__ if version == PAGE else TWINS[name, "cpu"]
 
     @functools.wraps(right)  # its name and, for @op, its signature
     def wrong(*inputs, **options):
-        out, backward = right(*inputs, **options)
+        result = right(*inputs, **options)
+        if result is NotImplemented:
+            return result
+        out, backward = result
         return spoil_out(out), lambda dout: tuple(
             None if d is None else spoil(i, d) for i, d in enumerate(backward(dout))
         )
 
+    if version == TWIN:
+        monkeypatch.setitem(TWINS, (name, "cpu"), wrong)
+        return
     monkeypatch.setitem(OPS, name, OPS[name])  # restores the right one afterwards
     monkeypatch.setattr(F, name, op(wrong))  # what modules call
 
 
+OP_VERSIONS = versions(OPS)
 GRADIENTS = [
-    pytest.param(name, i, leaf, id=f"{name}-d{i}")
-    for name in OPS
+    pytest.param(name, version, i, leaf, id=f"{name}-{version}-d{i}")
+    for name, version in OP_VERSIONS
     for leaf, i in enumerate(i for i, x in enumerate(CASES[name][0].inputs) if is_differentiable(x))
 ]
+CHECKS = [by_pytorch, by_finite_differences]
 
 
-@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
-@pytest.mark.parametrize("name, i, leaf", GRADIENTS)
-def test_a_wrong_gradient_is_caught(name, i, leaf, judge, monkeypatch):
-    """Both judges object to a backward that is off by a thousandth, in one input of any op."""
-    plant(monkeypatch, name, spoil=lambda j, d: d * 1.001 if i == j else d)
-    with pytest.raises(AssertionError, match=rf"^{name}: d{leaf}: "):
-        judge(name, CASES[name][0])
+@pytest.mark.parametrize("name, version, i, leaf", GRADIENTS)
+def test_a_wrong_gradient_is_caught(name, version, i, leaf, monkeypatch):
+    """Every check fails for a backward that is off by a thousandth, in one input of any op."""
+    plant(monkeypatch, name, version, spoil=lambda j, d: d * 1.001 if i == j else d)
+    with running(version):
+        for check in CHECKS + [by_page] * (version == TWIN):
+            with pytest.raises(AssertionError, match=rf"^{name}: d{leaf}: "):
+                check(name, CASES[name][0])
 
 
-@pytest.mark.parametrize("name", OPS)
-def test_a_wrong_output_is_caught(name, monkeypatch):
-    """PyTorch's judgement covers the forward too."""
-    plant(monkeypatch, name, spoil_out=lambda out: out * 1.001)
-    with pytest.raises(AssertionError, match=rf"^{name}: out: off by"):
-        by_pytorch(name, CASES[name][0])
+@pytest.mark.parametrize("name, version", OP_VERSIONS)
+def test_a_wrong_output_is_caught(name, version, monkeypatch):
+    """PyTorch checks the forward pass too, and so does a twin's page."""
+    plant(monkeypatch, name, version, spoil_out=lambda out: out * 1.001)
+    with running(version):
+        for check in [by_pytorch] + [by_page] * (version == TWIN):
+            with pytest.raises(AssertionError, match=rf"^{name}: out: off by"):
+                check(name, CASES[name][0])
 
 
-@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("version", [PAGE, TWIN])
 @pytest.mark.parametrize(
     "name, op_name",
     [
@@ -488,28 +604,34 @@ def test_a_wrong_output_is_caught(name, monkeypatch):
         ("LayerNorm", "layer_norm"),
         ("Dropout", "dropout"),
         ("ModuleList", "linear"),
+        ("Sequential", "layer_norm"),
     ],
 )
-def test_a_wrong_module_is_caught(name, op_name, judge, monkeypatch):
+def test_a_wrong_module_is_caught(name, op_name, version, check, monkeypatch):
     """An error in the op that a module calls is an error of the module."""
-    plant(monkeypatch, op_name, spoil=lambda i, d: d * 1.001)
-    with pytest.raises(AssertionError, match=rf"^{name}: d\d: "):
-        judge(name, CASES[name][0])
+    planted = version if op_name in HAVE_TWINS else PAGE
+    plant(monkeypatch, op_name, planted, spoil=lambda i, d: d * 1.001)
+    with running(version), pytest.raises(AssertionError, match=rf"^{name}: d\d: "):
+        check(name, CASES[name][0])
 
 
 def off(x):
-    """Off by a thousandth where it is float32: three of its seven digits are right."""
+    """Return x off by a thousandth where it is float32: three of its seven digits are right."""
     x = np.asarray(x)
     return x * np.float32(1.001) if x.dtype == np.float32 else x
 
 
 @pytest.mark.parametrize("spoiled", ["spoil_out", "spoil"])
-@pytest.mark.parametrize("name", OPS)
-def test_lost_digits_are_caught(name, spoiled, monkeypatch):
+@pytest.mark.parametrize("name, version", OP_VERSIONS)
+def test_lost_digits_are_caught(name, version, spoiled, monkeypatch):
     """An op that is right in float64 and has lost digits in float32 is off by more than n·u."""
-    plant(monkeypatch, name, **{spoiled: off if spoiled == "spoil_out" else lambda i, d: off(d)})
+    spoil = off if spoiled == "spoil_out" else lambda i, d: off(d)
+    plant(monkeypatch, name, version, **{spoiled: spoil})
     what = "out" if spoiled == "spoil_out" else r"d\d"
-    with pytest.raises(AssertionError, match=rf"{name}: {what} is off by .* in float32"):
+    with (
+        running(version),
+        pytest.raises(AssertionError, match=rf"{name}: {what} is off by .* in float32"),
+    ):
         check_rounding(name, CASES[name][0], "contiguous", np.float32, monkeypatch)
 
 
@@ -517,13 +639,13 @@ def wide(x):
     return np.asarray(x).astype(np.float64)
 
 
-@pytest.mark.parametrize("name", OPS)
-def test_a_wider_dtype_is_caught(name, monkeypatch):
+@pytest.mark.parametrize("name, version", OP_VERSIONS)
+def test_a_wider_dtype_is_caught(name, version, monkeypatch):
     """In an output (where there are ids beside the weights, by the tape) as in a gradient."""
     seen = []
     for spoil in ({"spoil_out": wide}, {"spoil": lambda i, d: wide(d)}):
-        with monkeypatch.context() as patch:
-            plant(patch, name, **spoil)
+        with monkeypatch.context() as patch, running(version):
+            plant(patch, name, version, **spoil)
             try:
                 seen.append(dtypes(name, CASES[name][0], "contiguous", np.float32, monkeypatch))
             except TypeError as error:
@@ -531,7 +653,7 @@ def test_a_wider_dtype_is_caught(name, monkeypatch):
     assert "float64" in seen[0] and seen[1] == {"float32", "float64"}
 
 
-LIES = {  # the layout -> whether an array lies so
+IS_LAID = {  # the layout -> whether an array is in memory like that
     "contiguous": lambda x: x.flags.c_contiguous,
     "transposed": lambda x: x.flags.f_contiguous and not x.flags.c_contiguous,
     "strided": lambda x: not x.flags.c_contiguous and not x.flags.f_contiguous,
@@ -540,27 +662,27 @@ LIES = {  # the layout -> whether an array lies so
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_error_in_one_layout_is_caught(layout, monkeypatch):
-    """A backward that goes wrong only where dout lies in memory in one of the three ways."""
+    """A backward that is wrong only where dout has one of the three layouts."""
     right = OPS["tanh"].__wrapped__
 
     def tanh(x):
         out, backward = right(x)
-        return out, lambda dout: (backward(dout)[0] * (1.01 if LIES[layout](dout) else 1),)
+        return out, lambda dout: (backward(dout)[0] * (1.01 if IS_LAID[layout](dout) else 1),)
 
     monkeypatch.setitem(OPS, "tanh", OPS["tanh"])
     op(tanh)
-    case = CASES["tanh"][0]
-    objections = verdict("tanh", [by_pytorch], [case])[2]
-    assert len(objections) == 1 and objections[0].startswith(f"tanh, {layout} case 0")
+    failures = check_op("tanh", CASES["tanh"][:1]).failures
+    assert len(failures) == 2  # of both checks
+    assert all(failure.startswith(f"tanh, page, {layout} case 0") for failure in failures)
 
 
 def test_an_error_of_float32_alone_is_caught(monkeypatch):
-    """A backward that goes wrong only with fewer digits, and only in one layout."""
+    """A backward that is wrong only with fewer digits, and only in one layout."""
     right = OPS["tanh"].__wrapped__
 
     def tanh(x):
         out, backward = right(x)
-        wrong = x.dtype == np.float32 and LIES["strided"](x)
+        wrong = x.dtype == np.float32 and IS_LAID["strided"](x)
         return out, lambda dout: (backward(dout)[0] * (1.01 if wrong else 1),)
 
     monkeypatch.setitem(OPS, "tanh", OPS["tanh"])
@@ -570,15 +692,15 @@ def test_an_error_of_float32_alone_is_caught(monkeypatch):
         check_rounding("tanh", CASES["tanh"][0], "strided", np.float32, monkeypatch)
 
 
-@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
+@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(
-    "backward, objection",
+    "backward, failure",
     [
         (lambda dout: (dout * np.nan,), "d0: "),
         (lambda dout: (None,), "no derivative"),
     ],
 )
-def test_nan_and_nothing_are_caught(judge, backward, objection, monkeypatch):
+def test_nan_and_nothing_are_caught(check, backward, failure, monkeypatch):
     """NaN is not small, and a gradient that does not arrive is not zero."""
     monkeypatch.setitem(OPS, "neg", OPS["neg"])
 
@@ -586,35 +708,35 @@ def test_nan_and_nothing_are_caught(judge, backward, objection, monkeypatch):
     def neg(x):
         return -x, backward
 
-    with pytest.raises((AssertionError, RuntimeError), match=objection):
-        judge("neg", CASES["neg"][0])
+    with pytest.raises((AssertionError, RuntimeError), match=failure):
+        check("neg", CASES["neg"][0])
 
 
-@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
-def test_an_output_that_is_not_finite_is_caught(judge, monkeypatch):
-    """It is named as such."""
-    plant(monkeypatch, "neg", spoil_out=lambda out: out * np.inf)
+@pytest.mark.parametrize("check", CHECKS)
+def test_an_output_that_is_not_finite_is_caught(check, monkeypatch):
+    """The failure says so."""
+    plant(monkeypatch, "neg", PAGE, spoil_out=lambda out: out * np.inf)
     with pytest.raises(AssertionError, match="neg: out is not finite"):
-        judge("neg", CASES["neg"][0])
+        check("neg", CASES["neg"][0])
 
 
-@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
-def test_a_gradient_that_does_not_arrive_is_caught(judge):
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_gradient_that_does_not_arrive_is_caught(check):
     """A module that detaches its weight."""
 
-    class Deaf(nn.Linear):
+    class Detached(nn.Linear):
         def forward(self, x):
             return F.linear(x, self.weight.detach(), self.bias)
 
     with pytest.raises(AssertionError, match="Linear: d1: no gradient arrives"):
-        judge("Linear", Case([(T, C)], build=lambda: Deaf(C, V)))
+        check("Linear", Case([(T, C)], build=lambda: Detached(C, V)))
 
 
-@pytest.mark.parametrize("judge", [by_pytorch, by_finite_differences])
-def test_a_zero_gradient_is_caught(judge):
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_zero_gradient_is_caught(check):
     """Softmax over an axis of length 1 is 1 whatever x: such a case would check nothing."""
     with pytest.raises(AssertionError, match="softmax: d0 is zero"):
-        judge("softmax", Case([(T, 1)]))
+        check("softmax", Case([(T, 1)]))
 
 
 def test_an_op_that_writes_into_its_input_is_caught(monkeypatch):

@@ -101,7 +101,7 @@ def test_a_steps_time_is_told_op_by_op(folder):
     times = facts(folder)["times"]
     ops = {name: (forward, backward) for name, forward, backward in times["ops"]}
     names = {"linear", "attention", "layer_norm", "gelu", "embedding", "add", "cross_entropy"}
-    assert names <= ops.keys() and times["laps"] == 10 and times["processes"] == 1
+    assert names <= ops.keys() and times["n_runs"] == 10 and times["processes"] == 1
     assert all(
         forward > 0 and backward > 0 for name, (forward, backward) in ops.items() if name in names
     )
@@ -202,9 +202,7 @@ def test_while_it_runs_the_page_knows_what_is_left(run, tmp_path, monkeypatch):
     )
     fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
     monkeypatch.setattr(gpt_numpy.run, "time", fake)
-    monkeypatch.setattr(
-        gpt_numpy.train, "clip_grad_norm", taking(1, gpt_numpy.train.clip_grad_norm)
-    )
+    monkeypatch.setattr(gpt_numpy.train, "warmup_cosine", taking(1, gpt_numpy.train.warmup_cosine))
     program = example("train_shakespeare")
     monkeypatch.setattr(program, "evaluate", taking(100, program.evaluate))
     assert run("--steps", "12", "--eval-every", "4") == 0

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(tmp_path, *arguments, **environment):
-    """(loss of the last line, everything printed, seconds) of the training command."""
+    """Run the training command; return (loss of the last line, all it printed, seconds)."""
     begin = time.perf_counter()
     out = subprocess.run(
         [sys.executable, ROOT / "examples/train_shakespeare.py", "--device", "cpu"]
@@ -31,7 +31,7 @@ def run(tmp_path, *arguments, **environment):
 
 def test_the_verse_is_learnt(tmp_path):
     """Without a network the default run ends within 4 minutes, 0.35 above the grammar's entropy."""
-    proxy = "http://127.0.0.1:9"  # nobody answers there: as if there were no network
+    proxy = "http://127.0.0.1:9"  # no proxy is there: as without a network
     loss, out, seconds = run(
         tmp_path / "run", GPT_NUMPY_DATA=str(tmp_path), https_proxy=proxy, HTTPS_PROXY=proxy
     )

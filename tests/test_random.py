@@ -1,7 +1,7 @@
-"""Randomness is a pure function of (seed, step, layer, row, use), and nothing else.
+"""Randomness is a pure function of (seed, step, layer, row, use).
 
-The first tests check that function bit by bit against NumPy's Philox, called here from its
-specification; the others check what follows: any order, any batch, any thread gives the same.
+The first tests compare that function bit by bit with NumPy's Philox, called as the specification
+says.  The others check the consequences: any order, any batch and any thread gives the same.
 """
 
 import math
@@ -11,13 +11,23 @@ import numpy as np
 import pytest
 
 from minigrad import manual_seed, random
-from minigrad.random import BATCH, MASK, SAMPLE, WEIGHT, at, dropout_mask, next_key, philox
+from minigrad.random import (
+    BATCH,
+    MASK,
+    SAMPLE,
+    WEIGHT,
+    dropout_mask,
+    keep_mask,
+    next_key,
+    philox,
+    rng_scope,
+)
 
 KEY = (1337, 3, 2, 5)  # seed, step, layer, row
 
 
 def words(seed, step, layer, row, n):
-    """The first n 32-bit integers of dropout's Philox at a place: 64-bit words, low half first."""
+    """Return the first n 32-bit integers of dropout's stream: 64-bit words, the low half first."""
     bits = np.random.Philox(key=seed + (step << 64), counter=(layer << 64) + (row << 128))
     halves = []
     while len(halves) < n:
@@ -29,25 +39,27 @@ def words(seed, step, layer, row, n):
 @pytest.mark.parametrize("shape", [(2, 3, 5), (4, 7), (3,), (1, 2, 3, 4)])
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
 def test_the_mask_is_what_its_docstring_says(shape, p):
-    """Row b keeps entry i where integer i of its own stream is at least p·2³²."""
+    """Row b keeps entry i if integer i of its own stream is at least p·2³²."""
     seed, step, layer, row = KEY
+    keep = keep_mask(np.zeros(shape), p, KEY)
     mask = dropout_mask(np.zeros(shape), p, KEY)
-    assert mask.shape == shape
+    assert (keep.shape, keep.dtype, mask.shape) == (shape, bool, shape)
     for b in range(shape[0]):
-        kept = words(seed, step, layer, row + b, mask[b].size) >= p * 2**32
-        np.testing.assert_array_equal(mask[b].ravel(), kept / (1 - p))
+        expected = words(seed, step, layer, row + b, keep[b].size) >= p * 2**32
+        np.testing.assert_array_equal(keep[b].ravel(), expected)
+        np.testing.assert_array_equal(mask[b].ravel(), expected / (1 - p))
 
 
 @pytest.mark.parametrize("i", range(4))
 def test_the_threshold_itself_is_kept(i):
-    """At least p·2³², not above: seen only where an integer of the stream is exactly that."""
+    """The comparison is ≥, not >: they differ only if an integer of the stream is exactly p·2³²."""
     stream = words(*KEY, 4)
     mask = dropout_mask(np.zeros((1, 4)), stream[i] / 2**32, KEY)
     np.testing.assert_array_equal(mask[0] > 0, stream >= stream[i])
 
 
 @pytest.mark.parametrize("use", [MASK, BATCH, WEIGHT, SAMPLE])
-def test_a_place_is_a_key_and_a_counter(use):
+def test_philox_gets_a_key_and_a_counter(use):
     """key = (seed, step), counter = (0, layer, row, use), 64 bits each, lowest first."""
     seed, step, layer, row = KEY
     expected = np.random.Philox(
@@ -57,7 +69,7 @@ def test_a_place_is_a_key_and_a_counter(use):
 
 
 def test_the_stream_is_the_published_one():
-    """Philox4x64-10 of all zeros, from the test vectors of its authors' library Random123."""
+    """Philox4x64-10 of zeros gives the test vector in its authors' library, Random123."""
     bits = np.random.Philox(key=0, counter=2**256 - 1)  # NumPy counts up before it draws
     assert [hex(int(w)) for w in bits.random_raw(4)] == [
         "0x16554d9eca36314c",
@@ -69,7 +81,7 @@ def test_the_stream_is_the_published_one():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_the_mask_has_the_dtype_of_x(dtype):
-    """And the same entries kept, whatever the dtype."""
+    """The entries that it keeps do not depend on the dtype."""
     x = np.ones((3, 8), dtype)
     mask = dropout_mask(x, 0.5, KEY)
     assert mask.dtype == dtype
@@ -77,7 +89,7 @@ def test_the_mask_has_the_dtype_of_x(dtype):
 
 
 def test_drawing_order_does_not_matter():
-    """No history: places give the same in whatever order they are asked."""
+    """There is no history: a key gives the same mask, whatever was drawn before it."""
     x = np.zeros((2, 16))
     keys = [(1, step, layer, 0) for step in range(3) for layer in range(3)]
     forwards = {key: dropout_mask(x, 0.5, key) for key in keys}
@@ -86,19 +98,19 @@ def test_drawing_order_does_not_matter():
 
 
 def test_a_row_does_not_know_its_batch():
-    """Rows 2 and 3 alone, from row 2 on, are rows 2 and 3 of the whole: so a batch can be split."""
+    """A batch can be split: rows 2 and 3, drawn from row 2 on, are rows 2 and 3 of the whole."""
     seed, step, layer, _ = KEY
     x = np.zeros((6, 4, 5))
     whole = dropout_mask(x, 0.5, (seed, step, layer, 0))
     np.testing.assert_array_equal(dropout_mask(x[2:4], 0.5, (seed, step, layer, 2)), whole[2:4])
-    with at(seed, step):
+    with rng_scope(seed, step):
         first = dropout_mask(x, 0.5)
-    with at(seed, step, row=2):
+    with rng_scope(seed, step, row=2):
         np.testing.assert_array_equal(dropout_mask(x[2:4], 0.5), first[2:4])
 
 
-def test_places_differ():
-    """Another seed, step, layer, row or use, and any two of these swapped, give other bits."""
+def test_streams_differ():
+    """Another seed, step, layer, row or use gives other bits, and so do two of them swapped."""
     keys = [(1, 2, 3, 4), (2, 1, 3, 4), (1, 3, 2, 4), (1, 2, 4, 3), (9, 2, 3, 4), (1, 9, 3, 4),
             (1, 2, 9, 4), (1, 2, 3, 9), (0, 0, 0, 0)]  # fmt: skip
     streams = {tuple(philox(k, use).random_raw(2)) for k in keys for use in range(4)}
@@ -109,7 +121,7 @@ def test_places_differ():
 
 @pytest.mark.parametrize("p", [0.01, 0.2, 0.5, 0.9])
 def test_the_keep_rate(p):
-    """n draws keep n (1 − p), give or take four times √(n p (1 − p)); the mean of the mask is 1."""
+    """n draws keep n (1 − p), to four standard deviations √(n p (1 − p)); the mask's mean is 1."""
     n = 100_000
     mask = dropout_mask(np.zeros((10, n // 10)), p, KEY)
     sigma = math.sqrt(p * (1 - p) / n)
@@ -117,29 +129,30 @@ def test_the_keep_rate(p):
     assert abs(mask.mean() - 1) < 4 * sigma / (1 - p)
 
 
-def test_a_share_of_zero_keeps_all():
-    """p = 0 is a mask of ones."""
+def test_p_of_zero_keeps_all():
+    """With p = 0 the mask is ones."""
     np.testing.assert_array_equal(dropout_mask(np.zeros((2, 9)), 0.0, KEY), np.ones((2, 9)))
 
 
 @pytest.mark.parametrize("p", [-0.5, 1.0, 2, math.nan])
-def test_a_share_out_of_bounds(p):
+def test_p_out_of_bounds(p):
     """1/(1 − p) needs p below 1."""
-    with pytest.raises(ValueError, match="at least 0 and below 1"):
-        dropout_mask(np.zeros((2, 2)), p, KEY)
+    for draw in (dropout_mask, keep_mask):
+        with pytest.raises(ValueError, match="at least 0 and below 1"):
+            draw(np.zeros((2, 2)), p, KEY)
 
 
-# ---- the running place ---------------------------------------------------------------------------
+# ---- the running key -----------------------------------------------------------------------------
 
 
 def test_layers_count_on():
-    """Whoever draws without naming a place gets the next layer of the running one."""
-    with at(7, 8, row=9):
+    """A draw without a key gets the next layer of the running key."""
+    with rng_scope(7, 8, row=9):
         assert [next_key() for _ in range(3)] == [(7, 8, 0, 9), (7, 8, 1, 9), (7, 8, 2, 9)]
 
 
 def test_manual_seed_starts_over():
-    """The same seed gives the same draws again; another one does not."""
+    """The same seed gives the same draws; another seed gives others."""
     draws = []
     for seed in (1, 1, 2):
         manual_seed(seed)
@@ -149,39 +162,39 @@ def test_manual_seed_starts_over():
     assert (draws[0][0] != draws[2][0]).all()
 
 
-def test_at_restores_the_place():
-    """Also one `at` within another, and also after an exception."""
+def test_rng_scope_restores_the_running_key():
+    """Also with one scope inside another, and after an exception."""
     manual_seed(5)
     next_key()
-    with at(1, 2):
+    with rng_scope(1, 2):
         next_key()
-        with pytest.raises(KeyError), at(3, 4, row=5):
+        with pytest.raises(KeyError), rng_scope(3, 4, row=5):
             next_key()
             raise KeyError
         assert next_key() == (1, 2, 1, 0)
     assert next_key() == (5, 0, 1, 0)
 
 
-def test_an_explicit_key_leaves_the_place_alone():
-    """A mask with a key does not count as a layer of the running place."""
+def test_an_explicit_key_leaves_the_running_key_alone():
+    """A mask with a key of its own does not count as a layer."""
     manual_seed(5)
     dropout_mask(np.zeros((2, 2)), 0.5, KEY)
     assert next_key() == (5, 0, 0, 0)
 
 
-def test_the_place_is_per_thread():
-    """A thread that seeds, or draws, does not disturb another."""
+def test_the_running_key_is_per_thread():
+    """A thread that seeds or draws does not affect another."""
     manual_seed(5)
     seen = []
 
     def other():
         seen.append(next_key())
         manual_seed(6)
-        with at(7, 8):
+        with rng_scope(7, 8):
             seen.append(next_key())
         seen.append(next_key())
 
-    with at(1, 2):
+    with rng_scope(1, 2):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
@@ -190,10 +203,10 @@ def test_the_place_is_per_thread():
     assert seen == [(0, 0, 0, 0), (7, 8, 0, 0), (6, 0, 0, 0)]
 
 
-@pytest.mark.parametrize("start", [manual_seed, lambda seed: at(seed, 0).__enter__()])
+@pytest.mark.parametrize("start", [manual_seed, lambda seed: rng_scope(seed, 0).__enter__()])
 @pytest.mark.parametrize("seed", [-1, 2**64, 2**100])
 def test_a_seed_has_64_bits(seed, start):
-    """What Philox cannot take is refused at once, and the running place is as it was."""
+    """A seed that Philox cannot take is refused at once, and the running key does not change."""
     manual_seed(5)
     with pytest.raises(ValueError, match=f"from 0 to 2.64 - 1, not {seed}"):
         start(seed)
@@ -208,7 +221,7 @@ def test_every_seed_of_64_bits_is_used_in_full(seed):
 
 
 def test_initial_weights():
-    """float32, of the asked shape and spread, drawn apart from the masks."""
+    """float32, of the given shape and spread."""
     manual_seed(1)
     normal = random.normal((100, 1000), 0.02)
     uniform = random.uniform((100, 1000), 0.5)

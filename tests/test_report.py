@@ -81,7 +81,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_loss_figure_is_ten_by_five_inches(name, tmp_path):
-    """A png of 1200 x 600 pixels, 120 to the inch, whatever is known."""
+    """The PNG has 1200 x 600 pixels, 120 to the inch, whatever is known."""
     rows, options = FIGURES[name]
     path = tmp_path / "loss.png"
     report.loss_figure(rows, path, **{"title": "a run", "vocab_size": 65} | options)
@@ -92,13 +92,13 @@ def test_loss_figure_is_ten_by_five_inches(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["a$b^{$.txt", "s\udcff.txt", "<b>&amp;", "\x1b[31m"])
 def test_a_name_is_drawn_whatever_it_is(name, tmp_path):
-    """A dollar begins no formula, and half a character is none."""
+    """A dollar sign starts no formula, and a surrogate is replaced."""
     report.loss_figure(ROWS, tmp_path / "loss.png", title=name, vocab_size=65)
     assert (tmp_path / "loss.png").exists()
 
 
 def test_loss_figure_shows_the_runs_numbers(tmp_path):
-    """The curves are the rows; dashed lines stand at ln V and at the entropy, and say so."""
+    """The curves are the rows; dashed, labelled lines are at ln V and at the entropy."""
     path, ends = tmp_path / "loss.png", {"entropy": 1.1, "text_entropy": 1.2}
     figure = report.loss_figure(ROWS, path, "a run", 65, **ends)
     axes = figure.axes[0]

@@ -28,12 +28,13 @@ from command import (
 import gpt_numpy.memory
 import gpt_numpy.run
 import gpt_numpy.train
-import minigrad.device
 from gpt_numpy import GPT
 from gpt_numpy.checkpoint import checksum
 from gpt_numpy.files import Lock
 from gpt_numpy.resume import FILE, load_state
 from gpt_numpy.tokenizer import CharTokenizer
+from minigrad import backend
+from minigrad.internals.gpu import init_gpu
 
 train_shakespeare = example("train_shakespeare")
 HARD = "--dropout 0.2 --accumulate 2 --batch-size 3 --steps 11 --eval-every 4 --log-every 3".split()
@@ -355,7 +356,8 @@ def test_a_run_on_a_gpu_that_is_gone(train, stop_at, fake_gpu, monkeypatch):
     """It is refused, with the flag that goes on without one."""
     stop_at(3, signal.SIGINT)
     train("run", "--device", "gpu", "--preset", "laptop")
-    monkeypatch.setattr(minigrad.device, "cupy", None)
+    monkeypatch.setattr(backend, "cupy", None)
+    init_gpu.cache_clear()
     monkeypatch.setitem(sys.modules, "cupy", None)
     run = train("run", "--resume")
     assert run.status == 2 and run.err.endswith("; to go on without a GPU: --device cpu\n")

@@ -98,7 +98,8 @@ def test_training_does_not_depend_on_the_models_mode():
 def test_a_gradient_that_is_not_finite_ends_the_run(workers):
     """With the step's number and the op that began it, before the weights are touched."""
     model = make()
-    model.h[1].mlp.fc.weight.data[2] = 1e200  # gelu squares it
+    mlp = model.h[1].mlp  # a hidden number of about 10²⁰⁰, which the next layer scales down again
+    mlp.fc.weight.data[2], mlp.proj.weight.data[:, 2] = 1e200, 1e-200
     before = model.state_dict()
     config = TrainConfig(steps=2, batch_size=2, block_size=8, workers=workers)
     with pytest.raises(FloatingPointError) as error:
@@ -107,8 +108,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run(workers):
     assert message.startswith(
         "step 1: the loss or its gradient is not finite, and the weights were"
     )
-    assert "gelu made NaN going backward, in h.1.mlp: it is in dx\n    x     (" in message
-    assert "gpt_numpy/model.py, line" in message and "self.fc(x)" in message and "--lr" in message
+    op = "linear made a gradient too long for float64 going backward, in h.1.mlp.proj"
+    assert f"{op}: it is in dweight\n    x        (" in message
+    assert "gpt_numpy/model.py, line" in message and "self.proj(" in message and "--lr" in message
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
 
@@ -149,6 +151,21 @@ def test_a_run_goes_on_as_if_it_had_never_been_stopped(workers, dropout):
         for i in right:
             np.testing.assert_array_equal(ours[i]["exp_avg_sq"], right[i]["exp_avg_sq"])
             assert ours[i]["step"] == right[i]["step"] == 7
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_frozen_weight_stays_as_it_is(workers):
+    """No gradient, no step and no decay; the others are trained, and state_dict() has them all."""
+    config = TrainConfig(steps=3, batch_size=2, block_size=8, workers=workers)
+    model = make()
+    model.h[0].mlp.fc.weight.requires_grad = False
+    before = model.state_dict()
+    list(train(model, IDS, config))
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        if not name.endswith("key.bias"):  # whose gradient is 0 but for rounding
+            assert np.array_equal(after[name], array) == (name == "h.0.mlp.fc.weight"), name
 
 
 def test_the_first_step_has_a_rate():

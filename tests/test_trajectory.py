@@ -3,6 +3,8 @@
 A gradient that is right proves one step.  Here everything that a step does is at work, over and
 over, and any error feeds on itself: accumulation, clipping, warm-up and cosine, decay of matrices
 alone, the tied table, Adam's corrections.  `pytest -m slow` goes on to 300 steps.
+
+The runs are made twice: by train(), with every twin; and by a loop over the pages alone.
 """
 
 import dataclasses
@@ -17,8 +19,9 @@ import minigrad as mg
 from gpt_numpy import GPT, TrainConfig, verse
 from gpt_numpy.data import random_batch
 from gpt_numpy.tokenizer import CharTokenizer
-from gpt_numpy.train import train
+from gpt_numpy.train import StepResult, gradients_of_rows, train
 from minigrad import random
+from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
 
 torch.set_num_threads(1)  # more of them would wait by spinning, on the cores of our workers
@@ -42,7 +45,7 @@ def pytorchs_run(twin, config):
             row = i * config.batch_size
             batch = random_batch(IDS, config.batch_size, config.block_size, config.seed, step, row)
             x, y = (torch.from_numpy(ids.numpy()) for ids in batch)
-            with random.at(config.seed, step, row):  # where the masks are drawn
+            with random.rng_scope(config.seed, step, row):  # where the masks are drawn
                 loss = TF.cross_entropy(twin(x).flatten(0, 1), y.flatten()) / config.accumulate
             loss.backward()
             total += loss.item()
@@ -51,7 +54,24 @@ def pytorchs_run(twin, config):
         yield total, norm
 
 
-def compare(config, their_config, dtype, step_tolerance, weight_tolerance):
+@mg.plain()
+def pages(model, ids, config):
+    """Yield what train() does, computed by the pages alone: ops, AdamW and clipping."""
+    groups = model.parameter_groups(config.weight_decay)
+    optimizer = AdamW(groups, lr=1.0, betas=(config.beta1, config.beta2))
+    model.train()
+    for step in range(1, config.steps + 1):
+        lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad()
+        loss = gradients_of_rows(model, step, 0, config.rows_per_step, ids, config, n_parts=1)
+        norm = clip_grad_norm(model.parameters(), config.grad_clip)
+        optimizer.step()
+        yield StepResult(step, loss, lr, norm)
+
+
+def compare(config, their_config, dtype, step_tolerance, weight_tolerance, train=train):
     """Train both side by side, from the same weights, on the same batches, with the same masks."""
 
     def mask(shape, p):
@@ -78,7 +98,11 @@ def compare(config, their_config, dtype, step_tolerance, weight_tolerance):
         assert abs(p.data - theirs[name].detach().numpy()).max() <= weight_tolerance, name
 
 
-@pytest.mark.parametrize("workers, dropout", [(1, 0.0), (2, 0.2)])
+@pytest.mark.parametrize(
+    "train, workers, dropout",
+    [(train, 1, 0.0), (train, 2, 0.2), (pages, 1, 0.2)],
+    ids=["train", "two workers", "pages"],
+)
 @pytest.mark.parametrize(
     "dtype, steps",
     [
@@ -87,7 +111,7 @@ def compare(config, their_config, dtype, step_tolerance, weight_tolerance):
         pytest.param(np.float64, 300, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_follows_pytorchs(dtype, steps, workers, dropout):
+def test_a_run_follows_pytorchs(dtype, steps, train, workers, dropout):
     """The preset `laptop`, two batches a step, in one process and in two.
 
     float64: the loss at 1e-10 at every step, every parameter at 1e-9 after the last one.
@@ -97,19 +121,20 @@ def test_a_run_follows_pytorchs(dtype, steps, workers, dropout):
         steps=steps, warmup_steps=steps // 5, accumulate=2, dropout=dropout, workers=workers
     )
     tolerances = (1e-10, 1e-9) if dtype == np.float64 else (1e-3, config.lr)
-    compare(config, config, dtype, *tolerances)
+    compare(config, config, dtype, *tolerances, train)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_a_run_with_biases_follows_pytorchs(workers):
+@pytest.mark.parametrize("train, workers", [(train, 1), (train, 2), (train, 3), (pages, 1)])
+def test_a_run_with_biases_follows_pytorchs(train, workers):
     """A small model with all the biases of GPT-2, in float64."""
     config = TrainConfig(
         steps=60, warmup_steps=10, n_layer=2, n_head=2, n_embd=16, block_size=8, batch_size=3,
         accumulate=2, lr=1e-2, bias=True, dropout=0.1, workers=workers,
     )  # fmt: skip
-    compare(config, config, np.float64, 1e-10, 1e-9)
+    compare(config, config, np.float64, 1e-10, 1e-9, train)
 
 
+@pytest.mark.parametrize("train", [train, pages])
 @pytest.mark.parametrize(
     "difference",
     [
@@ -122,7 +147,7 @@ def test_a_run_with_biases_follows_pytorchs(workers):
         {"warmup_steps": 3},
     ],
 )
-def test_a_difference_is_noticed(difference):
+def test_a_difference_is_noticed(difference, train):
     """A setting that is off by a hundredth or less, or one step more of warm-up, shows at once."""
     config = TrainConfig(
         steps=6, warmup_steps=2, n_layer=1, n_embd=16, block_size=8, batch_size=2, accumulate=2,
@@ -130,4 +155,4 @@ def test_a_difference_is_noticed(difference):
     )  # fmt: skip
     theirs = dataclasses.replace(config, **difference)
     with pytest.raises(AssertionError, match="loss of step"):
-        compare(config, theirs, np.float64, 1e-10, 1e-9)
+        compare(config, theirs, np.float64, 1e-10, 1e-9, train)

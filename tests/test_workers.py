@@ -14,7 +14,7 @@ import pytest
 import minigrad as mg
 from gpt_numpy import GPT, TrainConfig, train
 from gpt_numpy.workers import Workers
-from minigrad.optim import AdamW
+from minigrad.fast.adamw import FusedAdamW
 
 V = 11
 IDS = np.random.default_rng(0).integers(V, size=500)
@@ -38,15 +38,15 @@ def make():
 
 
 def workers_of(model, work=WORK, n=2):
-    """The Workers of a model and of an AdamW of its own."""
-    return Workers(model, AdamW(model.parameter_groups(0.1), lr=0.1), work, (0, 6), n)
+    """The Workers of a model and of a FusedAdamW of its own."""
+    return Workers(model, FusedAdamW(model.parameter_groups(0.1), lr=0.1), work, (0, 6), n)
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 8])
 def test_any_number_of_workers_takes_the_same_steps(n):
     """Loss, gradients and moved weights of 1 and of n processes agree at 1e-12, dropout on."""
     alone, shared = make(), make()
-    optimizers = [AdamW(model.parameter_groups(0.1), lr=0.1) for model in (alone, shared)]
+    optimizers = [FusedAdamW(model.parameter_groups(0.1), lr=0.1) for model in (alone, shared)]
     teams = [
         Workers(model, optimizer, WORK, (0, 6), k)
         for model, optimizer, k in zip((alone, shared), optimizers, (1, n), strict=True)
@@ -59,7 +59,7 @@ def test_any_number_of_workers_takes_the_same_steps(n):
                 assert abs(p.grad - q.grad).max() <= 1e-12 * abs(p.grad).max() + 1e-15
                 q.grad[...] = p.grad  # AdamW makes a large step of a small difference
             for team, optimizer in zip((one, many), optimizers, strict=True):
-                team.move(optimizer.next_step())
+                team.move(optimizer.plan_step())
                 optimizer.zero_grad()
             for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
                 np.testing.assert_array_equal(p.data, q.data)
@@ -71,17 +71,17 @@ def test_any_number_of_workers_takes_the_same_steps(n):
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_shared_out_or_not_adamw_is_the_same(n):
-    """To the last bit: stretches are cut, sums are not."""
+    """To the last bit: vectors are cut, sums are not."""
     alone, shared = make(), make()
-    optimizer = AdamW(alone.parameter_groups(0.1), lr=0.1)
-    shared_optimizer = AdamW(shared.parameter_groups(0.1), lr=0.1)
+    optimizer = FusedAdamW(alone.parameter_groups(0.1), lr=0.1)
+    shared_optimizer = FusedAdamW(shared.parameter_groups(0.1), lr=0.1)
     with Workers(shared, shared_optimizer, WORK, (0, 6), n) as workers:
         for step in (1, 2):
             workers.gradients(step)
             for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
                 p.grad = q.grad.copy()
             optimizer.step()
-            workers.move(shared_optimizer.next_step())
+            workers.move(shared_optimizer.plan_step())
     for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
         np.testing.assert_array_equal(p.data, q.data)
 

@@ -1,25 +1,25 @@
-"""Attention: every position asks itself and those before it, and averages what they answer."""
+"""Attention: each position scores itself and those before it, and takes their weighted mean."""
 
 import math
 
 from minigrad import random
-from minigrad.device import CPU, GPU, array_module, device_of, dots
-from minigrad.faults import misfit
+from minigrad.backend import array_module
+from minigrad.internals.errors import attention_error, check_shapes
 from minigrad.tensor import op
-
-BLOCK = {CPU: 32, GPU: 256}  # queries; the GPU's is a guess, not measured
 
 
 @op
-def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
-    """out = P v,  where  P = softmax(S)  by rows and  S = q kᵀ / √D,  −∞ where causal hides a key
+@check_shapes("q (B, H, T, D)  k (B, H, N, D)  v (B, H, N, D)", attention_error)
+def attention(q, k, v, *, causal=True, mask=None, dropout=0.0, training=False, key=None):
+    """out = P v,  where  P = softmax(S)  by rows and  S = q kᵀ / √D,  −∞ where a key is hidden
 
     Shapes      q (B, H, T, D)   k (B, H, N, D)   v (B, H, N, D)   S, P (B, H, T, N)
-                out (B, H, T, D).  Query t stands at position N − T + t, for the queries are the
+                out (B, H, T, D).  Query t is at position N − T + t, because the queries are the
                 last T of the N positions; causal lets it see positions up to its own.
-                dropout, training, key: as in dropout, which falls on P
-    Source      Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.1;
-                the row sum below: Dao et al. 2022, "FlashAttention", arXiv:2205.14135, section B.2
+                mask, booleans that broadcast to (B, H, T, N): True where a query may see a key,
+                for padding say.  A query that sees no key gets 0.
+                dropout, training, key: as in the op dropout, which is applied to P
+    Source      Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.1
     Derivation  Two matrix products with a softmax between.  From the last to the first, with M the
                 dropout mask (0 or 1/(1 − p); 1 without dropout) and P̃ = P ⊙ M:
 
@@ -28,86 +28,33 @@ def attention(q, k, v, *, causal=True, dropout=0.0, training=False, key=None):
                     P = softmax(S)        dS = P ⊙ (dP − Σₙ dP ⊙ P)      row by row; see softmax
                     S = q kᵀ / √D         dq = dS k / √D       dk = dSᵀ q / √D
 
-                The sum needs no T × N product of its own.  For one query t,
-
-                    Σₙ dPₙ Pₙ = Σₙ dP̃ₙ P̃ₙ = Σₙ Σ_d dout_d vₙ_d P̃ₙ = Σ_d dout_d out_d
-
-                Where causal hides a key S is −∞ and P is 0, so dS is 0 too: nothing more to do.
+                Where a key is hidden P is 0, so dS is 0 too: nothing more to do.
 
     In words    q asks, k offers, v answers.  Dividing by √D keeps the scores' spread near 1: a
                 sum of D independent products of spread 1 has spread √D.
 
-    Numerics    The largest score of each row is subtracted first, as in softmax.
-                A block of queries at a time: keys after its last query need not be computed and
-                masked, almost half of the work where T is long.  dk and dv add up over blocks.
-                On a GPU blocks are longer: short ones would leave it idle.
+    Numerics    The largest score of each row is subtracted first, as in softmax.  So a row that
+                sees any key has Σ e ≥ 1; one that sees none has e = 0, and is divided by 1.
     """
-    fits = k.ndim == 4 and q.shape[:2] + q.shape[3:] == k.shape[:2] + k.shape[3:]
-    if not (fits and k.shape == v.shape):
-        shapes = "q (B, H, T, D)  k (B, H, N, D)  v (B, H, N, D)"
-        raise ValueError(f"attention: {misfit(shapes, q=q, k=k, v=v)}")
-    (B, H, T, D), N = q.shape, k.shape[2]
-    if D == 0 or N == 0 or (causal and N < T):
-        raise ValueError(f"attention: {too_few(q, k)}")
+    T, N, D = q.shape[2], k.shape[2], q.shape[3]
     xp = array_module(q)
     scale = 1 / math.sqrt(D)
-    scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
-    length = BLOCK[device_of(q)]
-    ahead = xp.triu(xp.full((length, length), -xp.inf, q.dtype), 1)  # −∞ where a key comes later
-    mask = None
-    if training and dropout != 0:
-        mask = random.dropout_mask(xp.empty((B, H, T, N), q.dtype), dropout, key)
-    # In memory as q is: where its heads lie side by side, so do those of out.
-    out = xp.empty_like(q)
-    blocks = []  # (the queries of a block, the keys that they see, P, P̃)
-    for start in range(0, T, length):
-        queries = slice(start, min(start + length, T))
-        seen = slice(N - T + queries.stop if causal else N)
-        p = scaled_q[:, :, queries] @ k_T[..., seen]  # at first the scores
-        if causal:
-            n = queries.stop - start
-            p[..., -n:] += ahead[:n, :n]  # the last n keys stand where the queries stand
-        p -= p.max(-1, keepdims=True)
-        xp.exp(p, out=p)
-        row_sums = p @ xp.ones(p.shape[-1], p.dtype)  # on a CPU quicker than p.sum(-1)
-        p /= row_sums[..., None]
-        dropped = p if mask is None else p * mask[:, :, queries, seen]  # P̃
-        xp.matmul(dropped, v[:, :, seen], out=out[:, :, queries])
-        blocks.append((queries, seen, p, dropped))
+    scores = q @ k.swapaxes(2, 3) * scale  # (B, H, T, N)
+    visible = xp.asarray(True if mask is None else mask)
+    if causal:
+        visible = visible & (xp.arange(N) <= xp.arange(N - T, N)[:, None])  # (T, N)
+    scores = xp.where(visible, scores, xp.finfo(q.dtype).min)
+    e = xp.where(visible, xp.exp(scores - scores.max(-1, keepdims=True)), 0)
+    p = e / xp.maximum(e.sum(-1, keepdims=True), 1)
+    M = random.dropout_mask(p, dropout, key) if training and dropout != 0 else 1
+    out = (p * M) @ v
 
     def backward(dout):
-        dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
-        v_T = transposed(v)
-        row_dots = dots(dout, out)[..., None]  # Σ dP ⊙ P
-        for queries, seen, p, dropped in blocks:
-            douts = dout[:, :, queries]
-            dv[:, :, seen] += dropped.swapaxes(2, 3) @ douts
-            ds = douts @ v_T[..., seen]  # at first dP̃
-            if mask is not None:
-                ds *= mask[:, :, queries, seen]  # dP
-            ds -= row_dots[:, :, queries]
-            ds *= p
-            xp.matmul(ds, k[:, :, seen], out=dq[:, :, queries])
-            dk[:, :, seen] += ds.swapaxes(2, 3) @ scaled_q[:, :, queries]  # which has the 1/√D
-        dq *= scale
+        dv = (p * M).swapaxes(2, 3) @ dout
+        dp = (dout @ v.swapaxes(2, 3)) * M
+        dscores = p * (dp - (dp * p).sum(-1, keepdims=True))
+        dq = dscores @ k * scale
+        dk = dscores.swapaxes(2, 3) @ q * scale
         return dq, dk, dv
 
     return out, backward
-
-
-def too_few(q, k):
-    """What q and k, which fit each other, have too few of."""
-    T, N = q.shape[2], k.shape[2]
-    if q.shape[3] == 0:
-        return f"q {q.shape} has no channels: D, its axis 3, must be at least 1"
-    if N == 0:
-        return f"k {k.shape} has no keys: N, its axis 2, must be at least 1"
-    return (
-        f"q {q.shape} has more queries than k {k.shape} has keys: T is {T} in axis 2 of q, N is "
-        f"{N} in axis 2 of k, and causal queries are the last T of N positions"
-    )
-
-
-def transposed(x):
-    """xᵀ of every matrix as a copy: a view, as the right factor, halves the speed of a product."""
-    return array_module(x).ascontiguousarray(x.swapaxes(2, 3))

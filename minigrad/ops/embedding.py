@@ -1,18 +1,16 @@
-"""Embedding: a token's id picks its vector from a table."""
+"""Embedding: a token's id selects its vector from a table."""
 
-from minigrad.device import CPU, add_at, array_module, device_of
-from minigrad.faults import misfit
+from minigrad.backend import CPU, add_up, array_module, device_of
+from minigrad.internals.errors import check_shapes
 from minigrad.tensor import op
-
-SMALL = 512  # tokens: up to here a product with S, below, is quicker than adding row by row
 
 
 def check_ids(op_name, ids, n_rows):
     """Raise unless `ids` are integers from 0 to n_rows − 1: NumPy would count −1 from the end.
 
-    Of ids on the GPU the values are not checked: Python would have to wait for them.  A wrong one
-    picks a wrong row there, so check ids before they move: GPT does with those that it moves, and
-    train with the whole text.
+    The values of ids on the GPU are not checked, because Python would have to wait for them.  There
+    a wrong id selects a wrong row, so check ids before you move them.  GPT checks those that it
+    moves, and train() checks the whole text.
     """
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{op_name}: ids must be integers, not {ids.dtype}")
@@ -22,33 +20,25 @@ def check_ids(op_name, ids, n_rows):
 
 
 @op
+@check_shapes("weight (V, C)")
 def embedding(ids, weight):
     """out = weight[ids]:  row i of the table for every id i
 
     Shapes      ids (...), integers from 0 to V−1   weight (V, C)   out (..., C)
     Source      the same as a linear map of one-hot vectors; Bengio et al. 2003, "A Neural
                 Probabilistic Language Model", JMLR 3, section 2
-    Derivation  Let N run over all places of ids, and S be the matrix (N, V) with Sₙᵥ = [idsₙ = v].
+    Derivation  Let n run over all entries of ids, and S be the matrix (N, V) with Sₙᵥ = [idsₙ = v].
                 Then out = S weight, and as for any matrix product
 
                     dweight = Sᵀ dout,   that is   dweightᵥ = Σ of doutₙ over all n with idsₙ = v
 
-    In words    A row learns from every place where its token stood; a token that did not occur
+    In words    A row learns from every position where its token was; a token that did not occur
                 learns nothing.
     """
-    xp = array_module(weight)
-    ids = xp.asarray(ids)
-    if weight.ndim != 2:
-        raise ValueError(f"embedding: {misfit('weight (V, C)', weight=weight)}")
+    ids = array_module(weight).asarray(ids)
     check_ids("embedding", ids, len(weight))
-    V, C = weight.shape
 
     def backward(dout):
-        if V <= SMALL:
-            onehot = ids.reshape(-1, 1) == xp.arange(V)  # S (N, V)
-            return None, onehot.T @ dout.reshape(-1, C)
-        dweight = xp.zeros((V, C), dout.dtype)
-        add_at(dweight, ids, dout)  # `dweight[ids] += dout` would count a repeated id once
-        return None, dweight
+        return None, add_up(dout, ids, weight.shape)
 
     return weight[ids], backward

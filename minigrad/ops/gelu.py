@@ -2,7 +2,7 @@
 
 import math
 
-from minigrad.device import array_module, blocks
+from minigrad.backend import array_module
 from minigrad.tensor import op
 
 C, A = math.sqrt(2 / math.pi), 0.044715
@@ -24,36 +24,19 @@ def gelu(x):
 
     In words    s is the gate, from 0 (shut) to 1 (open).  A step in x moves out by the gate, and
                 by x times what the step does to the gate.
+
+    Numerics    Beyond |x| = 10 the gate is fully open or shut, in every dtype, and 1 − s or out is
+                0.  So x² may stop growing at 100: u' never overflows, and 0 · ∞ does not occur.
+                x³ is written x x², because a power is ten times slower than a product.
     """
     xp = array_module(x)
-    entries = x.reshape(-1)
-    out, slope = xp.empty_like(entries), xp.empty_like(entries)
-    # A block at a time, whose intermediate results stay in the processor's cache; and the slope
-    # now, while s is at hand.  Forward and backward together take half as long.
-    for block in blocks(entries):
-        value_and_slope(entries[block], out[block], slope[block])
+    x2 = xp.minimum(x * x, 100)
+    u = C * (x + A * x * x2)
+    s = 0.5 * (1 + xp.tanh(u))
+    out = x * s
 
     def backward(dout):
-        return (dout * slope.reshape(x.shape),)
+        du = C * (1 + 3 * A * x2)  # u'
+        return (dout * (s + 2 * out * (1 - s) * du),)
 
-    return out.reshape(x.shape), backward
-
-
-def value_and_slope(x, out, slope):
-    """Fill `out` and `slope` = out' by the formulas above."""
-    xp = array_module(x)
-    x2 = x * x
-    u = x2 * (C * A)  # u = (c a x² + c) x, in place, where a plain line would make new arrays
-    u += C
-    u *= x
-    s = xp.tanh(u, out=u)  # u is not needed again
-    s += 1
-    s *= 0.5
-    xp.multiply(x, s, out=out)
-    du2 = x2  # 2 u' = 2 c + 6 c a x², where x² was
-    du2 *= 6 * C * A
-    du2 += 2 * C
-    xp.subtract(1, s, out=slope)  # out' = (1 − s) out 2 u' + s
-    slope *= out
-    slope *= du2
-    slope += s
+    return out, backward

@@ -1,24 +1,28 @@
 """Layer normalization: give each token's vector mean 0 and variance 1, then scale and shift it.
 
-Layer upon layer adds to a vector, and the sums would grow; the next layer wants inputs of one size.
+In a Transformer each layer adds its output to a running sum, the residual stream, so the scale of
+that sum grows with depth.  The next layer works best on inputs of one scale.  A row of x, below, is
+the vector of one token.
 """
 
-from minigrad.device import array_module, dots
-from minigrad.faults import misfit
+from minigrad.backend import accurate_sum
+from minigrad.internals.errors import check_shapes, layer_norm_error
 from minigrad.tensor import op
 
 
 @op
-def layer_norm(x, weight, bias=None, *, eps=1e-5):
+@check_shapes("x (..., C)  weight (C,)  bias (C,)", layer_norm_error)
+def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     """out = w ⊙ x̂ + b,  where  x̂ = (x − μ) r  and  r = (σ² + ε)^(−½)
 
     with μ = mean(x) and σ² = mean((x − μ)²) over the C entries of a row
 
-    Shapes      x, x̂ (xhat), out (..., C)   weight w (C,)   bias b (C,) or None
-                μ, r (rstd) (..., 1)   σ² (var) (...,)
+    Shapes      x, x − μ (centred), x̂ (xhat), out (..., C)
+                weight w (C,), or None for no scaling   bias b (C,), or None for no shift
+                μ, σ² (var), r (rstd) (..., 1): one of each per row
     Source      Ba, Kiros & Hinton 2016, "Layer Normalization", arXiv:1607.06450, section 3
-    Derivation  Take one row.  Each entry stands in the row's mean and variance too, so when xⱼ
-                moves, all of x̂ moves.  With δᵢⱼ = 1 if i = j and 0 otherwise,
+    Derivation  Take one row.  Each entry is part of the row's mean and variance, so when xⱼ moves,
+                all of x̂ moves.  With δᵢⱼ = 1 if i = j and 0 otherwise,
 
                     ∂μ/∂xⱼ  = 1/C
                     ∂σ²/∂xⱼ = 2 Σᵢ (xᵢ − μ) (δᵢⱼ − 1/C) / C
@@ -30,45 +34,43 @@ def layer_norm(x, weight, bias=None, *, eps=1e-5):
                     ∂x̂ᵢ/∂xⱼ = (δᵢⱼ − 1/C) r + (xᵢ − μ) ∂r/∂xⱼ      and (xᵢ − μ) r = x̂ᵢ, so
                             = r (δᵢⱼ − 1/C − x̂ᵢ x̂ⱼ / C)
 
-                Let dx̂ = dout ⊙ w be the gradient of x̂.  Then dxⱼ = Σᵢ dx̂ᵢ ∂x̂ᵢ/∂xⱼ reads
+                Let dx̂ = dout ⊙ w be the gradient of x̂ (dout itself without w).  Then
+                dxⱼ = Σᵢ dx̂ᵢ ∂x̂ᵢ/∂xⱼ is
 
                     dx = r (dx̂ − mean(dx̂) − x̂ mean(dx̂ ⊙ x̂))
 
-                and w and b, which all rows share:  dw = Σ dout ⊙ x̂,  db = Σ dout,  over the rows.
+                Since out = w ⊙ x̂ + b, and all rows share w and b,  dw = Σ dout ⊙ x̂  and
+                db = Σ dout,  summed over the rows.
 
-    In words    Adding a constant to a row, or stretching it (up to ε), does not change out.  So dx
-                must have no part in those two directions: subtracting mean(dx̂) removes the part
-                along (1, ..., 1), and subtracting x̂ mean(dx̂ ⊙ x̂) the part along x̂.
+    In words    Adding a constant to a row does not change out, and neither does stretching the row
+                about its mean, which moves x along x̂ (up to ε).  A move m changes the loss by
+                Σ dx ⊙ m, which must be 0 for these two.  So the parts of dx̂ along (1, ..., 1) and
+                along x̂ have to go.  Subtracting mean(dx̂) removes the first, and subtracting
+                x̂ mean(dx̂ ⊙ x̂) the second, because mean(x̂) = 0 and mean(x̂ ⊙ x̂) = 1, up to ε.
 
-    Numerics    The variance in two passes.  mean(x²) − μ² is quicker, and loses every digit where
-                the mean is large beside the deviation.
+    Numerics    The variance is the mean of (x − μ)²; mean(x²) − μ² would lose digits, in float32
+                all of them where μ² is 10⁷ times σ².  In a nearly constant row even the rounding of
+                μ can exceed σ.  So the mean is subtracted twice: what is left after the first time
+                is small, and its mean is nearly exact.  (Without rounding that mean is 0, and the
+                derivation holds.)  accurate_sum adds up float32 in float64, because there may be
+                very many rows, and rounds the sum to float32.
     """
-    if not x.ndim or not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
-        fault = misfit("x (..., C)  weight (C,)  bias (C,)", x=x, weight=weight, bias=bias)
-        raise ValueError(f"layer_norm: {fault}")
-    xp = array_module(x)
-    C = x.shape[-1]
-    if C == 0:
-        raise ValueError(f"layer_norm: x {x.shape} has no entries along axis -1, and so no mean")
-    average = xp.full(C, 1 / C, x.dtype)  # a product with it is the mean of a row, quickly
-    xhat = x - (x @ average)[..., None]  # at first x − μ
-    var = dots(xhat, xhat) / C  # (...,); divides by C, not C − 1
-    rstd = ((var + eps) ** -0.5)[..., None]  # (..., 1)
-    xhat *= rstd
-    out = xhat * weight
-    if bias is not None:
-        out += bias
+    centred = x - x.mean(-1, keepdims=True)
+    centred = centred - centred.mean(-1, keepdims=True)  # the rounding error of the first mean
+    var = (centred * centred).mean(-1, keepdims=True)  # (..., 1); divides by C, not C − 1
+    rstd = (var + eps) ** -0.5  # (..., 1)
+    xhat = centred * rstd
+    out = xhat if weight is None else xhat * weight
+    out = out if bias is None else out + bias
 
-    def backward(dout):  # keeps xhat and rstd alive; x itself is not needed again
-        rows = tuple(range(dout.ndim - 1))  # every axis but the last
-        dweight = (dout * xhat).sum(rows)
-        dbias = None if bias is None else dout.sum(rows)
-        dx = dout * weight  # at first dx̂
-        shift = (dx @ average)[..., None]  # mean(dx̂)
-        stretch = dots(dx, xhat)[..., None] / C  # mean(dx̂ ⊙ x̂)
-        dx -= shift
-        dx -= xhat * stretch
-        dx *= rstd
+    def backward(dout):  # keeps xhat, rstd, weight and bias; x itself is not needed again
+        row_axes = tuple(range(dout.ndim - 1))  # every axis but the last; () for one row
+        dxhat = dout if weight is None else dout * weight
+        along_ones = dxhat.mean(-1, keepdims=True)  # mean(dx̂)
+        along_xhat = (dxhat * xhat).mean(-1, keepdims=True)  # mean(dx̂ ⊙ x̂)
+        dx = rstd * (dxhat - along_ones - xhat * along_xhat)
+        dweight = None if weight is None else accurate_sum(dout * xhat, row_axes)
+        dbias = None if bias is None else accurate_sum(dout, row_axes)
         return dx, dweight, dbias
 
     return out, backward

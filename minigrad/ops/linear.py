@@ -1,10 +1,14 @@
 """The affine map: the one op in which nearly all of a GPT's work is done."""
 
-from minigrad.faults import misfit
+import math
+
+from minigrad.backend import accurate_sum
+from minigrad.internals.errors import check_shapes
 from minigrad.tensor import op
 
 
 @op
+@check_shapes("x (..., I)  weight (O, I)  bias (O,)")
 def linear(x, weight, bias=None):
     """out = x Wᵀ + b
 
@@ -19,24 +23,21 @@ def linear(x, weight, bias=None):
     In words    The gradient of the weight from i to o is the input at i times the gradient at o:
                 a weight through which nothing came cannot be to blame.
 
-    Numerics    All axes in front are flattened into rows, so that forward and backward are one
+    Numerics    The axes in front are flattened into rows, so that forward and backward are one
                 large matrix product each, not a batch of small ones.
     """
-    bias_shape = weight.shape[:1] if bias is None else bias.shape
-    if weight.ndim != 2 or weight.shape != bias_shape + x.shape[-1:]:
-        fault = misfit("x (..., I)  weight (O, I)  bias (O,)", x=x, weight=weight, bias=bias)
-        raise ValueError(f"linear: {fault}")
-    x_shape = x.shape
-    rows = x.reshape(-1, x_shape[-1])  # (N, I), N rows in all
+    O, I = weight.shape
+    *front, _ = x.shape
+    N = math.prod(front)
+    rows = x.reshape(N, I)
     out = rows @ weight.T  # (N, O)
-    if bias is not None:
-        out += bias
+    out = out if bias is None else out + bias
 
     def backward(dout):
-        dout = dout.reshape(-1, len(weight))  # (N, O)
-        dx = (dout @ weight).reshape(x_shape)
+        dout = dout.reshape(N, O)
+        dx = (dout @ weight).reshape(*front, I)
         dweight = dout.T @ rows
-        dbias = None if bias is None else dout.sum(0)
+        dbias = None if bias is None else accurate_sum(dout, 0)
         return dx, dweight, dbias
 
-    return out.reshape(*x_shape[:-1], len(weight)), backward
+    return out.reshape(*front, O), backward

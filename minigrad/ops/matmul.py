@@ -1,13 +1,13 @@
 """Matrix product: rows times columns, over any number of matrices at once."""
 
-from minigrad.device import array_module
-from minigrad.faults import explained, no_product
+from minigrad.backend import array_module
+from minigrad.internals.errors import explain_errors_with, matmul_error
 from minigrad.ops.elementwise import unbroadcast
 from minigrad.tensor import op
 
 
 @op
-@explained(no_product)
+@explain_errors_with(matmul_error)
 def matmul(x, y):
     """out = x y,  that is  outᵢⱼ = Σₖ xᵢₖ yₖⱼ
 

@@ -1,16 +1,16 @@
-"""Ops that make many entries into one: sum, mean and max over some axes or over all.
+"""Ops that turn many entries into one: sum, mean, var and max, over some axes or over all.
 
 The entries that become one are a group.  `axis` is None (all), a number or a tuple of numbers,
 as in NumPy; with `keepdims` the axes stay, with length 1.
 """
 
-from minigrad.device import array_module
-from minigrad.faults import explained, no_axis
+from minigrad.backend import accurate_sum, array_module
+from minigrad.internals.errors import axis_error, explain_errors_with
 from minigrad.tensor import op
 
 
 def spread(out, shape, axis, keepdims):
-    """`out`, one entry per group, seen (through a view) at every entry of the group in `shape`."""
+    """Return `out`, one entry per group, as a view that repeats it over the group in `shape`."""
     xp = array_module(out)
     if not keepdims and shape:  # a number has no axis to lose
         out = xp.expand_dims(out, tuple(range(len(shape))) if axis is None else axis)
@@ -18,24 +18,24 @@ def spread(out, shape, axis, keepdims):
 
 
 @op
-@explained(no_axis)
+@explain_errors_with(axis_error)
 def sum(x, *, axis=None, keepdims=False):
     """out = Σ x,  over the entries of each group
 
     Shapes      out like x without `axis` (with length 1 there, if keepdims)
     Source      the sum rule
-    Derivation  Each xᵢ stands in the sum once:  ∂out/∂xᵢ = 1,  so  dxᵢ = dout
+    Derivation  Each xᵢ is in the sum once:  ∂out/∂xᵢ = 1,  so  dxᵢ = dout
     """
     shape = x.shape
 
     def backward(dout):
         return (spread(dout, shape, axis, keepdims),)
 
-    return x.sum(axis, keepdims=keepdims), backward
+    return accurate_sum(x, axis, keepdims), backward
 
 
 @op
-@explained(no_axis)
+@explain_errors_with(axis_error)
 def mean(x, *, axis=None, keepdims=False):
     """out = (Σ x) / n,  over the n entries of each group
 
@@ -43,18 +43,52 @@ def mean(x, *, axis=None, keepdims=False):
     Source      the sum rule
     Derivation  ∂out/∂xᵢ = 1/n,  so  dxᵢ = dout / n
     """
-    out = x.mean(axis, keepdims=keepdims)
+    total = accurate_sum(x, axis, keepdims)
     shape = x.shape
-    n = x.size // out.size if out.size else 1  # nothing to divide
+    n = x.size // total.size if total.size else 1  # without groups there is nothing to divide
 
     def backward(dout):
         return (spread(dout / n, shape, axis, keepdims),)
+
+    return total / n, backward
+
+
+@op
+@explain_errors_with(axis_error)
+def var(x, *, axis=None, keepdims=False, correction=0):
+    """out = Σ (x − μ)² / (n − correction),  where  μ = (Σ x) / n,  over the n entries of each group
+
+    Shapes      out like x without `axis` (with length 1 there, if keepdims)
+                correction 0 gives the mean square, as in NumPy and in layer norm; 1 the estimate
+                from a sample, PyTorch's default
+    Source      the chain rule
+    Derivation  With δᵢⱼ = 1 if i = j and 0 otherwise,  ∂(xᵢ − μ)/∂xⱼ = δᵢⱼ − 1/n,  so
+
+                    ∂out/∂xⱼ = 2 Σᵢ (xᵢ − μ) (δᵢⱼ − 1/n) / (n − correction)
+                             = 2 (xⱼ − μ) / (n − correction)        since Σᵢ (xᵢ − μ) = 0
+
+                dxⱼ = dout · 2 (xⱼ − μ) / (n − correction)
+
+    Numerics    Two passes, and the mean subtracted twice, for the reasons given in layer_norm.
+    """
+    total = accurate_sum(x, axis, keepdims=True)
+    n = x.size // total.size if total.size else 1
+    if n <= correction:
+        raise ValueError(
+            f"var: the groups of x {x.shape} have n = {n}, and n - correction must be above 0"
+        )
+    centred = x - total / n
+    centred = centred - accurate_sum(centred, axis, keepdims=True) / n
+    out = accurate_sum(centred * centred, axis, keepdims) / (n - correction)
+
+    def backward(dout):
+        return (spread(dout, x.shape, axis, keepdims) * centred * (2 / (n - correction)),)
 
     return out, backward
 
 
 @op
-@explained(no_axis)
+@explain_errors_with(axis_error)
 def max(x, *, axis=None, keepdims=False):
     """out = max x,  over the entries of each group
 
@@ -64,11 +98,13 @@ def max(x, *, axis=None, keepdims=False):
                 Where n of them tie (`ties`), any share among them is a subgradient, and equal
                 shares are the symmetric one:  dxᵢ = dout [xᵢ = out] / n
     """
+    xp = array_module(x)
     out = x.max(axis, keepdims=keepdims)
 
     def backward(dout):
         largest = x == spread(out, x.shape, axis, keepdims)
         ties = largest.sum(axis, keepdims=keepdims).astype(x.dtype)  # not integers, which widen
-        return (spread(dout / ties, x.shape, axis, keepdims) * largest,)
+        share = spread(dout / ties, x.shape, axis, keepdims)
+        return (xp.where(largest, share, 0),)
 
     return out, backward

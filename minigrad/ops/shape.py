@@ -1,26 +1,26 @@
-"""Ops that move entries and change none: their backward moves the gradients back."""
+"""Ops that move entries and change none; their backward moves the gradients back."""
 
 import itertools
 
-from minigrad.device import add_at, array_module
-from minigrad.faults import (
-    explained,
-    no_entry,
-    no_permutation,
-    no_reshape,
-    no_row,
-    no_stack,
+from minigrad.backend import add_up, array_module
+from minigrad.internals.errors import (
+    concat_error,
+    explain_errors_with,
+    index_error,
+    permutation_error,
+    reshape_error,
+    stack_error,
 )
 from minigrad.tensor import op
 
 
 @op
-@explained(no_reshape)
+@explain_errors_with(reshape_error)
 def reshape(x, *, shape):
     """out = the entries of x, in the same order, in another shape
 
     Shapes      out `shape`, of as many entries as x; one length may be −1, meaning what remains
-    Source      the identity map: only the name of an entry's place changes
+    Source      the identity map: only the index of each entry changes
     Derivation  outᵢ = xᵢ in reading order, so  dxᵢ = doutᵢ:  dout in the shape of x
     """
     before = x.shape
@@ -32,7 +32,7 @@ def reshape(x, *, shape):
 
 
 @op
-@explained(no_permutation)
+@explain_errors_with(permutation_error)
 def transpose(x, *, axes=None):
     """out = x with its axes in another order: axis i of out is axis `axes[i]` of x
 
@@ -43,8 +43,8 @@ def transpose(x, *, axes=None):
     """
     axes = range(x.ndim)[::-1] if axes is None else axes
     out = x.transpose(tuple(axes))  # an error where axes are no permutation
-    places = [a % x.ndim for a in axes]  # −1 is the last
-    inverse = [places.index(i) for i in range(x.ndim)]  # where axis i of x went
+    axes = [a % x.ndim for a in axes]  # −1 is the last
+    inverse = [axes.index(i) for i in range(x.ndim)]  # where axis i of x went
 
     def backward(dout):
         return (dout.transpose(inverse),)
@@ -53,14 +53,14 @@ def transpose(x, *, axes=None):
 
 
 @op
-@explained(no_entry)
+@explain_errors_with(index_error)
 def getitem(x, *, index):
     """out = x[index]
 
     Shapes      as NumPy's indexing: numbers, slices, ..., None, arrays of integers or booleans
     Source      a selection matrix S, one 1 per row: out = S x, both read as vectors
-    Derivation  dx = Sᵀ dout:  every entry of dout is added to the place that it was read from.
-                An array of integers may name a place twice; then both contributions add up.
+    Derivation  dx = Sᵀ dout:  every entry of dout is added to the entry of x that it was read from.
+                An array of integers may name an entry twice; then both contributions add up.
     """
     xp, shape = array_module(x), x.shape
     parts = index if isinstance(index, tuple) else (index,)
@@ -69,18 +69,17 @@ def getitem(x, *, index):
         index = tuple(part.copy() if hasattr(part, "copy") else part for part in parts)
 
     def backward(dout):
-        dx = xp.zeros(shape, dout.dtype)
         if may_repeat:
-            add_at(dx, index, dout)
-        else:
-            dx[index] = dout  # each place at most once: to set is to add to 0
+            return (add_up(dout, index, shape),)
+        dx = xp.zeros(shape, dout.dtype)
+        dx[index] = dout  # each entry at most once, so setting is adding to 0
         return (dx,)
 
     return x[index], backward
 
 
 @op
-@explained(no_row)
+@explain_errors_with(concat_error)
 def concat(*arrays, axis=0):
     """out = the arrays, one after another along an axis: concat([x, y], axis=0)
 
@@ -89,6 +88,8 @@ def concat(*arrays, axis=0):
     Derivation  Each array fills a slice of out, and gets that slice of dout
     """
     xp = array_module(arrays[0])
+    if not all(array.ndim for array in arrays):  # for which CuPy has another type of error
+        raise ValueError("concat: a single entry has no axis to join along")
     out = xp.concatenate(arrays, axis)
     ends = [0, *itertools.accumulate(array.shape[axis] for array in arrays)]
 
@@ -101,7 +102,7 @@ def concat(*arrays, axis=0):
 
 
 @op
-@explained(no_stack)
+@explain_errors_with(stack_error)
 def stack(*arrays, axis=0):
     """out = the arrays side by side along a new axis: stack([x, y], axis=0)
 

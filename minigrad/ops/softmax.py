@@ -1,12 +1,12 @@
 """Softmax: scores become probabilities, larger scores larger ones; and its logarithm."""
 
-from minigrad.device import array_module
-from minigrad.faults import explained, no_axis
+from minigrad.backend import accurate_sum, array_module
+from minigrad.internals.errors import axis_error, explain_errors_with
 from minigrad.tensor import op
 
 
 @op
-@explained(no_axis)
+@explain_errors_with(axis_error)
 def softmax(x, *, axis=-1):
     """out = eˣ / S  with  S = Σ eˣ  along the axis
 
@@ -21,25 +21,27 @@ def softmax(x, *, axis=-1):
 
                     dx = out ⊙ (dout − Σ dout ⊙ out)
 
-    In words    A score's gradient is its own share times how far dout there is above its average,
-                weighted by the shares: as they always sum to 1, only differences count.
+    In words    dxᵢ = pᵢ (doutᵢ − the p-weighted mean of dout), where p is out.  The entries of out
+                always sum to 1, so only differences of dout count.
 
     Numerics    eˣ overflows in float32 above x = 88.7.  Subtracting the largest x multiplies
-                numerator and denominator alike, and no exponent is above 0.
+                numerator and denominator by the same number, and no exponent is above 0.
     """
+    if not x.size:  # there is no largest x
+        return x, lambda dout: (dout,)
     xp = array_module(x)
     e = xp.exp(x - x.max(axis, keepdims=True))
-    out = e / e.sum(axis, keepdims=True)
+    out = e / accurate_sum(e, axis, keepdims=True)
 
     def backward(dout):
-        average = (dout * out).sum(axis, keepdims=True)
+        average = accurate_sum(dout * out, axis, keepdims=True)
         return (out * (dout - average),)
 
     return out, backward
 
 
 @op
-@explained(no_axis)
+@explain_errors_with(axis_error)
 def log_softmax(x, *, axis=-1):
     """out = ln softmax(x) = x − ln Σ eˣ  along the axis
 
@@ -52,11 +54,13 @@ def log_softmax(x, *, axis=-1):
     Numerics    ln of softmax would be −∞ wherever a probability rounds to 0.  With m the largest x,
                 ln Σ eˣ = m + ln Σ eˣ⁻ᵐ:  that sum is at least 1, and its logarithm is safe.
     """
+    if not x.size:  # there is no largest x
+        return x, lambda dout: (dout,)
     xp = array_module(x)
     shifted = x - x.max(axis, keepdims=True)
-    out = shifted - xp.log(xp.exp(shifted).sum(axis, keepdims=True))
+    out = shifted - xp.log(accurate_sum(xp.exp(shifted), axis, keepdims=True))
 
     def backward(dout):
-        return (dout - xp.exp(out) * dout.sum(axis, keepdims=True),)
+        return (dout - xp.exp(out) * accurate_sum(dout, axis, keepdims=True),)
 
     return out, backward

@@ -1,27 +1,28 @@
-"""CuPy without a GPU, to run the project's GPU path anywhere: NumPy inside, CuPy's manners outside.
+"""CuPy without a GPU: NumPy computes, behind CuPy's interface, to test the GPU path on any machine.
 
-It is strict by construction:
+It is strict:
 
-* An array wraps NumPy's and is none itself.  What it is mixed with must be such an array, or a
-  number; NumPy's arrays are refused in CuPy's own words, and NumPy's functions refuse it.
-* There is what the project uses, and nothing else.  tests/test_fake_cupy.py holds every name and
-  every keyword against the real CuPy, which can be imported without a driver.
-* Where CuPy differs from NumPy, so does this: a result of one entry is an array, not a number, and
-  cannot serve as a Python index; an index out of range wraps around; to assign to one place twice
-  is undefined (here: an error); atomic additions come in any order; what a function of entries
-  returns is contiguous.
+* An array wraps a NumPy array and is not one itself.  Other operands must be such arrays or
+  numbers.  NumPy's arrays are refused with CuPy's own messages, and NumPy's functions refuse it.
+* It has the names that the project uses, and no others.  tests/test_fake_cupy.py compares every
+  name and every keyword with the real CuPy, which can be imported without a driver.
+* Where CuPy differs from NumPy, so does the fake.  A result of one entry is an array, not a number,
+  and cannot be a Python index.  An index out of range wraps around.  Assigning to one entry twice
+  is undefined (here: an error).  Atomic additions come in any order.  The result of an elementwise
+  function is contiguous.  A single number has no axis, and cannot be concatenated.
 * `ledger` counts copies to the GPU (uploads) and back, for which Python waits (downloads).
-* Fresh memory is full of NaN, and of other nonsense where there is no NaN.
+* Fresh memory is full of NaN, or of other nonsense if the dtype has no NaN.
 
-What it cannot show: races between threads, how tensor cores round, memory that runs out, whether a
-driver takes a kernel, and speed.  (A kernel of ours is stood in for by the NumPy function that
-specifies it; tests/test_kernels.py runs the CUDA source itself.)
+It cannot show races between threads, how tensor cores round, memory that runs out, whether a driver
+accepts a kernel, and speed.  (The NumPy function that specifies one of our kernels runs in its
+place; tests/test_kernels.py runs the CUDA source itself.)
 """
 
 import builtins
 import functools
 import operator
 import types
+import warnings
 
 import numpy as np
 
@@ -29,14 +30,14 @@ from fake_cupy import kernels
 
 __version__ = "fake"
 
-inf = np.inf
+inf, finfo = np.inf, np.finfo  # the real CuPy, too, imports these from NumPy
 
 ledger = types.SimpleNamespace(uploads=0, downloads=0)
-_order = np.random.default_rng(0)  # in which atomic additions happen to come
+_order = np.random.default_rng(0)  # the order of atomic additions
 
 
 def _host(x):
-    """What is inside an operand: a NumPy array, or a number as it is."""
+    """Return the NumPy array inside an operand, or a number as it is."""
     if isinstance(x, ndarray):
         return x._array
     if isinstance(x, bool | int | float | np.generic):
@@ -45,15 +46,21 @@ def _host(x):
 
 
 def _array_inside(x):
-    """What is inside an argument that must be an array."""
+    """Return the NumPy array inside an argument that must be an array."""
     if not isinstance(x, ndarray):
         raise TypeError(f"Argument has incorrect type (expected cupy.ndarray, got {type(x)})")
     return x._array
 
 
-def _device(result):
-    """An array of the GPU for a result of NumPy's, also for a single number."""
-    return ndarray._of(np.asarray(result))
+def _device(result, owner=None):
+    """Return a GPU array for a result of NumPy, also for a single number.
+
+    If it shares the memory of `owner`, it is a view, whose base is the array that has the memory.
+    """
+    array = ndarray._of(np.asarray(result))
+    if owner is not None and np.may_share_memory(array._array, owner._array):
+        array.base = owner if owner.base is None else owner.base
+    return array
 
 
 def _upload(x, dtype=None):
@@ -62,7 +69,7 @@ def _upload(x, dtype=None):
 
 
 def _poison(array):
-    """Fill fresh memory with what shows when it is read."""
+    """Fill fresh memory with numbers that show when they are read."""
     if array.dtype.kind == "f":
         array[...] = np.nan
     elif array.dtype.kind == "b":
@@ -84,7 +91,7 @@ def _quietly(function):
 
 
 class ufunc:
-    """A function entry by entry.  CuPy knows no `where=`, and takes no array of NumPy's."""
+    """An elementwise function.  CuPy has no `where=`, and takes no NumPy array."""
 
     def __init__(self, name):
         self._ufunc = getattr(np, name)
@@ -97,7 +104,7 @@ class ufunc:
         return _device(np.array(result, order="C")) if out is None else out
 
     def at(self, a, indices, b):
-        """Additions in any order, as CUDA's atomicAdd makes them, and of its types alone."""
+        """Add in any order, as CUDA's atomicAdd does, and only dtypes that it has."""
         if self._ufunc is not np.add:
             raise NotImplementedError(f"at of {self._ufunc} is not faked")
         target = _array_inside(a)
@@ -113,18 +120,18 @@ class ufunc:
 class ndarray:
     """An array of the GPU."""
 
-    __slots__ = ("__weakref__", "_array")
+    __slots__ = ("__weakref__", "_array", "base")
 
     @classmethod
     def _of(cls, array):
         self = cls.__new__(cls)
-        self._array = array
+        self._array, self.base = array, None
         return self
 
     def __init__(self):
         raise TypeError("the project makes arrays by empty(), zeros() and so on")
 
-    # ---- what NumPy must not do behind our back ----
+    # ---- what NumPy must not do silently ----
 
     def __array__(self, dtype=None, copy=None):
         raise TypeError(
@@ -135,18 +142,18 @@ class ndarray:
     def __array_ufunc__(self, ufunc, method, *inputs, **keywords):
         for x in inputs:
             _host(x)  # which says what is wrong with a NumPy array
-        raise TypeError(f"{ufunc.__name__}: NumPy's function for an array of CuPy's")
+        raise TypeError(f"{ufunc.__name__}: a function of NumPy for an array of CuPy")
 
     def __array_function__(self, function, types, arguments, keywords):
-        raise TypeError(f"{function.__name__}: NumPy's function for an array of CuPy's")
+        raise TypeError(f"{function.__name__}: a function of NumPy for an array of CuPy")
 
-    # ---- what it is ----
+    # ---- attributes ----
 
     shape = property(lambda self: self._array.shape)
     ndim = property(lambda self: self._array.ndim)
     size = property(lambda self: self._array.size)
     dtype = property(lambda self: self._array.dtype)
-    T = property(lambda self: _device(self._array.T))
+    T = property(lambda self: _device(self._array.T, self))
 
     @property
     def flags(self):
@@ -161,7 +168,7 @@ class ndarray:
             raise TypeError("iteration over a 0-d array")
         return (self[i] for i in range(len(self)))
 
-    # ---- on its way to the CPU ----
+    # ---- copies to the CPU ----
 
     def get(self):
         ledger.downloads += 1
@@ -188,19 +195,19 @@ class ndarray:
     def __format__(self, form):
         return format(self.get(), form)
 
-    # ---- the same numbers in another form ----
+    # ---- views and copies ----
 
     def reshape(self, *shape):
-        return _device(self._array.reshape(*shape))
+        return _device(self._array.reshape(*shape), self)
 
     def ravel(self):
-        return _device(self._array.ravel())
+        return _device(self._array.ravel(), self)
 
     def transpose(self, *axes):
-        return _device(self._array.transpose(*axes))
+        return _device(self._array.transpose(*axes), self)
 
     def swapaxes(self, axis1, axis2):
-        return _device(self._array.swapaxes(axis1, axis2))
+        return _device(self._array.swapaxes(axis1, axis2), self)
 
     def copy(self):
         return _device(self._array.copy())
@@ -211,26 +218,37 @@ class ndarray:
         return self.copy()
 
     def view(self, dtype=None):
-        return _device(self._array.view(dtype))
+        return _device(self._array.view(dtype), self)
 
     @_quietly
-    def astype(self, dtype):
+    def astype(self, dtype, *, copy=True):
+        if not copy and self.dtype == dtype:
+            return self
         return _device(self._array.astype(dtype))
 
-    # ---- fewer numbers ----
+    # ---- reductions ----
 
-    def sum(self, axis=None, *, keepdims=False):
-        return _device(self._array.sum(axis, keepdims=keepdims))
+    def _axis(self, axis):
+        """The axis for NumPy, which accepts axes 0 and -1 of a single number; CuPy does not."""
+        if axis is not None and self.ndim == 0 and axis != ():
+            raise np.exceptions.AxisError(f"axis {axis} is out of bounds for array of dimension 0")
+        return axis
+
+    @_quietly
+    def sum(self, axis=None, dtype=None, *, keepdims=False):
+        return _device(self._array.sum(self._axis(axis), dtype, keepdims=keepdims))
 
     @_quietly
     def mean(self, axis=None, *, keepdims=False):
-        return _device(self._array.mean(axis, keepdims=keepdims))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "Mean of empty slice"
+            return _device(self._array.mean(self._axis(axis), keepdims=keepdims))
 
     def max(self, axis=None, *, keepdims=False):
-        return _device(self._array.max(axis, keepdims=keepdims))
+        return _device(self._array.max(self._axis(axis), keepdims=keepdims))
 
     def min(self, axis=None, *, keepdims=False):
-        return _device(self._array.min(axis, keepdims=keepdims))
+        return _device(self._array.min(self._axis(axis), keepdims=keepdims))
 
     def all(self):
         return _device(self._array.all())
@@ -241,7 +259,7 @@ class ndarray:
     # ---- indexing ----
 
     def _index(self, index):
-        """The index for NumPy: arrays of the host go up, integers in arrays wrap around."""
+        """Return the index for NumPy: host arrays are uploaded, integers in arrays wrap around."""
         parts = [*index] if isinstance(index, tuple) else [index]
         for i, part in enumerate(parts):
             if isinstance(part, ndarray):
@@ -264,14 +282,14 @@ class ndarray:
                 axis += rest
             elif isinstance(part, np.ndarray):
                 if part.dtype.kind == "b":
-                    ledger.downloads += 1  # how many there are must be known to go on
+                    ledger.downloads += 1  # Python must know how many are selected
                 elif part.dtype.kind in "iu" and part.size and self.shape[axis]:
                     parts[i] = part % self.shape[axis]
             axis += length(part)
         return tuple(parts)
 
     def __getitem__(self, index):
-        return _device(self._array[self._index(index)])
+        return _device(self._array[self._index(index)], self)
 
     def __setitem__(self, index, value):
         index = self._index(index)
@@ -283,12 +301,12 @@ class ndarray:
                 value = _device(_upload(value))
             places = np.arange(self.size).reshape(self.shape)[index]
             if np.unique(places).size < places.size:
-                raise AssertionError("what a place gets that is assigned twice is not defined")
+                raise AssertionError("an entry that is assigned twice has an undefined value")
         self._array[index] = _host(value)
 
 
 def _binary(name, function, in_place=True):
-    """The methods of an operator: x ∘ y, y ∘ x and x ∘= y."""
+    """Add the methods of an operator to ndarray: x ∘ y, y ∘ x and x ∘= y."""
 
     def forward(self, other):
         if getattr(other, "__array_ufunc__", ...) is None:
@@ -307,8 +325,10 @@ def _binary(name, function, in_place=True):
         setattr(ndarray, f"__i{name}__", assign)
 
 
-add, subtract, multiply = ufunc("add"), ufunc("subtract"), ufunc("multiply")
-maximum, minimum, equal = ufunc("maximum"), ufunc("minimum"), ufunc("equal")
+add, subtract, multiply, divide = map(ufunc, ("add", "subtract", "multiply", "divide"))
+maximum, minimum, abs = map(ufunc, ("maximum", "minimum", "absolute"))
+equal, greater, less = map(ufunc, ("equal", "greater", "less"))
+greater_equal, less_equal = map(ufunc, ("greater_equal", "less_equal"))
 exp, log, sqrt, tanh, rint = (ufunc(name) for name in ("exp", "log", "sqrt", "tanh", "rint"))
 isfinite, isinf, isnan = (ufunc(name) for name in ("isfinite", "isinf", "isnan"))
 
@@ -374,11 +394,11 @@ def asarray(a, dtype=None):
 
 
 def ascontiguousarray(a):
-    return _device(np.ascontiguousarray(_array_inside(a)))
+    return _device(np.ascontiguousarray(_array_inside(a)), a)
 
 
 def asfortranarray(a):
-    return _device(np.asfortranarray(_array_inside(a)))
+    return _device(np.asfortranarray(_array_inside(a)), a)
 
 
 def asnumpy(a):
@@ -389,7 +409,10 @@ def asnumpy(a):
 
 
 def concatenate(tup, axis=0):
-    return _device(np.concatenate([_array_inside(a) for a in tup], axis))
+    arrays = [_array_inside(a) for a in tup]
+    if any(a.ndim == 0 for a in arrays):  # NumPy raises a ValueError
+        raise TypeError("zero-dimensional arrays cannot be concatenated")
+    return _device(np.concatenate(arrays, axis))
 
 
 def stack(tup, axis=0):
@@ -397,20 +420,24 @@ def stack(tup, axis=0):
 
 
 def moveaxis(a, source, destination):
-    return _device(np.moveaxis(_array_inside(a), source, destination))
+    return _device(np.moveaxis(_array_inside(a), source, destination), a)
 
 
 def expand_dims(a, axis):
-    return _device(np.expand_dims(_array_inside(a), axis))
+    return _device(np.expand_dims(_array_inside(a), axis), a)
 
 
 def broadcast_to(array, shape):
-    return _device(np.broadcast_to(_array_inside(array), shape))
+    return _device(np.broadcast_to(_array_inside(array), shape), array)
 
 
 def take_along_axis(a, indices, axis):
     a, indices = _array_inside(a), _array_inside(indices)
     return _device(np.take_along_axis(a, indices % a.shape[axis], axis))
+
+
+def may_share_memory(a, b):
+    return np.may_share_memory(_array_inside(a), _array_inside(b))
 
 
 def triu(m, k=0):
@@ -420,8 +447,11 @@ def triu(m, k=0):
 @_quietly
 def where(condition, x=None, y=None):
     if x is None or y is None:
-        raise NotImplementedError("where without values waits for the GPU: not used, not faked")
-    return _device(np.where(_array_inside(condition).astype(bool), _host(x), _host(y)))
+        raise NotImplementedError(
+            "where without values waits for the GPU: it is not used, and not faked"
+        )
+    condition = condition.astype("?", copy=False)  # CuPy's own line: a Python bool has no astype
+    return _device(np.where(_host(condition), _host(x), _host(y)))
 
 
 @_quietly
@@ -446,7 +476,7 @@ ndarray.__matmul__ = _matmul  # type: ignore[attr-defined]
 
 
 class RawKernel:
-    """A kernel of ours: the arguments are held against its source, and NumPy does the work."""
+    """One of our kernels: the arguments are checked against its source, and NumPy computes."""
 
     def __init__(self, code, name):
         self.name, self.parameters = name, kernels.parameters(code, name)
@@ -463,7 +493,7 @@ class RawKernel:
 
 
 class CUDARuntimeError(RuntimeError):
-    """What the driver answers if something fails."""
+    """Raised where the driver reports a failure."""
 
 
 cuda = types.SimpleNamespace(

@@ -1,4 +1,4 @@
-"""The kernels of minigrad/kernels, by the NumPy functions that specify them."""
+"""The kernels of minigrad/fast/gpu, by the NumPy functions that specify them."""
 
 import re
 
@@ -10,7 +10,7 @@ TYPES = {"bool": np.bool_, "uint64": np.uint64}
 
 
 def parameters(code, name):
-    """[(name, dtype, is it an array)] of the parameters that a CUDA source declares."""
+    """Return [(name, dtype, is it an array)] of the parameters that a CUDA source declares."""
     declared = re.search(rf"__global__ void {name}\((.*?)\)\s*{{", code, re.DOTALL)
     assert declared, f"there is no kernel {name} in the source"
     text = re.sub(r"//.*", "", declared[1])
@@ -20,6 +20,7 @@ def parameters(code, name):
 
 
 def dropout_keep(n_threads, keep, n_rows, size, threshold, seed, step, layer, row, use):
-    assert use == random.MASK and keep.shape == (n_rows, size)
+    assert use == random.MASK and (len(keep), keep.size) == (n_rows, n_rows * size)
     assert n_threads >= n_rows * -(-size // 8), "a thread makes 8 entries"
-    keep[...] = random.kept(n_rows, size, threshold / 2**32, (seed, step, layer, row))
+    p = min(threshold / 2**32, 1 - 2**-53)  # below 1, also where p·2³² was rounded up to 2³²
+    keep[...] = random.keep_mask(keep, p, (seed, step, layer, row))

@@ -1,0 +1,26 @@
+"""Twins: faster versions of ops and of AdamW.  Nobody needs them to understand the engine.
+
+A twin has the signature of its op, takes the same arrays and returns the same `(out, backward)`.
+It may decline an input by returning NotImplemented; then the page runs, as it does for all inputs
+inside `with mg.plain():` and where the environment has MINIGRAD_PLAIN=1.  A twin takes float32 and
+float64 alone (the tape converts float16), and checks no shapes beyond what it must to decline.
+
+cpu/    NumPy, with less memory traffic      gpu/    CUDA, through CuPy
+flat.py, adamw.py    all parameters as one vector: AdamW(..., fused=True)
+"""
+
+from minigrad.tensor import OPS, TWINS
+
+
+def twin(op, *devices):
+    """Decorate a function of arrays: on these devices it runs instead of the page of `op`."""
+
+    def attach(function):
+        name = op.__name__
+        if OPS.get(name) is not op:
+            raise ValueError(f"twin: {name} is no op")
+        for device in devices:
+            TWINS[name, device] = function
+        return function
+
+    return attach

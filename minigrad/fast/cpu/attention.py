@@ -1,0 +1,77 @@
+"""Attention by blocks of queries."""
+
+import math
+
+from minigrad import ops, random
+from minigrad.backend import array_module
+from minigrad.fast import twin
+from minigrad.fast.arrays import transposed, vecdot
+
+BLOCK = 32  # queries
+
+
+@twin(ops.attention, "cpu")
+def attention(q, k, v, *, causal=True, mask=None, dropout=0.0, training=False, key=None):
+    """Differs    A block of queries at a time: keys after its last query are not computed and
+                  masked, almost half of the work where T is long.  In place; k and v transposed
+                  by copies; out and the gradients lie in memory as q, k and v do, so that heads
+                  can be joined without a copy.
+                  The sum Σₙ dPₙ Pₙ of one query needs no T × N product of its own:
+
+                      Σₙ dPₙ Pₙ = Σₙ dP̃ₙ P̃ₙ = Σₙ Σ_d dout_d vₙ_d P̃ₙ = Σ_d dout_d out_d
+
+                  (Dao et al. 2022, "FlashAttention", arXiv:2205.14135, section B.2)
+    Declines      integers, a mask, and shapes that the page refuses
+    """
+    return in_blocks(q, k, v, causal, mask, dropout, training, key, BLOCK, random.dropout_mask)
+
+
+def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mask):
+    """Return (out, backward), computed `length` queries at a time."""
+    if q.dtype.kind != "f" or mask is not None or q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
+        return NotImplemented
+    (B, H, T, D), N = q.shape, k.shape[2]
+    if k.shape != (B, H, N, D) or D == 0 or N == 0 or (causal and N < T):
+        return NotImplemented
+    xp = array_module(q)
+    scale = 1 / math.sqrt(D)
+    scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
+    ahead = xp.triu(xp.full((length, length), -xp.inf, q.dtype), 1)  # −∞ where a key comes later
+    drop = None
+    if training and dropout != 0:
+        drop = dropout_mask(xp.empty((B, H, T, N), q.dtype), dropout, key)
+    out = xp.empty_like(q)
+    blocks = []  # (the queries of a block, the keys that they see, P, P̃)
+    for start in range(0, T, length):
+        queries = slice(start, min(start + length, T))
+        seen = slice(N - T + queries.stop if causal else N)
+        p = scaled_q[:, :, queries] @ k_T[..., seen]  # at first the scores
+        if causal:
+            n = queries.stop - start
+            p[..., -n:] += ahead[:n, :n]  # the last n keys are at the positions of the queries
+        p -= p.max(-1, keepdims=True)
+        xp.exp(p, out=p)
+        row_sums = p @ xp.ones(p.shape[-1], p.dtype)  # on a CPU faster than p.sum(-1)
+        p /= row_sums[..., None]
+        dropped = p if drop is None else p * drop[:, :, queries, seen]  # P̃
+        xp.matmul(dropped, v[:, :, seen], out=out[:, :, queries])
+        blocks.append((queries, seen, p, dropped))
+
+    def backward(dout):
+        dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
+        v_T = transposed(v)
+        row_dots = vecdot(dout, out)[..., None]  # Σ dP ⊙ P
+        for queries, seen, p, dropped in blocks:
+            douts = dout[:, :, queries]
+            dv[:, :, seen] += dropped.swapaxes(2, 3) @ douts
+            ds = douts @ v_T[..., seen]  # at first dP̃
+            if drop is not None:
+                ds *= drop[:, :, queries, seen]  # dP
+            ds -= row_dots[:, :, queries]
+            ds *= p
+            xp.matmul(ds, k[:, :, seen], out=dq[:, :, queries])
+            dk[:, :, seen] += ds.swapaxes(2, 3) @ scaled_q[:, :, queries]  # which has the 1/√D
+        dq *= scale
+        return dq, dk, dv
+
+    return out, backward

@@ -1,0 +1,47 @@
+"""Layer norm by matrix products, in place."""
+
+from minigrad import ops
+from minigrad.backend import GPU, array_module, device_of
+from minigrad.fast import twin
+from minigrad.fast.arrays import sum_of_rows, vecdot
+
+
+@twin(ops.layer_norm, "cpu", "gpu")
+def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
+    """Differs    The mean of a row is a product with (1/C, ..., 1/C), a sum of squares a dot product
+                  of the row with itself, and a sum over rows a product with ones: none of them
+                  needs an array for what is added up.  In place.  The rounding error of the mean
+                  is subtracted only where it is larger than that of x̂.
+    Declines      a missing weight, integers, rows without entries, shapes that the page refuses
+    """
+    if weight is None or x.dtype.kind != "f" or not x.size:
+        return NotImplemented
+    if not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
+        return NotImplemented
+    xp = array_module(x)
+    C = x.shape[-1]
+    average = xp.full(C, 1 / C, x.dtype)
+    xhat = x - (x @ average)[..., None]  # at first x − μ
+    rest = xhat @ average  # the rounding error of μ
+    rstd = (vecdot(xhat, xhat) / C + eps) ** -0.5  # (...,)
+    if device_of(x) == GPU or abs(rest * rstd).max(initial=0) > 8 * xp.finfo(x.dtype).eps:
+        xhat -= rest[..., None]
+        rstd = (vecdot(xhat, xhat) / C + eps) ** -0.5
+    rstd = rstd[..., None]
+    xhat *= rstd
+    out = xhat * weight
+    if bias is not None:
+        out += bias
+
+    def backward(dout):
+        dweight = sum_of_rows((dout * xhat).reshape(-1, C))
+        dbias = None if bias is None else sum_of_rows(dout.reshape(-1, C))
+        dx = dout * weight  # at first dx̂
+        along_ones = (dx @ average)[..., None]
+        along_xhat = vecdot(dx, xhat)[..., None] / C
+        dx -= along_ones
+        dx -= xhat * along_xhat
+        dx *= rstd
+        return dx, dweight, dbias
+
+    return out, backward

@@ -1,0 +1,1 @@
+"""Tools that watch the tape (anomaly, draw, profiler), and info: what this machine has."""
