@@ -31,8 +31,8 @@ from gpt_numpy.terminal import Display, show_what_can_be_shown
 from gpt_numpy.tokenizer import characters
 from gpt_numpy.train import adamw, evaluate, loss_by_position, train
 from gpt_numpy.workers import WorkerDied
-from minigrad.tools.info import of_the_cpu
 from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
+from minigrad.tools.info import of_the_cpu
 
 SAMPLE_TOKENS = 240
 SAVE_EVERY = 180  # seconds, between two evaluations that are further apart

@@ -154,4 +154,4 @@ class GPT(nn.Module):
         model = cls(config)
         model.to(dtype=state["wte.weight"].dtype)
         model.load_state_dict(state)
-        return model
+        return model.eval()

@@ -1,13 +1,14 @@
 """minigrad: a small reverse-mode autodiff engine over NumPy, to be read from top to bottom."""
 
 # First, for it leads to NumPy by few imports: from a deeper one Python 3.11 loads it half as fast.
-from minigrad.tensor import OPS, Tensor, no_grad, plain
+from minigrad.tensor import OPS, Tensor, no_grad
 
 # isort: split
 import minigrad.fast.adamw
 import minigrad.fast.cpu
 import minigrad.fast.gpu
 from minigrad import nn, ops, optim, schedule
+from minigrad.fast import plain
 from minigrad.random import manual_seed
 from minigrad.tools.anomaly import detect_anomaly
 from minigrad.tools.draw import draw

@@ -34,11 +34,10 @@ class Module:
 
     def __setattr__(self, name, value):
         parameters = vars(self).setdefault("_parameters", {})  # a set of names that keeps its order
-        if name in parameters and isinstance(value, Tensor) and value.node is not None:
+        if name in parameters and value is not None and not may_be_parameter(value):
             raise TypeError(
-                f"{type(self).__name__}.{name} is a parameter, and the result of {value.node.op!r} "
-                "cannot be one: assign a leaf, Tensor(x.data, requires_grad=True), or assign to "
-                f"{name}.data"
+                f"{type(self).__name__}.{name} is a parameter and stays one: assign a Tensor that "
+                f"no op has made, with requires_grad=True; or assign an array to {name}.data"
             )
         if not hooks.is_called(self):
             if is_trainable(value):
@@ -170,6 +169,12 @@ class Module:
 def is_trainable(value):
     """Return whether a value is a leaf Tensor that requires a gradient."""
     return isinstance(value, Tensor) and value.node is None and value.requires_grad
+
+
+def may_be_parameter(value):
+    """Return whether a value is trainable, or a leaf whose requires_grad was switched off."""
+    is_leaf = isinstance(value, Tensor) and value.node is None
+    return is_leaf and "_requires_grad" in vars(value)
 
 
 def items(value):

@@ -89,7 +89,7 @@ class SGD(Optimizer):
     def update(self, w, g, state, lr, momentum, weight_decay):
         """Return the new w: the formulas above, line by line."""
         g = g + weight_decay * w
-        u = momentum * state["momentum_buffer"] + g
+        u = momentum * state["momentum_buffer"] + g if momentum else g  # no 0 · ∞
         state["momentum_buffer"] = u
         return w - lr * u
 

@@ -55,6 +55,8 @@ def next_key():
 
 def check_seed(seed):
     """Return `seed`; ValueError unless it has 64 bits, as Philox needs."""
+    if not isinstance(seed, int | np.integer):
+        raise TypeError(f"the seed must be an integer, not {seed!r}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"the seed must be from 0 to 2^64 - 1, not {seed}")
     return seed

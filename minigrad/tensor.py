@@ -28,9 +28,9 @@ The heap holds several nodes where an op has several results as inputs.  In `h +
 result, `add` sends gradients to h and to `mul`.  `mul` is newer, so it is replayed first; by then
 both gradients of h have come in and are added up.
 
-Calls of `guards`, `errors`, `half`, `hooks` and `arguments` lead into internals/.  They refuse
-misuse, compute float16 in float32, let tools watch, and put arguments in order.  The name or the
-comment beside each says what you need to know of it.
+Calls of `guards`, `errors`, `half`, `arguments` and `hook` lead into internals/ and tools/.  They
+refuse misuse, compute float16 in float32, let tools watch, and put arguments in order.  The name or
+the comment beside each says what you need to know of it.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ import heapq
 import itertools
 from typing import Any
 
-from minigrad.backend import as_array, device_of
-from minigrad.internals import errors, guards, half, hooks
+from minigrad.backend import as_array
+from minigrad.internals import errors, guards, half
 from minigrad.internals.arguments import Arguments
 from minigrad.internals.contexts import also_for_generators
 from minigrad.internals.hooks import this_thread  # .recording is True and .plain False at first
@@ -76,7 +76,8 @@ class Node:
         """Return the gradients of the inputs, from the gradient of the result."""
         guards.check_node(self)  # refuses a second time, and inputs that an optimizer has changed
         grads = self.backward(dout)
-        hooks.backward(self, dout, grads)
+        if this_thread.hook is not None:  # a tool looks on
+            this_thread.hook.backward(self, dout, grads)
         return grads
 
     def free(self):
@@ -138,21 +139,23 @@ class Tensor(Operators):
         while ready:
             _, node = heapq.heappop(ready)
             for parent, d in zip(node.parents, node.replay(grads.pop(node)), strict=True):
-                if parent is not None:
-                    guards.check_grad(node, parent, d)  # refuses None and wrong shapes
-                    accumulate(parent, d)
+                if parent is None:
+                    continue
+                if d is None or d.shape != parent.shape:
+                    raise guards.wrong_gradient(node, parent, d)
+                accumulate(parent, d)
             node.free()
 
     def accumulate_grad(self, d):
         """Add `d` to grad, of a leaf.  The first d is copied: other tensors may share its array."""
-        grad = self.grad
+        grad = self._grad
         if grad is None:
-            self.grad = guards.new_grad(self)  # grad_buffer or a new array, still to be filled
-            self.grad[...] = d
+            self._grad = guards.new_grad(self)  # grad_buffer or a new array, still to be filled
+            self._grad[...] = d
         elif guards.is_writable(grad):
             grad += d  # in place
         else:  # the array was used as the input of an op, which may still read it
-            self.grad = grad + d
+            self._grad = grad + d
 
 
 def op(page):
@@ -169,31 +172,31 @@ def op(page):
     def tensor_op(*inputs, **options):
         inputs, options = arguments.in_order(inputs, options)  # by position; a list is spread out
         arrays = arguments.arrays(inputs)  # the data of Tensors; arrays, numbers, None as they are
-        recorded = this_thread.recording and _any_requires_grad(inputs)
-        parents = [_parent(x) for x in inputs] if recorded else []
+        parents = [_parent(x) for x in inputs] if this_thread.recording else []
+        recorded = parents.count(None) < len(parents)  # some input wants a gradient
         try:
-            guards.check_device(arrays)  # refuses a mix of CPU and GPU
-            out, backward = _compute(name, page, arrays, options)
+            device = guards.one_device(arrays)  # refuses a mix of CPU and GPU
+            twin = None if this_thread.plain else TWINS.get((name, device))
+            # half.run(f, arrays, options) is f(*arrays, **options), for float16 via float32.
+            result = NotImplemented if twin is None else half.run(twin, arrays, options)
+            if result is NotImplemented:  # there is no twin, or it declines
+                result = half.run(page, arrays, options)
         except (ValueError, IndexError) as error:
             raise errors.explained(error, page, arguments, arrays, options) from error
+        out, backward = result
         # As an array; refuses a mix of dtypes, and integers that should have a gradient.
         out = guards.check_dtype(name, arguments.names, arrays, out, recorded)
-        result = Tensor(out)
-        debug_info = hooks.forward(name, arguments.names, inputs, arrays, out)
+        tensor, hook = Tensor(out), this_thread.hook
+        debug_info = hook and hook.forward(name, arguments.names, inputs, arrays, out)
         if recorded:
             protected = guards.protect(inputs)  # leaves are read-only while this object lives
             guards.set_writable(out, False)
-            result._requires_grad = True
-            result.node = Node(name, parents, backward, out.shape, protected, debug_info)
-        return result
+            tensor._requires_grad = True
+            tensor.node = Node(name, parents, backward, out.shape, protected, debug_info)
+        return tensor
 
     OPS[name] = tensor_op
     return tensor_op
-
-
-def _any_requires_grad(inputs):
-    """Return whether any of the inputs is a Tensor that requires a gradient."""
-    return True in [getattr(x, "_requires_grad", False) for x in inputs]  # faster than any()
 
 
 def _parent(x):
@@ -202,18 +205,9 @@ def _parent(x):
         return None
     if x.node is None:
         return x
-    guards.check_not_freed(x)  # refuses a result that backward() has already gone through
+    if x.node.backward is None:  # backward() has already gone through it
+        raise guards.freed(x)
     return x.node
-
-
-def _compute(name, page, arrays, options):
-    """Return (out, backward) of the op's twin, or of its page if there is none or it declines."""
-    twin = None if this_thread.plain else TWINS.get((name, device_of(*arrays)))
-    if twin is not None:
-        result = half.run(twin, arrays, options)  # twin(*arrays, **options); float16 via float32
-        if result is not NotImplemented:  # as when a twin declines
-            return result
-    return half.run(page, arrays, options)
 
 
 @also_for_generators  # as a decorator of a generator, it applies while the generator runs
@@ -225,14 +219,3 @@ def no_grad():
         yield
     finally:
         this_thread.recording = before
-
-
-@also_for_generators
-@contextlib.contextmanager
-def plain():
-    """Run the pages alone, without the faster twins in fast/.  Also a decorator."""
-    before, this_thread.plain = this_thread.plain, True
-    try:
-        yield
-    finally:
-        this_thread.plain = before

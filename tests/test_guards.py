@@ -366,3 +366,20 @@ def test_threads_may_share_an_array():
         sys.setswitchinterval(interval)
         sys.unraisablehook = unraisable
     assert not errors and array.flags.writeable and id(array) not in guards._n_locks
+
+
+def test_ids_and_conditions_are_copied():
+    """backward() reads them again; a write through another view of their memory does no harm."""
+    buffer = np.zeros((2, 3), int)
+    weight = Tensor(np.ones((4, 2)), requires_grad=True)
+    loss = F.embedding(buffer[:, :-1], weight).sum()
+    buffer[:] = 3
+    loss.backward()
+    np.testing.assert_array_equal(weight.grad, [[4, 4], [0, 0], [0, 0], [0, 0]])
+
+    mask = np.array([True, False])
+    x = Tensor(np.ones(2), requires_grad=True)
+    loss = F.where(mask[:], x, 0.0).sum()
+    mask[:] = False
+    loss.backward()
+    np.testing.assert_array_equal(x.grad, [1, 0])

@@ -1,6 +1,7 @@
 """Files that were damaged, exchanged or made up: refused in one line, and never believed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -227,5 +228,5 @@ def test_nothing_that_is_read_is_executed():
     """No pickle, no eval, no NumPy files with objects in what reads a run."""
     source = Path(checkpoint.__file__).parent
     for path in source.glob("*.py"):
-        for word in ("pickle", "eval(", "exec(", "np.load", "marshal", "yaml"):
-            assert word not in path.read_text(encoding="utf-8"), (path, word)
+        for word in ("pickle", r"(?<!\.)eval\(", r"exec\(", r"np\.load", "marshal", "yaml"):
+            assert not re.search(word, path.read_text(encoding="utf-8")), (path, word)

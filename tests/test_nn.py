@@ -529,7 +529,7 @@ def test_a_result_does_not_replace_a_parameter(where):
 
     module = Scaled(2, 2)
     weight = module.weight
-    with pytest.raises(TypeError, match=r"Scaled.weight is a parameter, and the result of 'mul'"):
+    with pytest.raises(TypeError, match=r"Scaled.weight is a parameter and stays one"):
         if where == "outside":
             module.weight = module.weight * 2
         else:
@@ -817,3 +817,17 @@ def test_layers_of_nothing():
     with pytest.raises(ValueError, match=r"x \(2, 0\) has no entries along axis -1"):
         norm(np.ones((2, 0), np.float32))
     assert nn.Linear(0, 3).weight.shape == (3, 0) and nn.Embedding(0, 2).weight.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.ones((2, 2), np.float32), Tensor(np.ones((2, 2), np.float32)), 1.0],
+    ids=["array", "no gradient", "number"],
+)
+def test_a_parameter_stays_one(value):
+    """What would never be trained cannot replace a parameter silently."""
+    layer = nn.Linear(2, 2)
+    before = layer.weight
+    with pytest.raises(TypeError, match=r"Linear.weight is a parameter and stays one.*weight.data"):
+        layer.weight = value
+    assert layer.weight is before and list(layer.state_dict()) == ["weight", "bias"]

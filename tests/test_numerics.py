@@ -5,10 +5,13 @@ pages alone and with the twins.  Tolerances are in units of u, half the distance
 number: an operation rounds by at most u.
 """
 
+import contextlib
+
 import numpy as np
 import pytest
 from rounding import unit
 
+import minigrad as mg
 import minigrad.ops as F
 from minigrad import Tensor
 from minigrad.fast.arrays import BLOCK
@@ -370,3 +373,43 @@ def test_attention_of_large_halves():
     k = f16(np.stack([np.full((1, 1, 4), 300), np.full((1, 1, 4), -300)], axis=2))
     v = f16(np.arange(8).reshape(1, 1, 2, 4))
     np.testing.assert_array_equal(F.attention(q, k, v, causal=False).data, v[:, :, :1])
+
+
+# ---- what one row, or a block of none, does to others --------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_one_bad_row_costs_the_others_no_digits(bad):
+    """Rows of a layer norm are independent: constant rows give 0 beside one that is not finite."""
+    x = np.full((3, 768), 1e5 + 0.1, np.float32)
+    x[0] = bad
+    with np.errstate(invalid="ignore"):
+        out = F.layer_norm(x, np.ones(768, np.float32)).data
+    np.testing.assert_array_equal(out[1:], np.zeros((2, 768)))
+
+
+@pytest.mark.parametrize("value, width", [(1e6 + 0.3, 768), (9.6e6, 1600)])
+@pytest.mark.parametrize("eps", [1e-5, 1e-12])
+def test_constant_rows_have_no_deviation(value, width, eps):
+    """Whatever the constant, the width and ε: x − μ is 0."""
+    x = np.full((2, width), value, np.float32)
+    assert not F.layer_norm(x, np.ones(width, np.float32), eps=eps).data.any()
+
+
+def test_many_rows_without_outputs():
+    """A linear map to nothing has gradients of no entries, and dx = 0."""
+    x = Tensor(np.ones((1200, 3)), requires_grad=True)
+    weight, bias = Tensor(np.ones((0, 3)), True), Tensor(np.ones(0), True)
+    F.linear(x, weight, bias).sum().backward()
+    assert not x.grad.any() and weight.grad.shape == (0, 3) and bias.grad.shape == (0,)
+
+
+@pytest.mark.parametrize("op", [F.linear, F.layer_norm])
+@pytest.mark.parametrize("without_twins", [False, True])
+def test_a_bias_of_integers_is_refused(op, without_twins):
+    """By page and twin with the same words."""
+    x, weight = np.ones((2, 3), np.float32), np.ones((3, 3), np.float32)
+    weight = weight if op is F.linear else weight[0]
+    with mg.plain() if without_twins else contextlib.nullcontext():
+        with pytest.raises(TypeError, match=r"bias int64 would give float64"):
+            op(x, weight, np.arange(3))

@@ -257,7 +257,7 @@ def test_options_of_numpy_and_pytorch_that_reductions_refuse(call, option):
         call(leaf([1.0, 2.0]))
 
 
-@pytest.mark.parametrize("function", [np.exp, np.isnan, np.min, np.prod, np.add.reduce, np.sign])
+@pytest.mark.parametrize("function", [np.exp, np.isnan, np.add.reduce, np.sign])
 def test_numpys_functions_of_entries_are_refused(function):
     """np.exp(x) would lose the gradient.  F.exp is the op, and x.data the array."""
     with pytest.raises(TypeError, match="operand 'Tensor' does not support ufuncs"):
@@ -536,3 +536,81 @@ def test_copy_takes_the_same_shape(fused):
     np.testing.assert_array_equal(x.data, [1.0, 2.0])
     with pytest.raises(RuntimeError, match="only leaves"):
         (x * 2).copy_(np.ones(2))
+
+
+# ---- updates in place, and NumPy's functions -----------------------------------------------------
+
+UPDATES = {
+    "+=": (operator.iadd, [1.5, 2.5]),
+    "-=": (operator.isub, [0.5, 1.5]),
+    "*=": (operator.imul, [0.5, 1.0]),
+    "/=": (operator.itruediv, [2.0, 4.0]),
+}
+
+
+@pytest.mark.parametrize("symbol", UPDATES)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_parameter_is_updated_in_place(symbol, fused):
+    """Under no_grad() `p -= y` changes p itself; while ops are recorded it is refused."""
+    update, right = UPDATES[symbol]
+    p = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    mg.optim.AdamW([p], lr=0.1, fused=fused)
+    with pytest.raises(RuntimeError, match=r"under no_grad\(\) alone"):
+        update(p, 0.5)
+    with mg.no_grad():
+        assert update(p, np.array([0.5, 0.5])) is p
+    np.testing.assert_array_equal(p.data, right)
+    assert p.requires_grad and p.node is None
+
+
+def test_other_tensors_are_bound_anew():
+    """`loss += x` is loss = loss + x, for results and for leaves without a gradient."""
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    total = first = Tensor(np.zeros(2))
+    total += x
+    total += x
+    total.backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad, [2, 2])
+    np.testing.assert_array_equal(first.data, [0, 0])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        np.std,
+        np.min,
+        np.prod,
+        lambda x: np.where(True, x, 0),
+        lambda x: np.clip(x, 0, 2),
+        lambda x: np.concatenate([x, x]),
+        lambda x: np.stack([np.zeros(2), x]),
+        lambda x: np.dot(a=np.ones(2), b=x),
+        np.cumsum,
+    ],
+)
+def test_numpys_functions_refuse_to_lose_a_gradient(function):
+    """As PyTorch does; without a gradient, or under no_grad(), they work on the data."""
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    with pytest.raises(TypeError, match="would lose its gradient: use an op of minigrad.ops"):
+        function(x)
+    with mg.no_grad():
+        np.testing.assert_array_equal(function(x), function(x.numpy()))
+    np.testing.assert_array_equal(function(x.detach()), function(x.numpy()))
+
+
+def test_numpys_functions_without_a_gradient():
+    """Comparing, and asking for a shape, has no gradient to lose."""
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    assert np.array_equal(x, [1, 2]) and np.allclose(x, x) and np.shape(x) == (2,)
+    assert np.argmax(x) == 1
+
+
+def test_an_option_brings_no_dtype():
+    """A NumPy number as an option is a number."""
+    x = Tensor(np.ones((2, 3), np.float32), requires_grad=True)
+    eps, one = np.float64(1e-5), np.float64(1)
+    assert F.layer_norm(x, eps=eps).dtype == F.var(x, correction=one).dtype == np.float32
+    loss = F.cross_entropy(x, [0, 1], label_smoothing=np.float64(0.1))
+    assert loss.dtype == np.float32
+    loss.backward()
+    assert x.grad.dtype == np.float32

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minigrad.fast import plain
 from minigrad.internals.hooks import this_thread
 from minigrad.ops import elementwise
-from minigrad.tensor import OPS, TWINS, op, plain
+from minigrad.tensor import OPS, TWINS, op
 from minigrad.testing.cases import Case, Positive
 from minigrad.testing.checks import LAYOUTS, by_pytorch
 

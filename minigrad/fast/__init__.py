@@ -9,6 +9,10 @@ cpu/    NumPy, with less memory traffic      gpu/    CUDA, through CuPy
 flat.py, adamw.py    all parameters as one vector: AdamW(..., fused=True)
 """
 
+import contextlib
+
+from minigrad.internals.contexts import also_for_generators
+from minigrad.internals.hooks import this_thread
 from minigrad.tensor import OPS, TWINS
 
 
@@ -24,3 +28,14 @@ def twin(op, *devices):
         return function
 
     return attach
+
+
+@also_for_generators
+@contextlib.contextmanager
+def plain():
+    """Run the pages alone, without their twins, in this thread.  Also a decorator."""
+    before, this_thread.plain = this_thread.plain, True
+    try:
+        yield
+    finally:
+        this_thread.plain = before

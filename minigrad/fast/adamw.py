@@ -12,8 +12,9 @@ Pays        half of the optimizer's time, and the transfer of gradients between 
             python benchmarks/twins.py
 
 Because the parameters are views: convert or move a model before you make its optimizer; what was
-taken from a parameter before (`p.data`, `p.numpy()`) is no longer the weight; and zero_grad() lets
-other gradients into the same memory, so copy what you want to keep.
+taken from a parameter before (`p.data`, `p.numpy()`) is no longer the weight; zero_grad() lets
+other gradients into the same memory, so copy what you want to keep; and nobody notices if you write
+into `p.data` between forward and backward, so assign a new array.
 """
 
 import math

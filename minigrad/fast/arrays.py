@@ -33,10 +33,20 @@ def sum_of_rows(x):
     ones = array_module(x).ones(min(len(x), FEW), x.dtype)
     if len(x) <= FEW:
         return ones @ x
-    n = len(x) // BLOCK * BLOCK
-    totals = ones[:BLOCK] @ x[:n].reshape(-1, BLOCK, x.shape[1])  # (n / BLOCK, C)
+    n_blocks = len(x) // BLOCK
+    n = n_blocks * BLOCK
+    totals = ones[:BLOCK] @ x[:n].reshape(n_blocks, BLOCK, x.shape[1])  # (n_blocks, C)
     rest = ones[: len(x) - n] @ x[n:]
     return (totals.sum(0, dtype="float64") + rest).astype(x.dtype)
+
+
+def alike(*arrays):
+    """Return whether arrays have one floating-point dtype.  None among them does not count."""
+    dtype = arrays[0].dtype
+    for x in arrays:
+        if x is not None and x.dtype != dtype:
+            return False
+    return dtype.kind == "f"
 
 
 def transposed(x):

@@ -6,6 +6,14 @@ import numpy as np
 
 from minigrad.backend import as_array, is_array
 
+PLAIN = {
+    bool,
+    int,
+    float,
+    str,
+    tuple,
+    type(None),
+}  # types of options that are passed on as they are
 INTEGERS = ("ids", "targets")  # inputs of these names stay what they are, also as lists and numbers
 
 
@@ -21,8 +29,10 @@ class Arguments:
 
     def in_order(self, inputs, options):
         """Return (inputs, options) in which the inputs are complete and in order."""
-        if options:
-            options = {k: v.data if hasattr(v, "node") else v for k, v in options.items()}
+        for value in options.values():
+            if type(value) not in PLAIN:
+                options = {name: option(value) for name, value in options.items()}
+                break
         if self.take_a_list:
             match inputs:
                 case [[_, *_] as inputs]:  # a single list, with something in it
@@ -52,6 +62,13 @@ class Arguments:
                 return arrays
         # Numbers alone become what Tensor(x) makes of them.
         return [x if x is None else as_array(x) for x in arrays]
+
+
+def option(value):
+    """Return the value of an option: a Tensor as an array, a NumPy number as a plain one."""
+    if hasattr(value, "node"):
+        return value.data
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def operand(x, name):

@@ -283,6 +283,8 @@ def layer_norm_error(x, **_):
 def attention_error(q, k, mask, causal, **_):
     """Find lengths that are too small for attention, or a mask that does not fit."""
     (B, H, T, D), N = q.shape, k.shape[2]
+    if q.dtype.kind != "f":
+        return f"q must hold floating-point numbers, not {q.dtype}"
     if D == 0:
         return f"q {q.shape} has no channels: D, its axis 3, must be at least 1"
     if N == 0:

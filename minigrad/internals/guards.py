@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import backend
-from minigrad.backend import array_module, as_array, device_of, is_array
+from minigrad.backend import CPU, array_module, as_array, device_of, is_array
 
 # ---- arrays that a Node may still read ---------------------------------------------------------
 
@@ -56,8 +56,19 @@ class WriteLock:
                     set_writable(self.array, True)
 
 
+NOTHING: tuple[tuple, tuple] = ((), ())  # one for all, because objects cost the garbage collector
+
+
 def protect(inputs):
     """Keep the inputs of an op as they are: return (locks, [(parameter, the version read)])."""
+    for x in inputs:
+        if getattr(x, "node", x) is None or is_array(x):
+            return protect_leaves(inputs)
+    return NOTHING
+
+
+def protect_leaves(inputs):
+    """Do the same where there are leaves or arrays among the inputs."""
     locks: list[WriteLock] = []
     versions: list[tuple[Any, int]] = []
     for x in inputs:
@@ -67,8 +78,8 @@ def protect(inputs):
                 protect_shared(x, locks, versions)
         elif x.node is None:
             versions.append((x, x.version))
-            locks.append(lock_of(x))  # an optimizer writes through its vector in spite of that
-            if x.grad_buffer is None:  # otherwise it is a parameter itself
+            if x.grad_buffer is None:  # otherwise an optimizer writes into it, and counts that
+                locks.append(lock_of(x))
                 protect_shared(x.data, locks, versions)
     return locks, versions
 
@@ -160,25 +171,23 @@ def check_node(node):
             )
 
 
-def check_grad(node, parent, d):
-    """Raise RuntimeError unless a backward returned a gradient `d` of the parent's shape.
+def wrong_gradient(node, parent, d):
+    """Return the error that a backward returned None for a parent, or a gradient of another shape.
 
     A ValueError that there are too few or too many comes from zip(..., strict=True) in the tape.
     """
     if d is None:
-        raise RuntimeError(f"{node.op} has no derivative in one of its inputs")
-    if d.shape != parent.shape:
-        raise RuntimeError(f"{node.op}: gradient of shape {d.shape} for an input {parent.shape}")
+        return RuntimeError(f"{node.op} has no derivative in one of its inputs")
+    return RuntimeError(f"{node.op}: gradient of shape {d.shape} for an input {parent.shape}")
 
 
-def check_not_freed(x):
-    """Raise RuntimeError if backward() has already gone through the node of a result."""
-    if x.node.backward is None:
-        raise RuntimeError(
-            f"a Tensor of shape {x.shape} is used after backward() has replayed {x.node.op!r}, "
-            "which made it: no gradient can pass there any more; go on with x.detach(), or with "
-            "x.item() where a number will do"
-        )
+def freed(x):
+    """Return the error that backward() has already gone through the node of a result."""
+    return RuntimeError(
+        f"a Tensor of shape {x.shape} is used after backward() has replayed {x.node.op!r}, which "
+        "made it: no gradient can pass there any more; go on with x.detach(), or with x.item() "
+        "where a number will do"
+    )
 
 
 def check_dout(x, dout):
@@ -197,7 +206,7 @@ def check_dout(x, dout):
             )
         return xp.ones_like(x.data)
     dout = dout.data if hasattr(dout, "node") else as_array(dout)
-    check_device([x.data, dout] if dout.ndim else [x.data])
+    one_device([x.data, dout] if dout.ndim else [x.data])
     dout = xp.asarray(dout, dtype=x.dtype)
     if dout.shape != x.shape:
         raise ValueError(f"dout has shape {dout.shape}, the tensor {x.shape}")
@@ -216,14 +225,16 @@ def new_grad(leaf):
 # ---- what goes in and out of an op -------------------------------------------------------------
 
 
-def check_device(arrays):
-    """Raise ValueError unless all arrays are on one device."""
+def one_device(arrays):
+    """Return the name of the device that holds all arrays; ValueError if there are two."""
     if backend.cupy is None:
-        return
-    if len(devices := {device_of(x) for x in arrays if is_array(x)}) > 1:
+        return CPU
+    devices = {device_of(x) for x in arrays if is_array(x)} or {CPU}
+    if len(devices) > 1:
         raise ValueError(
             f"inputs on {' and '.join(sorted(devices))}: move them to one device, as in x.to('gpu')"
         )
+    return devices.pop()
 
 
 def check_dtype(op, names, arrays, out, recorded):
@@ -316,9 +327,9 @@ def get_grad(x):
 def set_grad(x, grad):
     """Set the gradient to an array or None; refuse another shape, which would broadcast."""
     if grad is not None:
-        if type(grad) is not np.ndarray:
-            dtype = grad.dtype if hasattr(grad, "dtype") else x.dtype  # a list has none
-            grad = as_array(grad.data if hasattr(grad, "node") else grad).astype(dtype, copy=False)
+        if type(grad) is not np.ndarray or grad.dtype != x.data.dtype:
+            grad = as_array(grad.data if hasattr(grad, "node") else grad)
+            grad = grad.astype(x.data.dtype, copy=False)
         if grad.shape != x.data.shape:
             raise ValueError(f"grad must have the shape {x.shape} of its tensor, not {grad.shape}")
     x._grad = grad

@@ -26,19 +26,6 @@ class ThreadState(threading.local):
 this_thread = ThreadState()
 
 
-def forward(op, names, inputs, arrays, out):
-    """Call the hook, if there is one, after an op; return what it returns."""
-    if this_thread.hook is not None:
-        return this_thread.hook.forward(op, names, inputs, arrays, out)
-    return None
-
-
-def backward(node, dout, grads):
-    """Call the hook, if there is one, after a node was replayed."""
-    if this_thread.hook is not None:
-        this_thread.hook.backward(node, dout, grads)
-
-
 def enter_module(module):
     """Push a module call onto the stack; return the stack as it was, for leave_module.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.backend import device_of, is_array, to_device, to_numpy
+from minigrad.backend import device_of, is_array, requires_grad, to_device, to_numpy
 from minigrad.internals import errors, guards
 from minigrad.internals.hooks import this_thread
 
@@ -26,6 +26,8 @@ def comparison(symbol, compare):
     """Return a method that compares entry by entry: a boolean Tensor without a gradient."""
 
     def method(self, other):
+        if other is None:
+            return NotImplemented  # Python then compares identities
         y = comparable(other, self.dtype)
         if y is NotImplemented:
             return NotImplemented  # Python then compares identities, or raises TypeError for <
@@ -52,7 +54,7 @@ def logical(symbol, combine):
 def entry_by_entry(symbol, function, x, y):
     """Return function(x, y); ValueError if they do not broadcast or are on two devices."""
     try:
-        guards.check_device([x, y])
+        guards.one_device([x, y])
     except ValueError as error:
         raise ValueError(f"{symbol}: {error}") from None
     if fault := errors.elementwise_error(x=x, y=y):
@@ -87,6 +89,38 @@ def comparable(other, dtype):
             return NotImplemented
         return other if other.ndim else other.item()
     return float(other) if isinstance(other, Real) else NotImplemented
+
+
+# What np.NAME(x) calls as x.NAME(), and the functions whose result has no gradient to lose.
+METHODS = {"sum", "mean", "max", "var", "any", "all", "reshape", "transpose", "squeeze"}
+NO_GRADIENT = {"array_equal", "allclose", "isclose", "shape", "ndim", "size", "argmax", "argmin"}
+NO_GRADIENT |= {"argsort", "zeros_like", "ones_like", "empty_like", "full_like", "array_repr"}
+NO_GRADIENT |= {"array_str", "array2string", "may_share_memory", "shares_memory", "save", "savez"}
+
+
+def data_of(x):
+    """Return `x` with the data in place of Tensors, also inside of lists and dicts."""
+    if isinstance(x, Operators):
+        return to_numpy(x.data)
+    if isinstance(x, dict):
+        return {key: data_of(value) for key, value in x.items()}
+    return type(x)(map(data_of, x)) if type(x) in (list, tuple) else x
+
+
+def in_place(name):
+    """Return a method for `x += y` and the like: for a leaf that requires a gradient, an update."""
+
+    def method(self, other):
+        if self.node is not None or not self.requires_grad:
+            return OPS[name](self, other)  # Python then binds x to the new Tensor
+        if this_thread.recording:
+            raise RuntimeError(
+                "a leaf that requires a gradient is updated in place under no_grad() alone; for a "
+                "new Tensor write x = x + y"
+            )
+        return self.copy_(OPS[name](self, other))
+
+    return method
 
 
 class Operators:
@@ -139,6 +173,22 @@ class Operators:
     def __array__(self, dtype=None, copy=None):
         """np.asarray(x) returns the data.  No gradient passes through NumPy's own functions."""
         return np.array(to_numpy(self.data), dtype, copy=copy)
+
+    def __array_function__(self, function, types, args, options):
+        """np.sum(x) is x.sum(); other functions of NumPy are refused where a gradient would end."""
+        name = function.__name__
+        if name in METHODS and isinstance(args[0] if args else None, Operators):
+            return getattr(args[0], name)(*args[1:], **options)
+        if (
+            name not in NO_GRADIENT
+            and this_thread.recording
+            and requires_grad((*args, *options.values()))
+        ):
+            raise TypeError(
+                f"np.{name} of a Tensor would lose its gradient: use an op of minigrad.ops, or "
+                "x.numpy() if you want no gradient"
+            )
+        return function(*data_of(args), **data_of(options))
 
     def _leaf(self, data, requires_grad=False):
         """Return a new Tensor."""
@@ -266,6 +316,9 @@ class Operators:
     __truediv__, __rtruediv__ = binary("div"), binary("div", reflected=True)
     __pow__, __rpow__ = binary("pow"), binary("pow", reflected=True)
     __matmul__, __rmatmul__ = binary("matmul"), binary("matmul", reflected=True)
+
+    __iadd__, __isub__ = in_place("add"), in_place("sub")
+    __imul__, __itruediv__ = in_place("mul"), in_place("div")
 
     __eq__ = comparison("==", operator.eq)
     __ne__ = comparison("!=", operator.ne)

@@ -138,7 +138,8 @@ def pow(x, y):
             dx = unbroadcast(dx, x.shape)
         if is_array(y):
             flat = xp.equal(x, 0) & (y >= 0)
-            log_x = xp.log(xp.where(flat, 1, xp.asarray(x, out.dtype)))
+            x_or_nan = xp.where(x < 0, xp.nan, xp.asarray(x, out.dtype))  # there is no ln x
+            log_x = xp.log(xp.where(flat, 1, x_or_nan))
             dy = unbroadcast(xp.where(flat, 0, dout) * out * log_x, y.shape)
         return dx, dy
 
@@ -349,7 +350,7 @@ def where(condition, x, y):
                 jumps, and has no gradient.
     """
     xp = array_module(condition, x, y)
-    condition = xp.asarray(condition, bool)
+    condition = xp.array(condition, bool)  # a copy, because backward reads it again
     x_shape, y_shape = shape_of(x), shape_of(y)
 
     def backward(dout):

@@ -35,7 +35,7 @@ def embedding(ids, weight):
     In words    A row learns from every position where its token was; a token that did not occur
                 learns nothing.
     """
-    ids = array_module(weight).asarray(ids)
+    ids = array_module(weight).array(ids)  # a copy, because backward reads them again
     check_ids("embedding", ids, len(weight))
 
     def backward(dout):

@@ -21,8 +21,9 @@ import numpy as np
 
 from minigrad import random
 from minigrad.backend import CPU, array_module, to_device, to_numpy
+from minigrad.fast import plain
 from minigrad.gradcheck import directional_derivative
-from minigrad.tensor import OPS, TWINS, Tensor, no_grad, plain
+from minigrad.tensor import OPS, TWINS, Tensor, no_grad
 from minigrad.testing.cases import ROW, SEED, STEP, Case, Positive, Same
 
 

@@ -8,8 +8,9 @@ import time
 import numpy as np
 
 from minigrad.backend import CPU
+from minigrad.fast import plain
 from minigrad.internals.hooks import this_thread
-from minigrad.tensor import TWINS, plain
+from minigrad.tensor import TWINS
 from minigrad.testing.cases import CASES
 from minigrad.testing.checks import (
     LAYOUTS,

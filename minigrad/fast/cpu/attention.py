@@ -5,7 +5,7 @@ import math
 from minigrad import ops, random
 from minigrad.backend import array_module
 from minigrad.fast import twin
-from minigrad.fast.arrays import transposed, vecdot
+from minigrad.fast.arrays import alike, transposed, vecdot
 
 BLOCK = 32  # queries
 
@@ -21,14 +21,14 @@ def attention(q, k, v, *, causal=True, mask=None, dropout=0.0, training=False, k
                       Σₙ dPₙ Pₙ = Σₙ dP̃ₙ P̃ₙ = Σₙ Σ_d dout_d vₙ_d P̃ₙ = Σ_d dout_d out_d
 
                   (Dao et al. 2022, "FlashAttention", arXiv:2205.14135, section B.2)
-    Declines      integers, a mask, and shapes that the page refuses
+    Declines      a mask, integers, a mix of dtypes, and shapes that the page refuses
     """
     return in_blocks(q, k, v, causal, mask, dropout, training, key, BLOCK, random.dropout_mask)
 
 
 def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mask):
     """Return (out, backward), computed `length` queries at a time."""
-    if q.dtype.kind != "f" or mask is not None or q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
+    if mask is not None or q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or not alike(q, k, v):
         return NotImplemented
     (B, H, T, D), N = q.shape, k.shape[2]
     if k.shape != (B, H, N, D) or D == 0 or N == 0 or (causal and N < T):

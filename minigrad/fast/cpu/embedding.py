@@ -17,7 +17,7 @@ def embedding(ids, weight):
                   other, are added up in float64: no table of float64 numbers is needed.
     Declines      a weight that the page refuses
     """
-    ids = np.asarray(ids)
+    ids = np.array(ids)  # a copy, because backward reads them again
     if weight.ndim != 2:
         return NotImplemented
     check_ids("embedding", ids, len(weight))

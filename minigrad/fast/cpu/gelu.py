@@ -1,5 +1,7 @@
 """GELU with a cached derivative."""
 
+import math
+
 from minigrad import ops
 from minigrad.backend import GPU, array_module, device_of
 from minigrad.fast import twin
@@ -19,8 +21,10 @@ def gelu(x):
     xp, shape = array_module(x), x.shape
     entries = x.reshape(-1)
     out, slope = xp.empty_like(entries), xp.empty_like(entries)
+    # Whether some x² overflows: a product costs less than to limit every x².
+    limit = device_of(x) == GPU or not math.isfinite(entries @ entries)
     for chunk in chunks(entries):
-        value_and_slope(entries[chunk], out[chunk], slope[chunk])
+        value_and_slope(entries[chunk], out[chunk], slope[chunk], limit)
 
     def backward(dout):
         return (dout * slope.reshape(shape),)
@@ -28,11 +32,11 @@ def gelu(x):
     return out.reshape(shape), backward
 
 
-def value_and_slope(x, out, slope):
-    """Fill `out` and `slope` = out' by the formulas of the page."""
+def value_and_slope(x, out, slope, limit):
+    """Fill `out` and `slope` = out' by the formulas of the page; x² may be limited to 100."""
     xp = array_module(x)
     x2 = x * x
-    if device_of(x) == GPU or not xp.isfinite(x2 @ x2):  # looking at it costs less than doing it
+    if limit:
         xp.minimum(x2, 100, out=x2)
     u = x2 * (C * A)  # u = (c a x² + c) x
     u += C

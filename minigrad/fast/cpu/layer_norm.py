@@ -3,30 +3,33 @@
 from minigrad import ops
 from minigrad.backend import GPU, array_module, device_of
 from minigrad.fast import twin
-from minigrad.fast.arrays import sum_of_rows, vecdot
+from minigrad.fast.arrays import alike, sum_of_rows, vecdot
+
+FAR = 4  # standard deviations: a mean below is rounded by less than x̂ is
 
 
 @twin(ops.layer_norm, "cpu", "gpu")
 def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
-    """Differs    The mean of a row is a product with (1/C, ..., 1/C), a sum of squares a dot product
-                  of the row with itself, and a sum over rows a product with ones: none of them
-                  needs an array for what is added up.  In place.  The rounding error of the mean
-                  is subtracted only where it is larger than that of x̂.
-    Declines      a missing weight, integers, rows without entries, shapes that the page refuses
+    """Differs    The mean of a row is a product with (1/C, ..., 1/C), a sum of squares a product of
+                  the row with itself, and a sum over rows a product with ones: none of them needs
+                  an array for what is added up.  In place.  The mean is subtracted once.
+    Declines      a mean so far from 0 that its rounding would matter, NaN, a missing weight, a mix
+                  of dtypes, rows without entries, and shapes that the page refuses
     """
-    if weight is None or x.dtype.kind != "f" or not x.size:
+    if weight is None or not x.ndim or not x.size or not alike(x, weight, bias):
         return NotImplemented
     if not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
         return NotImplemented
     xp = array_module(x)
     C = x.shape[-1]
     average = xp.full(C, 1 / C, x.dtype)
-    xhat = x - (x @ average)[..., None]  # at first x − μ
-    rest = xhat @ average  # the rounding error of μ
+    mean = x @ average  # (...,)
+    xhat = x - mean[..., None]  # at first x − μ
     rstd = (vecdot(xhat, xhat) / C + eps) ** -0.5  # (...,)
-    if device_of(x) == GPU or abs(rest * rstd).max(initial=0) > 8 * xp.finfo(x.dtype).eps:
-        xhat -= rest[..., None]
-        rstd = (vecdot(xhat, xhat) / C + eps) ** -0.5
+    if device_of(x) == GPU:  # looking at the mean would take longer than subtracting it again
+        xhat -= (xhat @ average)[..., None]
+    elif not abs(mean * rstd).max() <= FAR:
+        return NotImplemented
     rstd = rstd[..., None]
     xhat *= rstd
     out = xhat * weight

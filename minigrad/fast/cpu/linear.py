@@ -4,16 +4,18 @@ import math
 
 from minigrad import ops
 from minigrad.fast import twin
-from minigrad.fast.arrays import sum_of_rows
+from minigrad.fast.arrays import alike, sum_of_rows
 
 
 @twin(ops.linear, "cpu", "gpu")
 def linear(x, weight, bias=None):
     """Differs    The bias is added in place, and its gradient is a product with ones.
-    Declines      integers, and shapes that the page refuses
+    Declines      integers, a mix of dtypes, and shapes that the page refuses
     """
     bias_shape = weight.shape[:1] if bias is None else bias.shape
-    if x.dtype.kind != "f" or weight.ndim != 2 or weight.shape != bias_shape + x.shape[-1:]:
+    if weight.ndim != 2 or weight.shape != bias_shape + x.shape[-1:]:
+        return NotImplemented
+    if not alike(x, weight, bias):
         return NotImplemented
     O, I = weight.shape
     *front, _ = x.shape

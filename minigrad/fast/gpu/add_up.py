@@ -37,7 +37,7 @@ def embedding(ids, weight):
     Declines      a weight that the page refuses
     """
     xp = array_module(weight)
-    ids = xp.asarray(ids)
+    ids = xp.array(ids)  # a copy, because backward reads them again
     if weight.ndim != 2:
         return NotImplemented
     check_ids("embedding", ids, len(weight))
