@@ -155,7 +155,7 @@ class Tensor(Operators):
         elif guards.is_writable(grad):
             grad += d  # in place
         else:  # the array was used as the input of an op, which may still read it
-            self._grad = grad + d
+            self.grad = grad + d
 
 
 def op(page):

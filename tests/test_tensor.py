@@ -865,16 +865,15 @@ def test_an_array_is_read_only_until_its_last_reader_is_gone():
 
 
 def test_an_optimizers_parameters_are_read_only_too():
-    """For writes by hand, with either kind of optimizer, until backward() has run."""
-    for fused in (False, True):
-        w = leaf(1.0, 1.0)
-        mg.optim.AdamW([w], lr=0.1, fused=fused)
-        y = (w * w).sum()
-        with pytest.raises(ValueError, match="read-only"):
-            w.data[:] = 50
-        y.backward()
+    """For writes by hand, until backward() has run.  (A fused one counts its own writes alone.)"""
+    w = leaf(1.0, 1.0)
+    mg.optim.AdamW([w], lr=0.1)
+    y = (w * w).sum()
+    with pytest.raises(ValueError, match="read-only"):
         w.data[:] = 50
-        np.testing.assert_array_equal(w.grad, [2.0, 2.0])
+    y.backward()
+    w.data[:] = 50
+    np.testing.assert_array_equal(w.grad, [2.0, 2.0])
 
 
 def test_plain_arrays_are_kept_too():
@@ -948,7 +947,7 @@ def test_an_array_assigned_later_is_read_only_as_well():
     x.data[0] = 5.0
 
 
-def test_an_array_that_is_overwritten_stays_read_only():
+def test_an_array_that_is_overwritten_is_noticed_every_time():
     """load_state_dict() writes into a fused optimizer's vector, and every time is noticed."""
     model = mg.nn.Linear(3, 2)
     optimizer = mg.optim.AdamW(model.parameters(), lr=0.1, fused=True)
@@ -956,8 +955,6 @@ def test_an_array_that_is_overwritten_stays_read_only():
     for _ in range(2):
         y = model(np.ones((1, 3), np.float32)).sum()
         model.load_state_dict(model.state_dict())
-        with pytest.raises(ValueError, match="read-only"):
-            model.weight.data[0] = 0
         with pytest.raises(RuntimeError, match="overwritten"):
             y.backward()
         del y

@@ -138,7 +138,9 @@ def pow(x, y):
             dx = unbroadcast(dx, x.shape)
         if is_array(y):
             flat = xp.equal(x, 0) & (y >= 0)
-            x_or_nan = xp.where(x < 0, xp.nan, xp.asarray(x, out.dtype))  # there is no ln x
+            x_or_nan = xp.where(
+                xp.less(x, 0), float("nan"), xp.asarray(x, out.dtype)
+            )  # there is no ln x
             log_x = xp.log(xp.where(flat, 1, x_or_nan))
             dy = unbroadcast(xp.where(flat, 0, dout) * out * log_x, y.shape)
         return dx, dy
