@@ -6,7 +6,7 @@ Differs     from the page, optim.py: the parameters, their gradients, m and v ar
 
                 m̂ / (√v̂ + ε) = m / (√v + ε c) · c / (1 − β₁ᵗ)  with  c = √(1 − β₂ᵗ)
 
-            The vectors can be shared between processes, each of which updates a part (gpt_numpy).
+            Processes can share the vectors, and each updates a part of them (gpt_numpy).
             On a GPU the decision to skip a step is made there, without waiting for it.
 Pays        half of the optimizer's time, and the transfer of gradients between processes:
             python benchmarks/twins.py

@@ -40,7 +40,7 @@ def sum_of_rows(x):
     return (totals.sum(0, dtype="float64") + rest).astype(x.dtype)
 
 
-def alike(*arrays):
+def same_float_dtype(*arrays):
     """Return whether arrays have one floating-point dtype.  None among them does not count."""
     dtype = arrays[0].dtype
     for x in arrays:

@@ -19,7 +19,7 @@ from minigrad.internals.guards import like
 
 
 class FlatParameters:
-    """`data` and `grad`, vectors (N,), of which the parameters become views."""
+    """`data` and `grad`, vectors (N,); the parameters become views of them."""
 
     data: Any
     grad: Any

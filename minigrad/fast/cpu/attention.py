@@ -5,7 +5,7 @@ import math
 from minigrad import ops, random
 from minigrad.backend import array_module
 from minigrad.fast import twin
-from minigrad.fast.arrays import alike, transposed, vecdot
+from minigrad.fast.arrays import same_float_dtype, transposed, vecdot
 
 BLOCK = 32  # queries
 
@@ -28,7 +28,13 @@ def attention(q, k, v, *, causal=True, mask=None, dropout=0.0, training=False, k
 
 def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mask):
     """Return (out, backward), computed `length` queries at a time."""
-    if mask is not None or q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or not alike(q, k, v):
+    if (
+        mask is not None
+        or q.ndim != 4
+        or k.ndim != 4
+        or k.shape != v.shape
+        or not same_float_dtype(q, k, v)
+    ):
         return NotImplemented
     (B, H, T, D), N = q.shape, k.shape[2]
     if k.shape != (B, H, N, D) or D == 0 or N == 0 or (causal and N < T):

@@ -3,7 +3,7 @@
 from minigrad import ops
 from minigrad.backend import GPU, array_module, device_of
 from minigrad.fast import twin
-from minigrad.fast.arrays import alike, sum_of_rows, vecdot
+from minigrad.fast.arrays import same_float_dtype, sum_of_rows, vecdot
 
 FAR = 4  # standard deviations: a mean below is rounded by less than x̂ is
 
@@ -16,7 +16,7 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     Declines      a mean so far from 0 that its rounding would matter, NaN, a missing weight, a mix
                   of dtypes, rows without entries, and shapes that the page refuses
     """
-    if weight is None or not x.ndim or not x.size or not alike(x, weight, bias):
+    if weight is None or not x.ndim or not x.size or not same_float_dtype(x, weight, bias):
         return NotImplemented
     if not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
         return NotImplemented

@@ -4,7 +4,7 @@ import math
 
 from minigrad import ops
 from minigrad.fast import twin
-from minigrad.fast.arrays import alike, sum_of_rows
+from minigrad.fast.arrays import same_float_dtype, sum_of_rows
 
 
 @twin(ops.linear, "cpu", "gpu")
@@ -15,7 +15,7 @@ def linear(x, weight, bias=None):
     bias_shape = weight.shape[:1] if bias is None else bias.shape
     if weight.ndim != 2 or weight.shape != bias_shape + x.shape[-1:]:
         return NotImplemented
-    if not alike(x, weight, bias):
+    if not same_float_dtype(x, weight, bias):
         return NotImplemented
     O, I = weight.shape
     *front, _ = x.shape
