@@ -1,10 +1,17 @@
 """Fixtures of several test files: the GPU (the fake one, unless `pytest -m gpu`), and tiny runs."""
 
+import os
 import random
 import signal
 import sys
 import types
 from pathlib import Path
+
+# In parallel (pytest-xdist), the threads of all processes together are as many as the cores.
+if n_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    n_threads = max(1, (os.cpu_count() or 1) // n_processes)
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", str(n_threads))  # before NumPy is loaded
 
 import fake_cupy
 import numpy as np
@@ -14,6 +21,24 @@ from command import TINY, example, exit_status
 from minigrad import backend
 from minigrad.fast.gpu.launch import kernel
 from minigrad.internals import gpu
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Run the whole suite in as many processes as there are cores, if pytest-xdist is installed.
+
+    A single file is quicker in one, and so are the tests that share a GPU.
+    """
+    option = config.option
+    if (
+        config.args_source == config.ArgsSource.TESTPATHS
+        and config.pluginmanager.hasplugin("xdist")
+        and option.numprocesses is None
+        and option.markexpr not in ("gpu", "kill")
+        and not (option.usepdb or option.collectonly)
+    ):
+        option.numprocesses, option.dist = "auto", "worksteal"
+
 
 TESTS = Path(__file__).parent
 FAKE_PATH = [str(TESTS / "fake_cupy/path"), str(TESTS)]  # where a program of its own finds the fake

@@ -201,8 +201,19 @@ def variables(statement):
 
 def mutants_of(file, source):
     """All mutants of a Python source, in its order, each text once."""
-    tree = ast.parse(source)
-    seen = {ast.unparse(tree)}
+    statements = ast.parse(source).body
+    texts = [ast.unparse(statement) for statement in statements]
+    for k, statement in enumerate(statements):
+        seen = {texts[k]}  # only this statement changes: unparsing the whole file takes longer
+        for place, line, before, after, text in mutants_in(ast.Module([statement], [])):
+            if text not in seen:
+                seen.add(text)
+                whole = "\n".join([*texts[:k], text, *texts[k + 1 :]])
+                yield Mutant(file, place, line, before, after, whole)
+
+
+def mutants_in(tree):
+    """Yield what there is to know of each mutant of a tree: Mutant without the file."""
 
     def walk(node, statement, place):
         for field, i, child in children(node):
@@ -220,10 +231,7 @@ def mutants_of(file, source):
             for new in mistakes:
                 put(node, field, i, new)
                 text = ast.unparse(ast.fix_missing_locations(tree))
-                if text not in seen:
-                    seen.add(text)
-                    after = header(new if inner is child else inner)
-                    yield Mutant(file, around, inner.lineno, before, after, text)
+                yield around, inner.lineno, before, header(new if inner is child else inner), text
             put(node, field, i, child)
             yield from walk(child, inner, around)
 

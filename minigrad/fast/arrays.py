@@ -15,8 +15,9 @@ def chunks(array, start=0, stop=None):
     kernel launch, so one slice covers all entries.
     """
     stop = len(array) if stop is None else stop
-    length = CHUNK if device_of(array) == CPU else max(1, stop - start)
-    return [slice(i, min(i + length, stop)) for i in range(start, stop, length)]
+    if device_of(array) != CPU:
+        return [slice(start, stop)] if stop > start else []
+    return [slice(i, min(i + CHUNK, stop)) for i in range(start, stop, CHUNK)]
 
 
 def vecdot(x, y):

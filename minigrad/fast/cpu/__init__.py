@@ -4,6 +4,6 @@ Each docstring says how a twin differs from its page and what it pays: the share
 that it saves, by `python benchmarks/twins.py`.
 """
 
-from minigrad.fast.cpu import attention, embedding, gelu, layer_norm, linear
+from minigrad.fast.cpu import attention, dropout, embedding, gelu, layer_norm, linear
 
-__all__ = ["attention", "embedding", "gelu", "layer_norm", "linear"]
+__all__ = ["attention", "dropout", "embedding", "gelu", "layer_norm", "linear"]

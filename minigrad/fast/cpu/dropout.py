@@ -1,0 +1,30 @@
+"""Dropout by the bits of numbers."""
+
+import numpy as np
+
+from minigrad import ops, random
+from minigrad.fast import twin
+
+INTEGER = {4: np.int32, 8: np.int64}  # bytes of a number -> integers of this size
+
+
+@twin(ops.dropout, "cpu")
+def dropout(x, p, *, training, key=None):
+    """Differs    The mask is an array of integers, −1 where an entry is kept and 0 elsewhere.  The
+                  bits of −1 are all ones, so `bits of a number & mask` is the number or 0.  That
+                  is one fast pass, and xp.where is a slow one.
+    Declines      numbers, evaluation, p = 0, and what is not float32 or float64
+    """
+    if x.ndim == 0 or not training or p == 0 or x.dtype not in (np.float32, np.float64):
+        return NotImplemented
+    keep = random.keep_mask(x, p, key)
+    mask = np.negative(keep.view(np.int8), dtype=INTEGER[x.dtype.itemsize])
+    scale = 1 / (1 - p)
+
+    def select(y):
+        y = y * scale
+        bits = y.view(INTEGER[y.dtype.itemsize])
+        bits &= mask
+        return y
+
+    return select(x), lambda dout: (select(dout), None)
