@@ -122,7 +122,7 @@ def parts(config, n):
     import numpy as np
 
     from gpt_numpy import GPT
-    from gpt_numpy.inference import Reader
+    from gpt_numpy.scale.decoder import Reader
 
     model = GPT(config)
     reader, half = Reader(model), config.block_size // 2

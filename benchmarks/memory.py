@@ -18,7 +18,7 @@ import psutil
 from common import CLEAN, HERE, number, parser, ratio, report, shown, steps_of, take_turns
 from step_time import BABY
 
-from gpt_numpy.memory import held
+from gpt_numpy.app.memory import held
 
 SETTINGS = {"laptop": {}, "baby, batch 8": BABY}
 INTERVAL = 0.02  # seconds

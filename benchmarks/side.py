@@ -55,8 +55,8 @@ def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
     from threadpoolctl import threadpool_limits
 
     from gpt_numpy import GPT
+    from gpt_numpy.scale.workers import share
     from gpt_numpy.train import gradients_of_rows
-    from gpt_numpy.workers import share
     from minigrad.fast.adamw import FusedAdamW, adamw_update
     from minigrad.internals.malloc import tune_malloc
 

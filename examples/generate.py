@@ -17,9 +17,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gpt_numpy import GPT, checkpoint
-from gpt_numpy.report import CONTROL
-from gpt_numpy.terminal import show_what_can_be_shown
+from gpt_numpy import GPT
+from gpt_numpy.app.report import CONTROL
+from gpt_numpy.app.terminal import show_what_can_be_shown
+from gpt_numpy.hf import checkpoint
 from gpt_numpy.tokenizer import Tokenizer, of_folder
 from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory, select_device
 

@@ -21,16 +21,18 @@ import threading
 import webbrowser
 
 import minigrad as mg
-from gpt_numpy import GPT, memory, report, resume, verse
-from gpt_numpy.command import Command, flags_of, identity, prepare
+from gpt_numpy import GPT
+from gpt_numpy.app import memory, report, resume
+from gpt_numpy.app.cli import Command, flags_of, identity, prepare
+from gpt_numpy.app.run_folder import Clock, Signals, evaluation_seconds
+from gpt_numpy.app.terminal import Display, show_what_can_be_shown
+from gpt_numpy.corpus import grammar
 from gpt_numpy.data import split
 from gpt_numpy.files import fingerprint
-from gpt_numpy.ranks import Ranks
-from gpt_numpy.run import Clock, Signals, evaluation_seconds
-from gpt_numpy.terminal import Display, show_what_can_be_shown
+from gpt_numpy.scale.ranks import Ranks
+from gpt_numpy.scale.workers import WorkerDied
 from gpt_numpy.tokenizer import characters
 from gpt_numpy.train import adamw, evaluate, loss_by_position, train
-from gpt_numpy.workers import WorkerDied
 from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
 from minigrad.tools.info import of_the_cpu
 
@@ -189,7 +191,7 @@ class Run:
         self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
         self.entropy = self.text_entropy = None  # nats per token, of what is known to the verse
         if job.corpus.entropy is not None:
-            nats, n = verse.negative_log_likelihood(split(job.corpus.text)[1])
+            nats, n = grammar.negative_log_likelihood(split(job.corpus.text)[1])
             self.text_entropy = nats / n * self.characters_per_token
             self.entropy = job.corpus.entropy * self.characters_per_token
         rows = job.folder.rows

@@ -15,8 +15,9 @@ import math
 import numpy as np
 
 import minigrad.ops as F
-from gpt_numpy import checkpoint, generate
+from gpt_numpy import sample
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.hf import checkpoint
 from minigrad import Tensor, nn, random
 from minigrad.backend import array_module, is_array
 from minigrad.ops.embedding import check_ids
@@ -133,12 +134,12 @@ class GPT(nn.Module):
         ]
 
     def stream(self, ids, max_new_tokens, **options):
-        """Yield one column of new ids (B,) at a time: gpt_numpy.generate.stream."""
-        return generate.stream(self, ids, max_new_tokens, **options)
+        """Yield one column of new ids (B,) at a time: gpt_numpy.sample.stream."""
+        return sample.stream(self, ids, max_new_tokens, **options)
 
     def generate(self, ids, max_new_tokens, **options):
-        """ids (B, T) → ids (B, T + max_new_tokens), a Tensor: gpt_numpy.generate.generate."""
-        return generate.generate(self, ids, max_new_tokens, **options)
+        """ids (B, T) → ids (B, T + max_new_tokens), a Tensor: gpt_numpy.sample.generate."""
+        return sample.generate(self, ids, max_new_tokens, **options)
 
     def save_pretrained(self, folder, **origin):
         """Write config.json and model.safetensors as Hugging Face's GPT-2 has them.

@@ -16,7 +16,7 @@ import numpy as np
 import regex
 
 from gpt_numpy.bpe import BYTES, PATTERN, VISIBLE, learn
-from gpt_numpy.corpus import data_folder, root_cause, within
+from gpt_numpy.corpus.sources import data_folder, root_cause, within
 from gpt_numpy.files import fingerprint, read, read_json, write_whole
 
 

@@ -21,8 +21,8 @@ import minigrad.ops as F
 from gpt_numpy.config import GPTConfig, TrainConfig
 from gpt_numpy.data import Batch, random_batch, windows
 from gpt_numpy.model import GPT
-from gpt_numpy.ranks import Ranks
-from gpt_numpy.workers import Workers
+from gpt_numpy.scale.ranks import Ranks
+from gpt_numpy.scale.workers import Workers
 from minigrad import Tensor, detect_anomaly, random
 from minigrad.backend import CPU, array_module, device_of, to_numpy
 from minigrad.fast.adamw import FusedAdamW

@@ -33,6 +33,7 @@ def pytest_cmdline_main(config):
     if (
         config.args_source == config.ArgsSource.TESTPATHS
         and config.pluginmanager.hasplugin("xdist")
+        and not hasattr(config, "workerinput")  # this is one of the processes
         and option.numprocesses is None
         and option.markexpr not in ("gpu", "kill")
         and not (option.usepdb or option.collectonly)

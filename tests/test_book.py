@@ -204,7 +204,7 @@ def test_every_op_has_its_formula_forward_and_backward(name, book):
             "minigrad/internals/errors.py",
         ),
         ("minigrad/fast/cpu/gelu.py", "@twin(ops.gelu", "gelu", "minigrad/ops/gelu.py"),
-        ("gpt_numpy/model.py", "generate.stream(self", "generate", "gpt_numpy/generate.py"),
+        ("gpt_numpy/model.py", "generate.stream(self", "generate", "gpt_numpy/sample.py"),
     ],
 )
 def test_a_name_leads_to_what_it_means(file, line, word, target, book):
@@ -228,7 +228,7 @@ def test_names_of_a_function_are_not_those_of_the_module(builder, monkeypatch):
     # A method is not a function, "bits" is a word, and a tokenizer no module.
     assert names.place_in_prose("gpt_numpy/tokenizer.py", "fingerprint()") is None
     assert names.place_in_prose("gpt_numpy/model.py", "tokenizer.fingerprint") is None
-    assert names.place_in_prose("gpt_numpy/report.py", "bits") is None
+    assert names.place_in_prose("gpt_numpy/app/report.py", "bits") is None
 
 
 def test_lessons_show_what_they_print(book):

@@ -19,11 +19,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import gpt_numpy.tokenizer as tokenizers
-from gpt_numpy import verse
 from gpt_numpy.bpe import BYTES, ID_OF_BYTE, PATTERN, learn
+from gpt_numpy.corpus import grammar
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, characters, gpt2, load, of_folder
 
-TEXT = verse.generate(30_000) + "naïve café 中文 😀😀😀   \n\n\t x_1 = 'a'*300\n" * 3
+TEXT = grammar.generate(30_000) + "naïve café 中文 😀😀😀   \n\n\t x_1 = 'a'*300\n" * 3
 
 
 @pytest.fixture(scope="module")

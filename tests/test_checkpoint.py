@@ -9,8 +9,8 @@ import safetensors
 import safetensors.numpy
 
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.checkpoint import to_hugging_face
 from gpt_numpy.files import write_whole
+from gpt_numpy.hf.checkpoint import to_hugging_face
 from minigrad import manual_seed
 
 V, T, C, L = 11, 5, 6, 2

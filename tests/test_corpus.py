@@ -11,8 +11,7 @@ import pooch
 import pytest
 import requests
 
-from gpt_numpy import corpus, verse
-from gpt_numpy.corpus import load_corpus
+from gpt_numpy.corpus import grammar, load_corpus, sources
 
 SHAKESPEARE = b"First Citizen:\nBefore we proceed any further, hear me speak.\n"
 
@@ -21,8 +20,8 @@ SHAKESPEARE = b"First Citizen:\nBefore we proceed any further, hear me speak.\n"
 def folder(tmp_path, monkeypatch):
     """An empty folder in place of the user's cache, and a verse that costs no time."""
     monkeypatch.setenv("GPT_NUMPY_DATA", str(tmp_path))
-    monkeypatch.setattr(verse, "generate", lambda *_: "a verse\n")
-    monkeypatch.setattr(verse, "entropy_per_character", lambda: 1.5)
+    monkeypatch.setattr(grammar, "generate", lambda *_: "a verse\n")
+    monkeypatch.setattr(grammar, "entropy_per_character", lambda: 1.5)
     return tmp_path
 
 
@@ -47,7 +46,7 @@ def server(monkeypatch):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.downloads, server.announce = 0, None
-    monkeypatch.setattr(corpus, "URL", f"http://127.0.0.1:{server.server_port}/input.txt")
+    monkeypatch.setattr(sources, "URL", f"http://127.0.0.1:{server.server_port}/input.txt")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -83,7 +82,7 @@ def test_a_users_file(tmp_path):
     path = tmp_path / "story.txt"
     path.write_bytes("Käse & 😀\n".encode())
     for given in (path, str(path)):
-        assert load_corpus(given) == corpus.Corpus("Käse & 😀\n", "story.txt", None, None)
+        assert load_corpus(given) == sources.Corpus("Käse & 😀\n", "story.txt", None, None)
 
 
 def test_newlines_and_byte_order_mark(tmp_path):
@@ -131,11 +130,11 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
 def test_the_download_is_kept(folder, server, monkeypatch, caplog):
     """The first call downloads and checks the file, the second reads it; neither logs."""
     monkeypatch.setattr(pooch.get_logger(), "handlers", [caplog.handler])
-    monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(SHAKESPEARE).hexdigest())
+    monkeypatch.setattr(sources, "SHA256", hashlib.sha256(SHAKESPEARE).hexdigest())
     server.answer = (200, SHAKESPEARE)
     for _ in range(2):
         found = load_corpus()
-        assert found == corpus.Corpus(SHAKESPEARE.decode(), "tiny Shakespeare", None, None)
+        assert found == sources.Corpus(SHAKESPEARE.decode(), "tiny Shakespeare", None, None)
     assert server.downloads == 1
     assert [path.name for path in folder.iterdir()] == ["tinyshakespeare.txt"]
     assert caplog.records == []
@@ -143,7 +142,7 @@ def test_the_download_is_kept(folder, server, monkeypatch, caplog):
 
 def test_a_damaged_cache_is_downloaded_again(folder, server, monkeypatch):
     """A file with a wrong checksum in the cache is replaced, not trusted."""
-    monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(SHAKESPEARE).hexdigest())
+    monkeypatch.setattr(sources, "SHA256", hashlib.sha256(SHAKESPEARE).hexdigest())
     server.answer = (200, SHAKESPEARE)
     (folder / "tinyshakespeare.txt").write_bytes(SHAKESPEARE[:20])
     assert load_corpus().text == SHAKESPEARE.decode()
@@ -216,7 +215,7 @@ def test_a_network_that_never_answers(folder, monkeypatch):
         raise requests.ConnectTimeout
 
     monkeypatch.setattr(requests, "head", hang)
-    monkeypatch.setattr(corpus, "SECONDS", 0.05)
+    monkeypatch.setattr(sources, "SECONDS", 0.05)
     start = time.monotonic()
     found = load_corpus()
     over.set()
@@ -226,7 +225,7 @@ def test_a_network_that_never_answers(folder, monkeypatch):
 
 def test_a_server_that_falls_silent(folder, server, monkeypatch):
     """A server that takes the connection and then says nothing counts as no network."""
-    monkeypatch.setattr(corpus, "SECONDS", 0.05)
+    monkeypatch.setattr(sources, "SECONDS", 0.05)
     over = threading.Event()
     monkeypatch.setattr(server.RequestHandlerClass, "do_HEAD", lambda _: over.wait(60))
     found = load_corpus()
@@ -244,9 +243,9 @@ def test_a_cache_that_cannot_be_written(folder, monkeypatch):
 
 
 def test_the_verse_is_the_built_in_one(tmp_path, server, monkeypatch):
-    """The stand-in is verse.generate() with its entropy in nats per character."""
+    """The stand-in is grammar.generate() with its entropy in nats per character."""
     monkeypatch.setenv("GPT_NUMPY_DATA", str(tmp_path))
     server.answer = (404, b"")
     found = load_corpus()
-    assert found.text == verse.generate()
-    assert found.entropy == verse.entropy_per_character()
+    assert found.text == grammar.generate()
+    assert found.entropy == grammar.entropy_per_character()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.generate import draw, generate, probabilities
-from gpt_numpy.inference import Reader
+from gpt_numpy.sample import draw, generate, probabilities
+from gpt_numpy.scale.decoder import Reader
 from minigrad import Tensor, manual_seed
 
 V, BLOCK = 7, 6

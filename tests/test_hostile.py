@@ -11,10 +11,12 @@ from command import TINY, example
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt_numpy import GPT, checkpoint, resume
-from gpt_numpy.command import prepare
-from gpt_numpy.ranks import Ranks
-from gpt_numpy.run import read_back, read_rows
+from gpt_numpy import GPT
+from gpt_numpy.app import resume
+from gpt_numpy.app.cli import prepare
+from gpt_numpy.app.run_folder import read_back, read_rows
+from gpt_numpy.hf import checkpoint
+from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.tokenizer import load
 from gpt_numpy.train import adamw
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.inference import Reader
+from gpt_numpy.scale.decoder import Reader
 from minigrad import manual_seed
 
 BLOCK = 12

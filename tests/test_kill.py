@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_resume import assert_same_run
 
-from gpt_numpy.resume import FILE
+from gpt_numpy.app.resume import FILE
 
 SETTINGS = (
     "--device cpu --n-layer 1 --n-embd 8 --n-head 2 --block-size 8 --batch-size 3 --accumulate 2 "

@@ -20,7 +20,8 @@ from twin import Twin, gradients, in_our_names
 import minigrad
 import minigrad.ops
 import minigrad.tensor
-from gpt_numpy import GPT, GPTConfig, report
+from gpt_numpy import GPT, GPTConfig
+from gpt_numpy.app import report
 from gpt_numpy.data import DataLoader
 
 SCRIPTS = {path.stem: path for path in (EXAMPLES / "lesson").glob("*.py")}

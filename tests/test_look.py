@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 import minigrad as mg
 import minigrad.ops as F
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.look import attention_maps, surprise
+from gpt_numpy.app.inspect_model import attention_maps, surprise
 from gpt_numpy.model import Attention
 
 

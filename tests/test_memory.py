@@ -7,10 +7,11 @@ import psutil
 import pytest
 
 import minigrad as mg
-from gpt_numpy import GPT, GPTConfig, TrainConfig, memory
+from gpt_numpy import GPT, GPTConfig, TrainConfig
+from gpt_numpy.app import memory
+from gpt_numpy.app.memory import estimate, machine_memory, n_parameters, refusal, size
 from gpt_numpy.config import PRESETS
-from gpt_numpy.memory import estimate, machine_memory, n_parameters, refusal, size
-from gpt_numpy.ranks import Ranks
+from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.train import adamw, evaluate, gradients_of_rows, rows_at_once
 from minigrad.fast.arrays import CHUNK
 

@@ -19,14 +19,15 @@ import tyro
 from browser import WIDTHS, browser, needs_browser, overflow, page
 from command import example, metrics_of
 
-import gpt_numpy.run
+import gpt_numpy.app.run_folder
 import gpt_numpy.train
-from gpt_numpy import GPT, report
-from gpt_numpy.command import Command
+from gpt_numpy import GPT
+from gpt_numpy.app import report
+from gpt_numpy.app.cli import Command
+from gpt_numpy.app.inspect_model import attention_maps, surprise
+from gpt_numpy.app.run_folder import Signals
 from gpt_numpy.config import PRESETS
 from gpt_numpy.data import split
-from gpt_numpy.look import attention_maps, surprise
-from gpt_numpy.run import Signals
 from gpt_numpy.tokenizer import BPETokenizer, load
 
 main = example("train_shakespeare").main
@@ -201,7 +202,7 @@ def test_while_it_runs_the_page_knows_what_is_left(run, tmp_path, monkeypatch):
         report, "page", lambda *a, **facts: (pages.append(facts), page(*a, **facts))
     )
     fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
-    monkeypatch.setattr(gpt_numpy.run, "time", fake)
+    monkeypatch.setattr(gpt_numpy.app.run_folder, "time", fake)
     monkeypatch.setattr(gpt_numpy.train, "warmup_cosine", taking(1, gpt_numpy.train.warmup_cosine))
     program = example("train_shakespeare")
     monkeypatch.setattr(program, "evaluate", taking(100, program.evaluate))

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from gpt_numpy import report
+from gpt_numpy.app import report
 
 LESSON = [  # loss, perplexity as the lesson rounds it, what it means
     ("10.82", 50_000, "untrained"),

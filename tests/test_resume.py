@@ -25,13 +25,13 @@ from command import (
     without_times,
 )
 
-import gpt_numpy.memory
-import gpt_numpy.run
+import gpt_numpy.app.memory
+import gpt_numpy.app.run_folder
 import gpt_numpy.train
 from gpt_numpy import GPT
-from gpt_numpy.checkpoint import checksum
+from gpt_numpy.app.resume import FILE, load_state
 from gpt_numpy.files import Lock
-from gpt_numpy.resume import FILE, load_state
+from gpt_numpy.hf.checkpoint import checksum
 from gpt_numpy.tokenizer import CharTokenizer
 from minigrad import backend
 from minigrad.internals.gpu import init_gpu
@@ -117,7 +117,7 @@ def test_what_was_written_after_the_save_is_cut_off(
 ):
     """The state of an earlier save beside later metrics, samples and model, as after a crash."""
     kept = tmp_path / "kept"
-    save = gpt_numpy.run.RunFolder.save
+    save = gpt_numpy.app.run_folder.RunFolder.save
 
     def keeping(self, model, optimizer, step, **facts):
         save(self, model, optimizer, step, **facts)
@@ -127,7 +127,7 @@ def test_what_was_written_after_the_save_is_cut_off(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(gpt_numpy.run.RunFolder, "save", keeping)
+        patch.setattr(gpt_numpy.app.run_folder.RunFolder, "save", keeping)
         run = train("run", *HARD, "--workers", "1")
     assert run.status == 130 and "stopped at once" in run.err
     shutil.copy(kept, run.folder / FILE)
@@ -225,13 +225,13 @@ def test_a_long_run_is_saved_between_evaluations(train, stop_at, monkeypatch):
     """When SAVE_EVERY seconds have gone by, at the end of the step under way."""
     monkeypatch.setattr(train_shakespeare, "SAVE_EVERY", 0)
     steps = []
-    save = gpt_numpy.run.RunFolder.save
+    save = gpt_numpy.app.run_folder.RunFolder.save
 
     def noting(self, model, optimizer, step, **facts):
         steps.append(step)
         save(self, model, optimizer, step, **facts)
 
-    monkeypatch.setattr(gpt_numpy.run.RunFolder, "save", noting)
+    monkeypatch.setattr(gpt_numpy.app.run_folder.RunFolder, "save", noting)
     train("run")
     assert sorted(set(steps)) == [0, 1, 2, 3, 4, 5, 6]
 
@@ -311,7 +311,7 @@ def test_memory_that_is_missing_on_the_way(train, stop_at, monkeypatch):
     """The advice names no flag that --resume would refuse."""
     stop_at(3, signal.SIGINT)
     train("run")
-    monkeypatch.setattr(gpt_numpy.memory, "machine_memory", lambda device: 10**6)
+    monkeypatch.setattr(gpt_numpy.app.memory, "machine_memory", lambda device: 10**6)
     run = train("run", "--resume")
     assert run.status == 2 and run.err.endswith("the machine has 1 MB: lower --workers\n")
 

@@ -6,8 +6,15 @@ import types
 
 import pytest
 
-from gpt_numpy import run
-from gpt_numpy.run import Clock, RunFolder, evaluation_seconds, extent, read_rows, read_samples
+from gpt_numpy.app import run_folder
+from gpt_numpy.app.run_folder import (
+    Clock,
+    RunFolder,
+    evaluation_seconds,
+    extent,
+    read_rows,
+    read_samples,
+)
 from gpt_numpy.tokenizer import CharTokenizer, load
 
 COLUMNS = ["step", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "seconds"]
@@ -19,7 +26,7 @@ def clock(monkeypatch):
     """A clock that a test moves: `clock.now += 3` and three seconds have gone by."""
     clock = types.SimpleNamespace(now=1000.0)
     fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
-    monkeypatch.setattr(run, "time", fake)
+    monkeypatch.setattr(run_folder, "time", fake)
     return clock
 
 

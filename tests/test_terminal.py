@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gpt_numpy import terminal
-from gpt_numpy.terminal import Display, curve
+from gpt_numpy.app import terminal
+from gpt_numpy.app.terminal import Display, curve
 
 
 def show(quiet):

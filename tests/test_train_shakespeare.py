@@ -22,12 +22,13 @@ from command import (
     without_times,
 )
 
-import gpt_numpy.memory
-import gpt_numpy.run
 import gpt_numpy.train
-from gpt_numpy import GPT, corpus, verse
+from gpt_numpy import GPT
+from gpt_numpy.app import memory, report, run_folder
+from gpt_numpy.app.resume import load_state
+from gpt_numpy.app.run_folder import RunFolder
+from gpt_numpy.corpus import grammar, sources
 from gpt_numpy.data import encoded, split
-from gpt_numpy.resume import load_state
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, load
 from gpt_numpy.train import evaluate
 from minigrad.fast.adamw import FusedAdamW
@@ -150,14 +151,14 @@ def test_tokens_per_second_leave_out_all_but_training(train, monkeypatch):
         return call
 
     fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
-    monkeypatch.setattr(gpt_numpy.run, "time", fake)
+    monkeypatch.setattr(run_folder, "time", fake)
     clip = taking(1, FusedAdamW.clip_grad_norm)  # once a step
     monkeypatch.setattr(FusedAdamW, "clip_grad_norm", clip)
     monkeypatch.setattr(train_shakespeare, "evaluate", taking(100, evaluate))
     monkeypatch.setattr(train_shakespeare, "SAVE_EVERY", 0)
-    save = taking(30, gpt_numpy.run.RunFolder.save)
-    monkeypatch.setattr(gpt_numpy.run.RunFolder, "save", save)
-    monkeypatch.setattr(gpt_numpy.run.report, "loss_figure", taking(1000, lambda *_, **__: None))
+    save = taking(30, RunFolder.save)
+    monkeypatch.setattr(RunFolder, "save", save)
+    monkeypatch.setattr(report, "loss_figure", taking(1000, lambda *_, **__: None))
     rates = metrics_of(train("run").folder)["tokens_per_second"]
     assert rates == [None, 96, 96, 96, 96]
 
@@ -209,17 +210,19 @@ def test_the_verse_says_that_it_is_the_verse(tmp_path, capsys, monkeypatch, flag
 
     The entropy is known per character, and told per token, as the loss is.
     """
-    text, entropy = verse.generate(30_000), verse.entropy_per_character()
+    text, entropy = grammar.generate(30_000), grammar.entropy_per_character()
 
     def unreachable():
         raise OSError("no route to host")
 
     monkeypatch.setenv("GPT_NUMPY_DATA", str(tmp_path / "empty"))
-    monkeypatch.setattr(corpus, "fetch_shakespeare", unreachable)
-    monkeypatch.setattr(verse, "generate", lambda: text)
+    monkeypatch.setattr(sources, "fetch_shakespeare", unreachable)
+    monkeypatch.setattr(grammar, "generate", lambda: text)
     figures = []
     monkeypatch.setattr(
-        gpt_numpy.run.report, "loss_figure", lambda *_, **options: figures.append(options)
+        report,
+        "loss_figure",
+        lambda *_, **options: figures.append(options),
     )
     assert exit_status(train_shakespeare.main, *TINY, "--out", tmp_path / "run", *flags) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -228,7 +231,7 @@ def test_the_verse_says_that_it_is_the_verse(tmp_path, capsys, monkeypatch, flag
     assert f"its entropy, {entropy:.4f} nats per character" in lines[2]
     final = float(re.fullmatch(LAST_LINE, lines[-1])[1])
     said = " ".join(lines[-6:])
-    nats, characters = verse.negative_log_likelihood(text[27_000:])
+    nats, characters = grammar.negative_log_likelihood(text[27_000:])
     tokenizer = load(tmp_path / "run/tokenizer.json")
     ids = tokenizer.encode(text[27_000:])
     assert (len(ids) < 0.8 * 3000) == bool(flags)
@@ -343,7 +346,7 @@ def test_a_refusal_leaves_the_run_that_is_there(train):
 
 def test_what_does_not_fit_into_memory_is_refused(text_file, tmp_path, capsys, monkeypatch):
     """Before anything is written, with what it needs, what there is, and what to turn down."""
-    monkeypatch.setattr(gpt_numpy.memory, "machine_memory", lambda device: 100_000_000)
+    monkeypatch.setattr(memory, "machine_memory", lambda device: 100_000_000)
     arguments = ["--data", text_file, *TINY, "--workers", "1", "--out", tmp_path / "run"]
     parts = ["this run needs about 11", " and the machine has 100 MB: lower --batch-size"]
     assert_refused(capsys, train_shakespeare.main, arguments, parts)

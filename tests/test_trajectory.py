@@ -17,7 +17,8 @@ import torch.nn.functional as TF
 from twin import Twin, in_our_names
 
 import minigrad as mg
-from gpt_numpy import GPT, TrainConfig, verse
+from gpt_numpy import GPT, TrainConfig
+from gpt_numpy.corpus import grammar
 from gpt_numpy.data import random_batch
 from gpt_numpy.tokenizer import CharTokenizer
 from gpt_numpy.train import StepResult, gradients_of_rows, train
@@ -26,7 +27,7 @@ from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
 
 torch.set_num_threads(1)  # more of them would wait by spinning, on the cores of our workers
-TEXT = verse.generate(50_000)
+TEXT = grammar.generate(50_000)
 TOKENIZER = CharTokenizer.from_text(TEXT)
 IDS = TOKENIZER.encode(TEXT)
 

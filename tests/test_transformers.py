@@ -13,9 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import minigrad as mg
-from gpt_numpy import GPT, GPTConfig, TrainConfig, verse
-from gpt_numpy.checkpoint import from_hugging_face, to_hugging_face
-from gpt_numpy.memory import n_parameters
+from gpt_numpy import GPT, GPTConfig, TrainConfig
+from gpt_numpy.app.memory import n_parameters
+from gpt_numpy.corpus import grammar
+from gpt_numpy.hf.checkpoint import from_hugging_face, to_hugging_face
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer
 from gpt_numpy.train import train
 
@@ -102,7 +103,7 @@ def test_a_difference_is_noticed(tmp_path):
 
 # ---- whole folders -------------------------------------------------------------------------------
 
-TEXT = verse.generate(20_000)
+TEXT = grammar.generate(20_000)
 
 
 def greedy(theirs, ids, n):

@@ -6,8 +6,8 @@ from math import exp, log
 
 import pytest
 
-from gpt_numpy import verse
-from gpt_numpy.verse import PLAY, entropy_per_character, generate, grammar_of
+from gpt_numpy.corpus import grammar
+from gpt_numpy.corpus.grammar import PLAY, entropy_per_character, generate, grammar_of
 
 SPEECH = r"[A-Z]+:\n(?:[A-Z('][^\n]*[.!?,)]\n)+\n"
 
@@ -172,7 +172,7 @@ def test_one_derivation_and_the_same_probability():
     assert len(some) == 300
     for text in some:
         ((end, (p, derivations)),) = inside(text, "exchange", PLAY).items()
-        nats, position = verse.read(text, 0, "exchange")
+        nats, position = grammar.read(text, 0, "exchange")
         assert end == position == len(text)
         assert derivations == 1
         assert -log(p) == pytest.approx(nats, rel=1e-12)
@@ -188,7 +188,7 @@ def test_entropy_by_hand():
     q = 0.2
     geometric = grammar_of({"s": {"a{s}": 1 - q, "b": q}})
     by_hand = -(q * log(q) + (1 - q) * log(1 - q))
-    assert verse.expectations(geometric)["s"] == pytest.approx((by_hand / q, 1 / q), rel=1e-14)
+    assert grammar.expectations(geometric)["s"] == pytest.approx((by_hand / q, 1 / q), rel=1e-14)
     assert entropy_per_character(geometric, "s") == pytest.approx(by_hand, rel=1e-14)
 
 
@@ -197,7 +197,7 @@ def test_entropy_is_what_a_million_characters_cost(play):
 
     Over 24 seeds the two differ by 0.15 % (standard deviation), so 0.5 % is far outside chance.
     """
-    nats, characters = verse.negative_log_likelihood(play)
+    nats, characters = grammar.negative_log_likelihood(play)
     assert characters > 999_000
     assert nats / characters == pytest.approx(entropy_per_character(), rel=0.005)
 
@@ -206,7 +206,7 @@ def test_mean_length_is_what_exchanges_have(play):
     """The computed L(exchange) is the mean length of the exchanges of a million characters."""
     found = re.findall(SPEECH * 2, play)
     mean = sum(map(len, found)) / len(found)
-    assert mean == pytest.approx(verse.expectations()["exchange"][1], rel=0.03)
+    assert mean == pytest.approx(grammar.expectations()["exchange"][1], rel=0.03)
 
 
 def test_any_slice_can_be_read():
@@ -216,12 +216,12 @@ def test_any_slice_can_be_read():
     bounds, total = [0], [0.0]  # where exchanges begin, and −log p of all before
     for exchange in whole:
         bounds.append(bounds[-1] + len(exchange))
-        total.append(total[-1] + verse.read(exchange, 0, "exchange")[0])
+        total.append(total[-1] + grammar.read(exchange, 0, "exchange")[0])
     for begin in range(bounds[2]):
         end = len(text) - begin % len(whole[-1])
         first = min(i for i, bound in enumerate(bounds) if bound >= begin)
         last = max(i for i, bound in enumerate(bounds) if bound <= end)
-        nats, characters = verse.negative_log_likelihood(text[begin:end])
+        nats, characters = grammar.negative_log_likelihood(text[begin:end])
         assert characters == bounds[last] - bounds[first]
         assert nats == pytest.approx(total[last] - total[first], rel=1e-12)
 
@@ -229,8 +229,8 @@ def test_any_slice_can_be_read():
 def test_nats_add_up():
     """−log p of two exchanges is the sum of theirs, and e^−nats is a probability."""
     a, b = exchanges(5000, 6)[:2]
-    (nats_a, n_a), (nats_b, n_b) = map(verse.negative_log_likelihood, (a, b))
-    assert verse.negative_log_likelihood(a + b) == pytest.approx((nats_a + nats_b, n_a + n_b))
+    (nats_a, n_a), (nats_b, n_b) = map(grammar.negative_log_likelihood, (a, b))
+    assert grammar.negative_log_likelihood(a + b) == pytest.approx((nats_a + nats_b, n_a + n_b))
     assert 0 < exp(-nats_a) < 1
 
 
@@ -239,7 +239,7 @@ def test_a_spoilt_text_is_refused(at):
     """One wrong character in the middle of a text is found, and the message names its exchange."""
     text = generate(20_000, seed=7)
     with pytest.raises(ValueError, match=r"^verse: from line \d+ on") as error:
-        verse.negative_log_likelihood(text[:at] + "#" + text[at + 1 :])
+        grammar.negative_log_likelihood(text[:at] + "#" + text[at + 1 :])
     line = int(re.search(r"\d+", str(error.value))[0])
     spoilt = text.count("\n", 0, at) + 1
     assert spoilt - 60 < line <= spoilt
@@ -249,4 +249,4 @@ def test_a_spoilt_text_is_refused(at):
 def test_another_authors_text_is_refused(text):
     """A text in which no exchange of the play stands is refused, not counted as 0 of 0."""
     with pytest.raises(ValueError, match="verse"):
-        verse.negative_log_likelihood(text)
+        grammar.negative_log_likelihood(text)

@@ -13,7 +13,7 @@ import pytest
 
 import minigrad as mg
 from gpt_numpy import GPT, TrainConfig, train
-from gpt_numpy.workers import Workers
+from gpt_numpy.scale.workers import Workers
 from minigrad.fast.adamw import FusedAdamW
 
 V = 11

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import minigrad.ops as F
-from gpt_numpy.report import BLUE, GREY, ORANGE, ladder, perplexity
+from gpt_numpy.app.report import BLUE, GREY, ORANGE, ladder, perplexity
 
 print("The cat sat on the ...   scores: mat  sofa  moon     p(mat)     loss   perplexity")
 right = np.array([0])  # mat is token 0

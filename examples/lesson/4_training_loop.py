@@ -9,11 +9,12 @@ import math
 
 import minigrad as torch
 import minigrad.ops as F
-from gpt_numpy import GPT, GPTConfig, verse
+from gpt_numpy import GPT, GPTConfig
+from gpt_numpy.corpus import grammar
 from gpt_numpy.data import DataLoader
 from gpt_numpy.tokenizer import CharTokenizer
 
-text = verse.generate(50_000)  # a play, written by a grammar
+text = grammar.generate(50_000)  # a play, written by a grammar
 tokenizer = CharTokenizer.from_text(text)
 train_loader = DataLoader(tokenizer.encode(text), batch_size=32, block_size=32)
 torch.manual_seed(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from gpt_numpy.report import BLUE, GREEN, GREY, ORANGE
+from gpt_numpy.app.report import BLUE, GREEN, GREY, ORANGE
 from minigrad.schedule import warmup_cosine
 
 WARMUP, END = 1_000, 10_000  # steps

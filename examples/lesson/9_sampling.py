@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt_numpy.generate import probabilities
-from gpt_numpy.report import BLUE, GREY, ORANGE
+from gpt_numpy.app.report import BLUE, GREY, ORANGE
+from gpt_numpy.sample import probabilities
 
 scores = np.array([[2.0, 1.0, 0.1, -1.0]])  # one row, of four tokens
 by_temperature = {t: probabilities(scores, temperature=t)[0] for t in (0.5, 1.0, 1.5)}

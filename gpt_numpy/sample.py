@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpt_numpy.inference import Reader
+from gpt_numpy.scale.decoder import Reader
 from minigrad import Tensor, random
 from minigrad.backend import to_numpy
 from minigrad.ops.embedding import check_ids
@@ -80,8 +80,8 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Continue the prompts ids (B, T), yielding the new ids (B,) of one position at a time.
 
-    The model reads every token once (gpt_numpy.inference).  When block_size tokens are read and one
-    more is to come, it forgets them and reads the last half anew, block_size // 2 tokens, the new
+    The model reads every token once (scale/decoder.py).  When block_size tokens are read and one
+    more is to come, it forgets them and reads the last half again, block_size // 2 tokens, the new
     one among them; and of a longer prompt the last block_size.  It is the model as it is now, at
     the call.
 

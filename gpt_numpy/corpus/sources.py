@@ -11,7 +11,7 @@ from typing import TypeVar
 import pooch
 import requests
 
-from gpt_numpy import verse
+from gpt_numpy.corpus import grammar
 
 FILE = "tinyshakespeare.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -47,9 +47,9 @@ def load_corpus(path: Path | str | None = None) -> Corpus:
     except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong checksum is not
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout, TimeoutError))
         return Corpus(
-            text=verse.generate(),
+            text=grammar.generate(),
             name=f"verse (built in: {'no network' if offline else 'no download'})",
-            entropy=verse.entropy_per_character(),
+            entropy=grammar.entropy_per_character(),
             reason=f"tiny Shakespeare is downloaded once, and now cannot be: {root_cause(error)}",
         )
 

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from gpt_numpy.report import CONTROL, perplexity
+from gpt_numpy.app.report import CONTROL, perplexity
 
 
 def show_what_can_be_shown() -> None:

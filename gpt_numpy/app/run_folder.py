@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from gpt_numpy import report, resume
+from gpt_numpy.app import report, resume
 from gpt_numpy.files import Lock, read, sync, write_whole
 
 COLUMNS = "step train_loss val_loss lr grad_norm tokens_per_second seconds".split()  # metrics.csv

@@ -16,7 +16,7 @@ from typing import Any, get_origin
 
 import numpy as np
 
-from gpt_numpy.checkpoint import checksum, read_arrays, write_arrays
+from gpt_numpy.hf.checkpoint import checksum, read_arrays, write_arrays
 from gpt_numpy.model import GPT
 from minigrad.backend import to_numpy
 from minigrad.fast.adamw import FusedAdamW

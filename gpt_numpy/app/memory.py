@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from gpt_numpy.config import GPTConfig, TrainConfig
-from gpt_numpy.ranks import Ranks
+from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.train import rows_at_once
 from minigrad.backend import CPU, GPU
 from minigrad.fast.arrays import CHUNK
@@ -29,7 +29,7 @@ KEPT = {  # what a block of the model keeps of each token until its backward, in
     "q, k, v, q / √D and out of attention": 5,
     "out and the derivative of GELU, each of 4 C": 8,
 }
-MASKS = 2  # masks of dropout after attention and after the MLP, C booleans of 1 byte each
+MASKS = 2  # masks of dropout after attention and after the MLP, C integers each
 # In the last block's GELU there are also its input, of 4 C numbers, and the residual stream before
 # and after attention.
 UNDER_WAY = 6
@@ -75,13 +75,13 @@ def numbers_per_token(config: GPTConfig, device: str = CPU) -> tuple[int, int]:
     block = sum(KEPT.values()) * C + seen
     if config.dropout:
         # In attention the mask is a float32 for every pair of tokens; its product with P is causal.
-        block += MASKS * C // 4 + H * T + seen
+        block += MASKS * C + H * T + seen
     # At the loss there are three arrays of the logits' size, in the forward pass (logits, shifted
     # logits, p) and in the backward pass (p, dlogits, their difference), and the last norm's x̂ and
     # out.  These are freed before the backward pass comes to the last block.
     training = config.n_layer * block + max(2 * C + 3 * V, UNDER_WAY * C)
     if config.dropout:
-        training += C // 4
+        training += C
     # One block at a time: in its MLP, or in its attention.  At the end log-softmax has three arrays
     # of the logits' size.
     evaluation = max(15 * C, 8 * C + seen, 3 * V)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt_numpy.app.inspect_model import attention_maps, surprise
 from gpt_numpy.files import replacing, write_whole
-from gpt_numpy.look import attention_maps, surprise
 
 BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
 

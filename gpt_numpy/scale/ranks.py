@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from gpt_numpy.workers import Range, share
+from gpt_numpy.scale.workers import Range, share
 from minigrad import Tensor
 
 T = TypeVar("T")

@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from gpt_numpy import checkpoint, memory, resume
+from gpt_numpy.app import memory, resume
+from gpt_numpy.app.run_folder import RunFolder
 from gpt_numpy.config import PRESETS, Architecture, GPTConfig, TrainConfig, physical_cores
 from gpt_numpy.corpus import Corpus, load_corpus
 from gpt_numpy.data import encoded, split
 from gpt_numpy.files import fingerprint, read_json
-from gpt_numpy.ranks import Ranks
-from gpt_numpy.run import RunFolder
+from gpt_numpy.hf import checkpoint
+from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.tokenizer import (
     GPT2_SIZE,
     BPETokenizer,

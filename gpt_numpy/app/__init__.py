@@ -1,0 +1,1 @@
+"""The training command: its flags, its run folder, its display and its report."""
