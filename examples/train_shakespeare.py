@@ -11,412 +11,71 @@ Without a network a built-in grammar writes the text.  The run leaves the model,
 samples, its loss curve and a report in a folder, and all that it takes to go on.
 """
 
-import contextlib
-import itertools
-import math
-import os
-import shlex
+# This file is an example to read and to change.  It shows the way from a text to a trained model;
+# gpt_numpy/train.py shows what happens in a step, gpt_numpy/app/ reads the flags and keeps the run
+# folder.
+
 import sys
-import threading
-import webbrowser
 
 import minigrad as mg
 from gpt_numpy import GPT
-from gpt_numpy.app import memory, report, resume
-from gpt_numpy.app.cli import Command, flags_of, identity, prepare
-from gpt_numpy.app.run_folder import Clock, Signals, evaluation_seconds
-from gpt_numpy.app.terminal import Display, show_what_can_be_shown
-from gpt_numpy.corpus import grammar
-from gpt_numpy.data import split
-from gpt_numpy.files import fingerprint
-from gpt_numpy.scale.ranks import Ranks
-from gpt_numpy.scale.workers import WorkerDied
-from gpt_numpy.tokenizer import characters
-from gpt_numpy.train import adamw, evaluate, loss_by_position, train
-from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
-from minigrad.tools.info import of_the_cpu
+from gpt_numpy.app.trainer import Run, follow, load, run_command
+from gpt_numpy.scale.train import train
+from gpt_numpy.train import adamw, evaluate
 
 SAMPLE_TOKENS = 240
-SAVE_EVERY = 180  # seconds, between two evaluations that are further apart
-PROFILED = range(3, 13)  # of the steps that a process makes: those whose ops are timed
-PASSAGE = 480  # characters in which surprise is shown
-LOOKED_AT = 32  # tokens over which attention is shown
+
+
+def train_and_report(job, ranks):
+    """Do the `job` that the flags describe; return the exit status.
+
+    ranks   the processes that mpirun started; without mpirun, this one
+    """
+    # The text, as ids.  For a text of your own that is no file:
+    #     tokenizer = CharTokenizer.from_text(text)
+    #     train_ids, val_ids = encoded(tokenizer, text, config.block_size)
+    config, tokenizer = job.command, job.tokenizer
+    train_ids, val_ids = job.train_ids, job.val_ids  # integers (N,)
+
+    # The model and its optimizer, new or as they were saved.
+    mg.manual_seed(config.seed)
+    model = GPT(config.model(tokenizer.vocab_size)).to(config.device)
+    optimizer = adamw(model, config)
+    start_step = load(job, model, optimizer, ranks)
+
+    steps = train(model, train_ids, config, ranks, optimizer, start_step)
+    if ranks.rank > 0:
+        return follow(steps)
+
+    def measure():
+        """Return the validation loss, and a text that the model writes."""
+        val_loss = evaluate(model, val_ids)
+        try:
+            ids = model.generate(job.prompt, SAMPLE_TOKENS, seed=config.seed)  # (1, T)
+            return val_loss, tokenizer.decode(ids.numpy()[0])
+        except FloatingPointError as error:  # the next step will report where it began
+            return val_loss, f"({error})"
+
+    # The loop.  A step returns its number, its loss, its learning rate and its gradient's norm.
+    with Run(job, model, optimizer, ranks) as run:
+        if not job.saved:
+            with run.evaluation():
+                run.log_evaluation(0, *measure())
+        for result in run.watch(steps):
+            if run.is_evaluated(result.step):
+                with run.evaluation():
+                    run.log_evaluation(result.step, *measure(), result)
+            elif result.step % config.log_every == 0:
+                run.log_step(result)
+            if run.must_stop(result.step):
+                break
+        else:
+            run.summarize()
+    return run.end()
 
 
 def main(arguments=None):
-    show_what_can_be_shown()
-    try:
-        ranks = Ranks.of_mpirun()
-    except ModuleNotFoundError as error:
-        return refuse(error)
-    with ranks:
-        try:
-            status = train_and_report(arguments, ranks)
-        except KeyboardInterrupt:
-            status = refuse("stopped at once; --resume goes on from what was saved, if any", 130)
-        except Exception as error:
-            if ranks.size > 1 or not (out_of_memory(error) or isinstance(error, WorkerDied)):
-                raise  # ranks must see it, to end together
-            *flags, last = memory.LEVERS.values()
-            return refuse(
-                f"there is not enough memory ({in_one_line(error)}): lower {', '.join(flags)} or "
-                f"{last}",
-                status=1,
-            )
-        if status > 128:
-            ranks.end_all(status)
-        return status
-
-
-def refuse(error, status=2):
-    """Say what is wrong."""
-    print(f"train_shakespeare: {error}", file=sys.stderr)
-    return status
-
-
-def train_and_report(arguments, ranks):
-    """What every rank does: all of them train, and the first also prints and writes."""
-    try:
-        job = ranks.from_first(lambda: prepare(arguments, ranks, __doc__))
-    except (ValueError, OSError, GPUUnavailable) as error:
-        return refuse(error) if ranks.rank == 0 else 2
-    command = job.command
-    mg.manual_seed(command.seed)
-    model = GPT(command.model(job.tokenizer.vocab_size)).to(command.device)
-    if job.weights:
-        model.load_state_dict(job.weights)
-        job = job._replace(weights=None)  # the model has its own
-    optimizer = adamw(model, command)
-    done = 0
-    if job.saved:
-        progress, arrays = job.saved
-        done = progress.step
-        try:
-            resume.restore(model, optimizer, progress, arrays, job.folder.path / resume.FILE)
-            ranks.from_first(lambda: job.folder.cut_back(progress))
-        except (ValueError, OSError) as error:
-            return refuse(error) if ranks.rank == 0 else 2
-    steps = train(model, job.train_ids, command, ranks, optimizer, done)
-    if ranks.rank > 0:
-        with contextlib.suppress(FloatingPointError):  # the first rank has it too, and says so
-            for _ in steps:
-                pass
-        return 0
-    with Display(command.steps, command.quiet) as display, Signals() as signals:
-        introduce(display, job, model, ranks)
-        run = Run(display, job, model, optimizer)
-        try:
-            stopped = run.go(steps, signals)
-        except FloatingPointError as error:
-            return refuse(f"{error}\nStep {run.saved}, the last one saved, stays as it is.", 1)
-        except OSError as error:
-            fault = error.strerror or in_one_line(error)
-            refuse(f"cannot write to {job.folder.path}: {fault}. {run.how_to_go_on()}")
-            ranks.end_all(1)  # the others know nothing of it
-            return 1
-    job.folder.close()
-    if stopped:
-        display.last(f"stopped; {run.how_to_go_on()}")
-        return 128 + stopped
-    display.last(
-        f"final val_loss {run.val_loss:.4f} (perplexity {report.perplexity(run.val_loss):.2f}) "
-        f"after {command.steps} steps"
-    )
-    return 0
-
-
-def introduce(display, job, model, ranks):
-    """Say what is about to happen."""
-    command, corpus, folder = job.command, job.corpus, job.folder
-    display.say(f"text: {corpus.name}, {len(corpus.text):,} characters")
-    if corpus.reason:
-        display.say(f"      {corpus.reason}")
-    if corpus.entropy is not None:
-        display.say(
-            f"      its entropy, {corpus.entropy:.4f} nats per character, is the least loss"
-        )
-    display.say(f"tokenizer: {command.tokenizer}, {job.tokenizer.vocab_size:,} tokens")
-    display.say(f"device: {command.device}" + (f" ({job.why})" if job.why else ""))
-    c = model.config
-    display.say(
-        f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "
-        f"of context, {sum(p.data.size for p in model.parameters()):,} parameters"
-    )
-    if command.init_from and not job.saved:
-        display.say(f"       it starts as the one in {command.init_from}")
-    display.say(
-        f"training: preset {command.preset}, {command.steps} steps of {command.tokens_per_step:,} "
-        f"tokens, into {folder.path}"
-    )
-    first, stop = ranks.rows(command.rows_per_step)
-    n = min(command.workers, stop - first)
-    processes = f"{n} processes" if n > 1 else "one process"
-    need = memory.estimate(command, c.vocab_size, command.workers, ranks, command.device).total
-    display.say(
-        f"          in {processes}"
-        + (f" on each of {ranks.size} ranks" * (ranks.size > 1))
-        + f", which will take about {memory.size(need)} of memory"
-    )
-    if job.saved:
-        progress, _ = job.saved
-        display.say(f"resuming: from step {progress.step}, val_loss {progress.val_loss:.4f}")
-    for note in job.notes:
-        display.say(f"          {note}")
-    if folder.moved:
-        display.say(f"the run that was there is now {folder.moved}")
-
-
-class Run:
-    """Train, measuring, writing and saving on the way."""
-
-    def __init__(self, display, job, model, optimizer):
-        self.display, self.job, self.model, self.optimizer = display, job, model, optimizer
-        self.command, self.folder, self.tokenizer = job.command, job.folder, job.tokenizer
-        text = fingerprint(job.corpus.text)
-        self.origin = {
-            "tokenizer": job.tokenizer.fingerprint(),
-            "run": identity(job.folder.settings, text),
-        }
-        self.facts = {"text": text, **self.origin}
-        prompt = "\n" if "\n" in job.corpus.text else job.corpus.text[0]
-        self.prompt = job.tokenizer.encode(prompt)[None]  # (1, T)
-        n = characters(job.tokenizer.decode_bytes(job.val_ids))
-        self.characters_per_token = n / len(job.val_ids)
-        self.best = self.val_loss = float("inf")
-        self.saved = None  # the step of the last save
-        if job.saved:
-            progress, _ = job.saved
-            self.best, self.val_loss, self.saved = progress.best, progress.val_loss, progress.step
-            display.go_on(job.folder.rows)
-        self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
-        self.entropy = self.text_entropy = None  # nats per token, of what is known to the verse
-        if job.corpus.entropy is not None:
-            nats, n = grammar.negative_log_likelihood(split(job.corpus.text)[1])
-            self.text_entropy = nats / n * self.characters_per_token
-            self.entropy = job.corpus.entropy * self.characters_per_token
-        rows = job.folder.rows
-        self.clock = Clock(before=rows[-1]["seconds"] if rows else 0)
-        self.profiler = mg.Profiler()
-        # What the last one took, with all that is drawn and written.
-        self.evaluation_seconds = evaluation_seconds(rows, self.command.tokens_per_step)
-        self.opened = None  # whether a browser could be had, if one was asked for
-        self.title = (
-            f"{job.corpus.name}: {self.command.n_layer} layers, {self.command.n_embd} channels, "
-            f"tokens: {self.command.tokenizer}"
-        )
-
-    def go(self, steps, signals):
-        """Go through the steps; return the signal that stopped the run before its end, or None."""
-        command = self.command
-        if self.saved is None:
-            with self.clock.paused():
-                self.measure(0)
-                self.folder.log(step=0, val_loss=self.val_loss, seconds=self.clock.seconds())
-                self.report("running", 0)
-                self.save(0)
-            self.evaluation_seconds = self.clock.pause
-        elif self.job.notes:
-            self.save(self.saved)  # lest the new settings be lost
-        if self.saved == command.steps and not (self.folder.path / "report.html").exists():
-            self.report("finished", self.saved)
-        for result in self.watched(steps):
-            step = result.step
-            self.clock.tokens += command.tokens_per_step
-            if step % command.log_every == 0 or self.is_measured(step):
-                self.look(result)
-            if step == command.steps:
-                break
-            stop = signals.received
-            if self.saved != step and (stop or self.clock.since_save() > SAVE_EVERY):
-                with self.clock.paused():
-                    self.save(step)
-            if stop:
-                self.report("stopped", step)
-                return stop
-        self.conclude()
-        return None
-
-    def watched(self, steps):
-        """The steps; the ops of some of them are timed."""
-        for n in itertools.count(1):
-            try:
-                with self.profiler if n in PROFILED else contextlib.nullcontext():
-                    result = next(steps, None)
-            except (FloatingPointError, WorkerDied):
-                self.report("stopped", self.saved)
-                raise
-            if result is None:
-                return
-            yield result
-
-    def is_measured(self, step):
-        return step % self.command.eval_every == 0 or step == self.command.steps
-
-    def look(self, result):
-        """Log a step, after an evaluation if it is time for one."""
-        step = result.step
-        loss, rate = result.loss.item(), self.clock.rate()  # in this order: a GPU is waited for
-        with self.clock.paused():
-            measured = self.is_measured(step)
-            if measured:
-                self.measure(step)
-            self.folder.log(
-                step=step,
-                train_loss=loss,
-                val_loss=self.val_loss if measured else None,
-                lr=result.lr,
-                grad_norm=result.grad_norm.item(),
-                tokens_per_second=rate,
-                seconds=self.clock.seconds(),
-            )
-            if measured:
-                self.draw()
-                self.report("running" if step < self.command.steps else "finished", step)
-                self.save(step)
-        if measured:
-            self.evaluation_seconds = self.clock.pause
-        norm, seconds = result.grad_norm.item(), self.clock.seconds()
-        self.display.step(step, loss, result.lr, norm, rate, self.left(step), seconds)
-
-    def left(self, step):
-        """How many seconds are to come after `step`, evaluations and all."""
-        steps = self.command.steps - step
-        evaluations = math.ceil(steps / self.command.eval_every) + (steps > 0)  # one to conclude
-        training = self.clock.left(steps * self.command.tokens_per_step)
-        return training + evaluations * self.evaluation_seconds
-
-    def measure(self, step):
-        """Evaluate, write a sample, and keep the weights if they are the best so far."""
-        self.val_loss = evaluate(self.model, self.job.val_ids)
-        try:
-            ids = self.model.generate(self.prompt, SAMPLE_TOKENS, seed=self.command.seed)
-            sample = self.tokenizer.decode(ids.numpy()[0])
-        except FloatingPointError as error:  # the next step will say where it began
-            sample = f"({error})"
-        bits = report.bits(self.val_loss, self.characters_per_token)
-        self.folder.sample(step, self.val_loss, bits, sample)
-        if self.val_loss < self.best:
-            self.best = self.val_loss
-            self.model.save_pretrained(self.folder.path, **self.origin)
-        held = memory.size(memory.held())
-        self.display.evaluation(step, self.val_loss, bits, sample, held)
-
-    def save(self, step):
-        """Save all that the next step depends on, unless a step before has gone wrong."""
-        if self.optimizer.stopped_at():
-            return  # the weights are of that step: train() will say so
-        facts = {"best": self.best, "val_loss": self.val_loss, **self.facts}
-        self.folder.save(self.model, self.optimizer, step, **facts)
-        self.saved = step
-        self.clock.saved()
-
-    def program(self):
-        """The command without its flags."""
-        n_ranks = self.folder.settings["ranks"]
-        return f"mpirun -n {n_ranks} " * (n_ranks > 1) + "python examples/train_shakespeare.py "
-
-    def how_to_go_on(self):
-        """Where the saved run is, and the command that goes on with it."""
-        if self.saved is None:
-            return "Nothing was saved yet."
-        path, command = self.folder.path, f"{self.program()}--resume"
-        if path != Command.out:
-            command += f" --out {shlex.quote(str(path))}"
-        return f"step {self.saved} is saved in {path}; to go on from there: {command}"
-
-    def draw(self):
-        """Draw the loss so far."""
-        self.folder.draw(
-            title=self.title,
-            vocab_size=self.tokenizer.vocab_size,
-            entropy=self.entropy,
-            text_entropy=self.text_entropy,
-        )
-
-    def report(self, state, step):
-        """Write the report of the run, which is running, finished or stopped."""
-        command, ids = self.command, self.passage
-        n = round(PASSAGE / self.characters_per_token)
-        profiler = self.profiler
-        times = {
-            "step": profiler.mean(),
-            "n_runs": profiler.n_runs,
-            "ops": profiler.ops(),
-            "processes": min(
-                command.workers * self.folder.settings["ranks"], command.rows_per_step
-            ),
-        }
-        self.folder.report(
-            title=self.title,
-            state=state,
-            step=step,
-            steps=command.steps,
-            seconds=self.clock.seconds(),
-            left=self.left(step) if self.clock.trained[0] else None,  # else nobody knows
-            look_again=max(4, math.ceil(self.left(command.steps - command.eval_every))),
-            weights=sum(p.data.size for p in self.model.parameters()),
-            memory=memory.size(memory.held()),
-            vocab_size=self.tokenizer.vocab_size,
-            uniform=math.log(self.tokenizer.vocab_size),
-            entropy=self.entropy,
-            text_entropy=self.text_entropy,
-            passage=report.passage(self.model, self.tokenizer, ids[: n + 1]),
-            attention=report.attention(
-                self.model, self.tokenizer, ids[: min(LOOKED_AT, command.block_size)]
-            ),
-            times=times if profiler.n_runs else None,
-            settings=self.folder.settings,
-            command=self.program() + shlex.join(flags_of(command)),
-            versions=[
-                *of_the_cpu(),
-                ("device", ": ".join(filter(None, (command.device, self.job.why)))),
-            ],
-        )
-        if command.open and self.opened is None:
-            self.opened = opened_in_browser(self.folder.path / "report.html")
-
-    def conclude(self):
-        """Say how much of the loss is the price of a window's beginning, and of being imperfect."""
-        self.display.stop()
-        say, entropy = self.display.say, self.entropy
-        half = self.model.config.block_size // 2
-        late = loss_by_position(self.model, self.job.val_ids)[half:].mean()
-        say(
-            f"\nThe loss is {self.val_loss:.3f}; in the second half of a window, where the model "
-            f"sees {half} tokens and more, it is {late:.3f}."
-        )
-        if self.command.tokenizer != "char":
-            bits = report.bits(self.val_loss, self.characters_per_token)
-            say(
-                f"A token of this text has {self.characters_per_token:.2f} characters on average: "
-                f"these are {bits:.3f} bits per character."
-            )
-        if entropy is not None:
-            say(
-                f"The grammar's entropy is {entropy:.3f} (of this validation text "
-                f"{self.text_entropy:.3f}). The loss is {self.val_loss - entropy:.3f} above it, "
-                f"in the second half of a window {late - entropy:.3f}."
-            )
-        hint = " (there was no display to open it on)" if self.opened is False else ""
-        say(f"Look at {self.folder.path / 'report.html'}, in a browser{hint}.")
-
-
-def from_a_line_on(ids, tokenizer, block_size):
-    """The ids from the beginning of a line on, if one begins soon: it is to be read by people."""
-    for i in range(min(PASSAGE, len(ids) - block_size - 1)):
-        if "\n" in tokenizer.decode(ids[i : i + 1]):
-            return ids[i + 1 :]
-    return ids
-
-
-def opened_in_browser(path):
-    """Show a file in a browser; whether there is a screen for it, or a browser that you named."""
-    variables = {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"}
-    screen = sys.platform in ("darwin", "win32") or variables & {*os.environ}
-    if screen:  # the browser may be one that is waited for
-        address = path.resolve().as_uri()
-        threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-    return bool(screen)
+    return run_command(train_and_report, arguments, __doc__)
 
 
 if __name__ == "__main__":

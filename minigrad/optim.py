@@ -140,6 +140,7 @@ class AdamW(Optimizer):
         return w - lr * m_hat / (array_module(v).sqrt(v_hat) + eps)
 
 
+@optimizers.may_have_twin
 def clip_grad_norm(params, max_norm):
     """Scale all gradients down together if their joint length is above max_norm.
 

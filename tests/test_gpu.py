@@ -19,11 +19,13 @@ import pytest
 import rounding
 from conftest import FAKE_PATH, opened
 
-import gpt_numpy.train
+import gpt_numpy.scale.train
 import minigrad as mg
 import minigrad.ops as F
 from gpt_numpy import GPT, GPTConfig, TrainConfig
-from gpt_numpy.train import adamw, evaluate, loss_by_position, train
+from gpt_numpy.app.inspect_model import loss_by_position
+from gpt_numpy.scale.train import train
+from gpt_numpy.train import adamw, evaluate
 from minigrad import random
 from minigrad.backend import device_of, to_device, to_numpy
 from minigrad.fast.gpu import add_up as gpu_add_up
@@ -444,9 +446,9 @@ def test_a_model_takes_ids_from_anywhere(gpu):
 def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
     """No later step changes a weight; the error is raised at a logged, evaluated or last step."""
     spoiled = 4  # a step whose loss is infinite
-    right = gpt_numpy.train.gradients_of_rows
+    right = gpt_numpy.scale.train.gradients_of_sequences
 
-    def gradients_of_rows(model, step, *args, **kwargs):
+    def gradients_of_sequences(model, step, *args, **kwargs):
         if step != spoiled:
             return right(model, step, *args, **kwargs)
         before = model.ln_f.weight.data.copy()
@@ -456,7 +458,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
         finally:
             model.ln_f.weight.data[...] = before
 
-    monkeypatch.setattr(gpt_numpy.train, "gradients_of_rows", gradients_of_rows)
+    monkeypatch.setattr(gpt_numpy.scale.train, "gradients_of_sequences", gradients_of_sequences)
     for options, found in (
         ({"steps": 9, "log_every": 6}, 6),
         ({"steps": 5}, 5),

@@ -20,7 +20,6 @@ from browser import WIDTHS, browser, needs_browser, overflow, page
 from command import example, metrics_of
 
 import gpt_numpy.app.run_folder
-import gpt_numpy.train
 from gpt_numpy import GPT
 from gpt_numpy.app import report
 from gpt_numpy.app.cli import Command
@@ -203,7 +202,9 @@ def test_while_it_runs_the_page_knows_what_is_left(run, tmp_path, monkeypatch):
     )
     fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
     monkeypatch.setattr(gpt_numpy.app.run_folder, "time", fake)
-    monkeypatch.setattr(gpt_numpy.train, "warmup_cosine", taking(1, gpt_numpy.train.warmup_cosine))
+    monkeypatch.setattr(
+        gpt_numpy.scale.train, "warmup_cosine", taking(1, gpt_numpy.scale.train.warmup_cosine)
+    )
     program = example("train_shakespeare")
     monkeypatch.setattr(program, "evaluate", taking(100, program.evaluate))
     assert run("--steps", "12", "--eval-every", "4") == 0

@@ -27,7 +27,7 @@ from command import (
 
 import gpt_numpy.app.memory
 import gpt_numpy.app.run_folder
-import gpt_numpy.train
+import gpt_numpy.scale.train
 from gpt_numpy import GPT
 from gpt_numpy.app.resume import FILE, load_state
 from gpt_numpy.files import Lock
@@ -60,7 +60,7 @@ def stop_at(monkeypatch):
     """stop_at(step, *signals): the process gets these when it has done that step, once."""
 
     def stop_at(step, *signals):
-        steps = gpt_numpy.train.train
+        steps = gpt_numpy.scale.train.train
 
         def stopping(*arguments):
             for result in steps(*arguments):

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as TF
 from twin import Twin, gradients
 
-import gpt_numpy.train
+import gpt_numpy.scale.gradients
 import minigrad as mg
 import minigrad.ops as F
 from gpt_numpy import GPT, GPTConfig, TrainConfig
+from gpt_numpy.app.inspect_model import loss_by_position
 from gpt_numpy.data import random_batch, windows
-from gpt_numpy.train import accumulate_gradients, adamw, evaluate, loss_by_position, train
+from gpt_numpy.scale.gradients import accumulate_gradients
+from gpt_numpy.train import adamw, evaluate, train
 
 V = 11
 IDS = np.random.default_rng(0).integers(V, size=500)
@@ -117,7 +119,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(workers):
 
 def test_a_gradient_that_no_op_spoiled(monkeypatch):
     """Where the replay finds nothing, the rows' gradients overflowed as they were added up."""
-    monkeypatch.setattr(gpt_numpy.train, "detect_anomaly", contextlib.nullcontext)
+    monkeypatch.setattr(gpt_numpy.scale.gradients, "detect_anomaly", contextlib.nullcontext)
     model = make()
     model.ln_f.weight.data[0] = np.inf
     config = TrainConfig(steps=1, batch_size=2, block_size=8)
@@ -142,7 +144,7 @@ def test_a_run_goes_on_as_if_it_had_never_been_stopped(workers, dropout):
         again.load_state_dict(weights)
         restored = adamw(again, config)
         restored.load_state_dict(moments)
-        results = list(train(again, IDS, config, optimizer=restored, done=done))
+        results = list(train(again, IDS, config, optimizer=restored, start_step=done))
         assert [r.step for r in results] == [*range(done + 1, 8)]
         assert [r.loss.item() for r in results] == losses[done:]
         for name, array in again.state_dict().items():

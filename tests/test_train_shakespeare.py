@@ -22,7 +22,7 @@ from command import (
     without_times,
 )
 
-import gpt_numpy.train
+import gpt_numpy.scale.gradients
 from gpt_numpy import GPT
 from gpt_numpy.app import memory, report, run_folder
 from gpt_numpy.app.resume import load_state
@@ -359,7 +359,7 @@ def test_memory_that_runs_out_in_a_worker(train, monkeypatch):
     def no_memory(*_, **__):
         raise MemoryError("Unable to allocate 1. TiB")
 
-    monkeypatch.setattr(gpt_numpy.train, "accumulate_gradients", no_memory)
+    monkeypatch.setattr(gpt_numpy.scale.gradients, "accumulate_gradients", no_memory)
     run = train("run", "--workers", "2")
     assert run.status == 1 and run.err.count("\n") == 1
     assert "there is not enough memory" in run.err and "lower --batch-size" in run.err

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from gpt_numpy import GPT, TrainConfig, train
+from gpt_numpy import GPT, TrainConfig
+from gpt_numpy.scale.gradients import gradients_of_sequences
 from gpt_numpy.scale.workers import Workers
+from gpt_numpy.train import train
 from minigrad.fast.adamw import FusedAdamW
 
 V = 11
@@ -29,7 +31,7 @@ CONFIG = TrainConfig(
     steps=3,
     workers=2,
 )
-WORK = partial(train.gradients_of_rows, ids=IDS, config=CONFIG, n_parts=2)
+WORK = partial(gradients_of_sequences, ids=IDS, config=CONFIG, n_parts=2)
 
 
 def make():
@@ -59,7 +61,7 @@ def test_any_number_of_workers_takes_the_same_steps(n):
                 assert abs(p.grad - q.grad).max() <= 1e-12 * abs(p.grad).max() + 1e-15
                 q.grad[...] = p.grad  # AdamW makes a large step of a small difference
             for team, optimizer in zip((one, many), optimizers, strict=True):
-                team.move(optimizer.plan_step())
+                team.update(optimizer.plan_step())
                 optimizer.zero_grad()
             for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
                 np.testing.assert_array_equal(p.data, q.data)
@@ -81,7 +83,7 @@ def test_shared_out_or_not_adamw_is_the_same(n):
             for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
                 p.grad = q.grad.copy()
             optimizer.step()
-            workers.move(shared_optimizer.plan_step())
+            workers.update(shared_optimizer.plan_step())
     for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
         np.testing.assert_array_equal(p.data, q.data)
 
@@ -149,10 +151,10 @@ def test_gradients_from_before_do_not_count():
 def test_a_run_that_is_left_leaves_no_process():
     """Neither when it ends nor when its consumer stops in the middle."""
     config = CONFIG
-    for _ in train.train(make(), IDS, config):
+    for _ in train(make(), IDS, config):
         assert len(multiprocessing.active_children()) == 1
     assert multiprocessing.active_children() == []
-    run = train.train(make(), IDS, config)
+    run = train(make(), IDS, config)
     next(run)
     run.close()
     assert multiprocessing.active_children() == []
@@ -163,7 +165,7 @@ import multiprocessing, sys
 import test_workers as t
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
-    for result in t.train.train(t.make(), t.IDS, t.CONFIG):
+    for result in t.train(t.make(), t.IDS, t.CONFIG):
         print(f"{result.loss.item():.9f}", flush=True)
         if sys.argv[2:] == ["wait"]:
             print(multiprocessing.active_children()[0].pid, flush=True)

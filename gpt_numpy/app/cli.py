@@ -65,7 +65,7 @@ class Command(TrainConfig):
         settings = {name: getattr(self, name) for name in kept}
         for name in PATHS:
             settings[name] = settings[name] and str(settings[name].resolve())
-        return settings | {"text": corpus.name, "ranks": ranks.size}
+        return settings | {"text": corpus.name, "ranks": ranks.world_size}
 
 
 NOT_KEPT = ("out", "resume", "open", "quiet")
@@ -101,6 +101,12 @@ class Job(NamedTuple):
     folder: RunFolder
     weights: dict[str, np.ndarray] | None  # to start from
     saved: tuple[resume.Progress, dict[str, np.ndarray]] | None  # of a run that goes on
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """The ids (1, T) that samples begin with: a new line, or the text's first character."""
+        text = self.corpus.text
+        return self.tokenizer.encode("\n" if "\n" in text else text[0])[None]
 
 
 def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) -> Job:
@@ -223,7 +229,7 @@ def parse(arguments, flags, ranks, description, start):
     preset: Any = flags.preset or ("baby" if GPU in (device, flags.device) else "laptop")
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
-    workers = physical_cores() if device == CPU and ranks.size == 1 else 1
+    workers = physical_cores() if device == CPU and ranks.world_size == 1 else 1
     settings = PRESETS[preset] | (start.settings() if start else {})
     default = Command(preset=preset, workers=workers, **settings)
     command = tyro.cli(Command, args=arguments, default=default, description=description)
@@ -232,9 +238,9 @@ def parse(arguments, flags, ranks, description, start):
 
 def choose_device(device, ranks, workers):
     """(device, why) of "auto" or "gpu"; what shares a step out computes on CPUs."""
-    if device == GPU and ranks.size > 1:
+    if device == GPU and ranks.world_size > 1:
         raise ValueError("mpirun shares a step out over CPUs: start one process for a GPU")
-    if device == "auto" and ranks.size > 1:
+    if device == "auto" and ranks.world_size > 1:
         return CPU, "mpirun shares a step out over CPUs"
     if device == "auto" and workers not in (None, "1"):
         return CPU, "--workers shares a step out over the cores of a CPU"
@@ -248,7 +254,7 @@ def check_fit(command, tokenizer, ranks, levers=memory.LEVERS):
             "--workers shares a step out over the cores of a CPU, but the device is gpu: leave out "
             "one of the two"
         )
-    ranks.rows(command.rows_per_step)
+    ranks.sequences(command.sequences_per_step)
     there = memory.machine_memory(command.device)
     what = (command, tokenizer.vocab_size, command.workers, there, ranks, command.device)
     if no := memory.refusal(*what, levers):

@@ -1,11 +1,11 @@
-"""Looking into a model: where its heads look, and what surprises it."""
+"""Looking into a model: where its heads look, what surprises it, and how context helps it."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 import minigrad.ops as F
-from gpt_numpy.data import windows
+from gpt_numpy.data import all_windows, windows
 from minigrad import Tensor
 from minigrad.backend import array_module, to_numpy
 
@@ -30,6 +30,21 @@ def attention_maps(model, ids: np.ndarray) -> np.ndarray:
             maps.append(p.numpy()[0])
             x = block(x)
     return np.stack(maps)
+
+
+def loss_by_position(model, ids: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+    """Return the mean loss at each position (T,) of a full window of `ids`.
+
+    It falls with the position, as the model sees more context.
+    """
+    T = model.config.block_size
+    losses = []
+    with model.eval_mode(), np.errstate(all="ignore"):
+        for x, y in all_windows(ids, model.config, batch_size):
+            if x.shape[1] == T:
+                loss = F.cross_entropy(model(x), y.to(model.device), reduction="none")
+                losses.append(loss.numpy())
+    return np.concatenate(losses).mean(0, dtype=np.float64)
 
 
 class Surprise(NamedTuple):

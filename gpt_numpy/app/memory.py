@@ -15,8 +15,8 @@ from typing import NamedTuple
 import psutil
 
 from gpt_numpy.config import GPTConfig, TrainConfig
+from gpt_numpy.data import eval_batch_size
 from gpt_numpy.scale.ranks import Ranks
-from gpt_numpy.train import rows_at_once
 from minigrad.backend import CPU, GPU
 from minigrad.fast.arrays import CHUNK
 from minigrad.fast.cpu import attention as cpu_attention
@@ -109,15 +109,15 @@ def estimate(
     """
     ranks = ranks or Ranks()
     n_workers = n_workers if device == CPU else 1
-    first, stop = ranks.rows(config.rows_per_step)
+    first, stop = ranks.sequences(config.sequences_per_step)
     n = min(n_workers, stop - first)
-    rows = math.ceil(config.batch_size / (ranks.size * n_workers))  # of one process
+    rows = math.ceil(config.batch_size / (ranks.world_size * n_workers))  # of one process
     model = config.model(vocab_size)
     vector = 4 * n_parameters(model)
     training, evaluation = (
         4 * (n_tokens * per_token + scratch(model, n_tokens, device))
         for n_tokens, per_token in zip(
-            (config.block_size * rows, config.block_size * rows_at_once(model)),
+            (config.block_size * rows, config.block_size * eval_batch_size(model)),
             numbers_per_token(model, device),
             strict=True,
         )
@@ -192,7 +192,7 @@ def lowered(config: TrainConfig, name: str) -> TrainConfig:
     value = unit * max(1, getattr(config, name) // unit // 8)
     changes = {name: value}
     if name == "batch_size":
-        changes["accumulate"] = math.ceil(config.rows_per_step / value)
+        changes["accumulate"] = math.ceil(config.sequences_per_step / value)
     return replace(config, **changes)
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from gpt_numpy.scale.workers import Range, share
+from gpt_numpy.scale.workers import Range, split_range
 from minigrad import Tensor
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Ranks:
     def __init__(self):
         self.comm: Any = None
         self.in_place: Any = None
-        self.rank, self.size, self.on_this_machine = 0, 1, 1
+        self.rank, self.world_size, self.on_this_machine = 0, 1, 1
         self.shared_error: BaseException | None = None  # one that every rank has
 
     @classmethod
@@ -54,20 +54,20 @@ class Ranks:
                     f"({error})"
                 ) from error
             ranks.comm, ranks.in_place = MPI.COMM_WORLD, MPI.IN_PLACE
-            ranks.rank, ranks.size = ranks.comm.rank, ranks.comm.size
+            ranks.rank, ranks.world_size = ranks.comm.rank, ranks.comm.size
             ranks.on_this_machine = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED).size
         return ranks
 
-    def rows(self, n_rows: int) -> Range:
-        """(first, stop): this rank's rows of a step's whole batch; ValueError if there are none."""
-        if n_rows < self.size:
+    def sequences(self, n: int) -> Range:
+        """Return (first, stop): this rank's part of a step's n sequences; ValueError if none."""
+        if n < self.world_size:
             raise ValueError(
-                f"a step of {n_rows} rows cannot be shared out over {self.size} ranks: "
+                f"a step of {n} sequences cannot be shared by {self.world_size} ranks: "
                 "raise --batch-size or start fewer"
             )
-        return share((0, n_rows), self.rank, self.size)
+        return split_range((0, n), self.rank, self.world_size)
 
-    def add_up(self, gradient: np.ndarray, loss: Tensor) -> Tensor:
+    def all_reduce(self, gradient: np.ndarray, loss: Tensor) -> Tensor:
         """Replace the vector `gradient` (N,) by its sum over all ranks; return that of `loss`."""
         if self.comm is None:
             return loss
@@ -79,7 +79,7 @@ class Ranks:
         texts = [text] if self.comm is None else self.comm.allgather(text)
         return next(filter(None, texts), "")
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What `make()` returns on rank 0, on every rank; or the error with which it ends there."""
         result: T | BaseException | None = None
         if self.rank == 0:
@@ -97,7 +97,7 @@ class Ranks:
 
     def end_all(self, status: int) -> None:
         """End every rank at once, where one will not go on and the others would wait for it."""
-        if self.size > 1:
+        if self.world_size > 1:
             sys.stdout.flush()
             sys.stderr.flush()
             time.sleep(0.5)  # for mpirun to pass on what was said: Abort does not wait for it
@@ -113,7 +113,10 @@ class Ranks:
         if self.rank > 0:
             for number, handler in self.handlers.items():
                 signal.signal(number, handler)
-        if self.size > 1 and error is not None and error is not self.shared_error:
+        if self.world_size > 1 and error is not None and error is not self.shared_error:
             traceback.print_exception(error)
-            print(f"rank {self.rank} of {self.size} failed, and all end with it", file=sys.stderr)
+            print(
+                f"rank {self.rank} of {self.world_size} failed, and all end with it",
+                file=sys.stderr,
+            )
             self.end_all(1)

@@ -1,24 +1,31 @@
-"""Gradient accumulation in space: the rows of a step shared out over processes.
+"""A step shared by processes: each computes the gradient of some of its sequences.
 
 Accumulation in time reads one part of a batch after another and adds up the gradients.  Here each
-process reads a part of its own at the same time, into gradients of its own, and these are added up
-in a fixed order: the same sum.  All vectors (weights, gradients, Adam's moments; see
-minigrad/fast/flat.py) are in memory that every process sees, so adding up gradients and updating
-weights are shared out as well: each process takes an equal part of the vectors.
+process reads its own part at the same time, into its own gradient vector, and these are added up in
+a fixed order: the same sum.  All vectors (weights, gradients, Adam's moments; see
+minigrad/fast/flat.py) are in memory that every process sees.  So adding up and updating are shared
+as well: each process takes an equal part of the vectors.
 
-    gradients   its rows  →  its gradient vector
-    add_up      its part of all gradient vectors  →  the same part of the first
-    move        AdamW on its part
+    gradients    its sequences  →  its gradient vector
+    all_reduce   its part of all gradient vectors  →  the same part of the first
+    update       AdamW on its part
 
-(Threads do it too, but Python's global interpreter lock lets only one at a time run what is between
-NumPy's calls: benchmarks/workers.py.)
+(Threads could do this too, but Python's global interpreter lock lets only one of them at a time run
+what is between NumPy's calls: benchmarks/workers.py.)
+
+A worker ends with its parent, whatever ends the parent.  A parent that exits kills its workers
+first (multiprocessing would send them SIGTERM, which they ignore, and wait).  A parent that is
+killed cannot do that, so each worker has a thread that waits for the parent's end.
 """
 
 import multiprocessing
+import os
 import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -29,8 +36,8 @@ from minigrad.fast.adamw import FusedAdamW, ParamRange, adamw_update
 from minigrad.fast.arrays import chunks
 from minigrad.internals.malloc import tune_malloc
 
-Range = tuple[int, int]  # from the first up to but without the second
-Work = Callable[[nn.Module, int, int, int], Tensor]  # (model, step, first row, row to stop before)
+Range = tuple[int, int]  # (start, stop)
+GradFn = Callable[[nn.Module, int, int, int], Tensor]  # (model, step, first sequence, stop)
 DEAD = (
     "a worker process died: is there enough memory? (Where Python starts processes afresh, on "
     "macOS, Windows and from 3.14 on everywhere, a script needs the line "
@@ -42,55 +49,55 @@ class WorkerDied(RuntimeError):
     """A process that should have answered is gone."""
 
 
-def share(whole: Range, i: int, n: int) -> Range:
-    """The i-th of n nearly equal parts of whole = (start, stop)."""
+def split_range(whole: Range, i: int, n: int) -> Range:
+    """Return the i-th of n nearly equal parts of whole = (start, stop)."""
     start, length = whole[0], whole[1] - whole[0]
     return start + length * i // n, start + length * (i + 1) // n
 
 
 class Worker:
-    """What process number `i` of `n` does: one method for each task, for its own part."""
+    """The tasks of process number `i` of `n`: one method for each, for its own part."""
 
-    def __init__(self, i, n, model, flat, vectors, work, rows):
-        self.i, self.n, self.model, self.work = i, n, model, work
+    def __init__(self, i, n, model, flat, vectors, grad_fn, sequences):
+        self.i, self.n, self.model, self.grad_fn = i, n, model, grad_fn
         self.flat = flat
-        self.rows = share(rows, i, n)
+        self.sequences = split_range(sequences, i, n)
         self.weights, self.exp_avg, self.exp_avg_sq, *self.all_gradients = vectors
-        self.part = slice(*share((0, len(self.weights)), i, n))
+        self.part = slice(*split_range((0, len(self.weights)), i, n))
         flat.bind(self.weights, self.all_gradients[i])
 
     def gradients(self, step):
-        """Compute the gradient of this process' rows in its vector; return what `work` returned."""
+        """Compute the gradient of this process' sequences in its vector; return their loss."""
         for p in self.flat.parameters:
             p.grad = None
-        loss = self.work(self.model, step, *self.rows)
+        loss = self.grad_fn(self.model, step, *self.sequences)
         for p in self.flat.parameters:
-            if p.grad is None and p.requires_grad:  # it had no part in the loss of these rows
+            if p.grad is None and p.requires_grad:  # the loss of these sequences did not use it
                 p.grad_buffer[...] = 0
                 p.grad = p.grad_buffer
         return loss.detach()
 
-    def add_up(self):
+    def all_reduce(self):
         """Add all gradient vectors to the first, in their order."""
         total, *others = [gradient[self.part] for gradient in self.all_gradients]
         for chunk in chunks(total):
             for other in others:
                 total[chunk] += other[chunk]
 
-    def move(self, plan, skip):
+    def update(self, plan, skip):
         """Update this process' part of the weights, as AdamW plans it."""
         vectors = self.weights, self.all_gradients[0], self.exp_avg, self.exp_avg_sq
         adamw_update(vectors, plan, skip, self.i, self.n)
 
 
 class Workers:
-    """`n` processes; work(model, step, first, stop) is done by each for its share of the rows.
+    """`n` processes; each calls grad_fn(model, step, first, stop) for its part of the sequences.
 
-    rows        (first, stop) of the step's whole batch;  n  is cut down to their number
+    sequences   (first, stop) of the step;  n  is reduced to their number
     n_teams     how many such sets of processes share the cores of this machine
 
     This process is the first of them.  Use as `with Workers(...) as workers:`; until its end change
-    the weights in place only, for the others look at the same memory (which is the CPU's: a model
+    the weights in place only, because the others see the same memory (which is the CPU's: a model
     on a GPU has this process alone).
     """
 
@@ -98,51 +105,52 @@ class Workers:
         self,
         model: nn.Module,
         optimizer: FusedAdamW,
-        work: Work,
-        rows: Range,
+        grad_fn: GradFn,
+        sequences: Range,
         n: int,
         n_teams: int = 1,
     ):
-        n = max(1, min(n, rows[1] - rows[0]))
+        n = max(1, min(n, sequences[1] - sequences[0]))
         self.blas = ThreadpoolController()
         available = [library["num_threads"] for library in self.blas.info()]
         self.blas_threads = max([1, *available]) // (n * n_teams) or 1  # for each one's products
         flat = optimizer.flat
         flat.sync()
         weights, gradient, *moments = optimizer.vectors()
-        self.others = []
+        self.others: list[tuple[Any, Any]] = []  # (pipe, process)
+        self.stop = Finalize(self, kill, args=[self.others], exitpriority=100)
         if n == 1:  # nothing to share, and a GPU's vectors stay where they are
             vectors = [weights, *moments, gradient]
-            self.first = Worker(0, 1, model, flat, vectors, work, rows)
+            self.first = Worker(0, 1, model, flat, vectors, grad_fn, sequences)
             return
         shared = [to_shared_memory(v) for v in [weights, *moments, *[gradient] * n]]
-        del weights, gradient, moments  # forked processes would hold on to them
+        del weights, gradient, moments  # forked processes would keep their memory
         vectors = [vector(memory) for memory in shared]
         optimizer.exp_avg, optimizer.exp_avg_sq = vectors[1:3]
         flat.unbind()  # a process that is started afresh is sent the model, not its numbers
         try:
             for i in range(1, n):
-                task = (i, n, model, flat, shared, work, rows)
+                task = (i, n, model, flat, shared, grad_fn, sequences)
                 self.others.append(start(task, self.blas_threads))
         except BaseException:
             self.stop()
             raise
         finally:  # after an error too: it gives the released parameters their numbers back
-            self.first = Worker(0, n, model, flat, vectors, work, rows)
+            self.first = Worker(0, n, model, flat, vectors, grad_fn, sequences)
 
     def gradients(self, step: int) -> Tensor:
-        """Leave the step's gradients in the model and return the sum of what `work` returned."""
+        """Compute the step's gradients in the model; return the sum of what grad_fn returned."""
         losses = self._run("gradients", step)
         if self.others:
-            self._run("add_up")
+            self._run("all_reduce")
         return sum(losses[1:], start=losses[0])
 
-    def move(self, plan: list[ParamRange], skip: Any = False) -> None:
+    def update(self, plan: list[ParamRange], skip: Any = False) -> None:
         """Update the weights in all processes, as FusedAdamW.plan_step() and skips() say."""
-        self._run("move", plan, skip)
+        self._run("update", plan, skip)
 
     def _run(self, task, *arguments):
-        """Every process does the task, each its part; their results, in order."""
+        """Have every process do the task for its part; return their results, in order."""
         try:
             for pipe, _ in self.others:
                 pipe.send((task, arguments))
@@ -150,11 +158,11 @@ class Workers:
                 results = [getattr(self.first, task)(*arguments)]
             for pipe, _ in self.others:
                 results.append(pipe.recv())
-                if isinstance(text := results[-1], str):  # the traceback of an error: see serve()
+                if isinstance(text := results[-1], str):  # the traceback of an error: worker_main()
                     kind = MemoryError if "\nMemoryError" in text else RuntimeError
                     raise kind(f"a worker process failed:\n{text}")
         except BaseException as error:
-            self.stop()  # the others may still be at work, and their answers would come too late
+            self.stop()  # the others may still compute, and their answers would come too late
             if isinstance(error, EOFError | ConnectionError):
                 raise WorkerDied(DEAD) from None
             raise
@@ -166,53 +174,63 @@ class Workers:
     def __exit__(self, *_):
         self.stop()
 
-    def stop(self):
-        """End the other processes, whatever they are at: they have nothing to tidy up."""
-        for pipe, process in self.others:
-            process.kill()
-            process.join()
-            pipe.close()
+
+def kill(processes):
+    """End the other processes, whatever they are doing: they have nothing to tidy up."""
+    for pipe, process in processes:
+        process.kill()
+        process.join()
+        pipe.close()
 
 
 def to_shared_memory(array):
-    """A copy (N,) that child processes share, as (memory, dtype): vector() makes an array of it."""
+    """Copy an array (N,) to memory that child processes share: (memory, dtype), for vector()."""
     memory = multiprocessing.RawArray("b", array.nbytes), array.dtype
     vector(memory)[...] = array
     return memory
 
 
 def vector(shared):
-    """The array (N,) in the shared memory."""
+    """Return the array (N,) in the shared memory."""
     return np.frombuffer(*shared)
 
 
 def start(task, blas_threads):
     """Start a process for a Worker; return the pipe to it and the process."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=serve, args=(theirs, task, blas_threads), daemon=True)
+    process = multiprocessing.Process(
+        target=worker_main, args=(theirs, task, blas_threads), daemon=True
+    )
     process.start()
     theirs.close()
     return ours, process
 
 
-def serve(pipe, task, blas_threads):
-    """What a worker process does: a task for every message that comes, until its parent is gone."""
+def worker_main(pipe, task, blas_threads):
+    """Run a worker process: one task for every message, until the parent is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent's business: it may finish a step first
+    Thread(target=exit_with_parent, daemon=True).start()
     tune_malloc()
-    i, n, model, flat, shared, work, rows = task
-    worker = Worker(i, n, model, flat, [vector(memory) for memory in shared], work, rows)
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "serve runs in a child process"
+    i, n, model, flat, shared, grad_fn, sequences = task
+    worker = Worker(i, n, model, flat, [vector(memory) for memory in shared], grad_fn, sequences)
     with ThreadpoolController().limit(limits=blas_threads), np.errstate(all="ignore"):
-        while pipe in wait([pipe, parent.sentinel]):
+        while True:
             try:
                 name, arguments = pipe.recv()
-            except EOFError:
+                try:
+                    result = getattr(worker, name)(*arguments)
+                except Exception:
+                    pipe.send(traceback.format_exc())
+                    return
+                pipe.send(result)
+            except (EOFError, OSError):  # the parent has closed the pipe, or is gone
                 return
-            try:
-                result = getattr(worker, name)(*arguments)
-            except BaseException:
-                pipe.send(traceback.format_exc())
-                return
-            pipe.send(result)
+
+
+def exit_with_parent():
+    """End this process at once when its parent ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker is a child process"
+    wait([parent.sentinel])
+    os._exit(1)

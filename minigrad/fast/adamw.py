@@ -88,30 +88,8 @@ class FusedAdamW(optim.AdamW):
         return plan
 
     def clip_grad_norm(self, max_norm):
-        """Do what optim.clip_grad_norm(parameters, max_norm) does, in place and in fewer passes.
-
-        Squares are added up in the dtype of the gradients within a chunk, and in float64 beyond.
-        Where float32 cannot hold them, the page computes the norm.  (On a GPU, where looking at the
-        norm means waiting for it, it is then 0 or infinite.)
-        """
-        params = optimizers.with_gradients("clip_grad_norm", self.parameters, max_norm)
-        grads = [p.grad.ravel() for p in params]
-        xp = array_module(*grads)
-        with np.errstate(over="ignore"):
-            squares = [g[chunk] @ g[chunk] for g in grads for chunk in chunks(g)]
-        norm = xp.sqrt(sum(squares, start=xp.zeros(())))  # in float64, because the 0 is
-        on_cpu = device_of(norm) == CPU
-        if on_cpu and not SMALLEST < norm < math.inf:
-            return optim.clip_grad_norm(params, max_norm)
-        scale = xp.minimum(1, max_norm / (norm + 1e-6))
-        if on_cpu and scale == 1:
-            return Tensor(norm)
-        for p in params:
-            if is_writable(p.grad):
-                p.grad *= scale.astype(p.dtype)
-            else:  # a graph still reads it
-                p.grad = p.grad * scale.astype(p.dtype)
-        return Tensor(norm)
+        """Clip the gradients of all parameters together: optim.clip_grad_norm(parameters, ...)."""
+        return optim.clip_grad_norm(self.parameters, max_norm)
 
     @property
     def state(self):
@@ -144,6 +122,39 @@ class FusedAdamW(optim.AdamW):
 
 
 optimizers.FUSED[optim.AdamW] = FusedAdamW
+
+
+def clip_grad_norm(params, max_norm):
+    """Clip as the page, optim.py, does; the twin of its function.
+
+    Differs     Gradients are scaled in place.  Their squares are added up a chunk at a time in the
+                dtype of the gradients, and in float64 beyond.
+    Declines    gradients outside of an optimizer's vector, and norms of which float32 cannot hold
+                the square.  (On a GPU, where looking at the norm means waiting for it, it is then
+                0 or infinite.)
+    """
+    params = optimizers.with_gradients("clip_grad_norm", params, max_norm)
+    if not params or any(p.grad is not p.grad_buffer for p in params):
+        return NotImplemented
+    grads = [p.grad.ravel() for p in params]
+    xp = array_module(*grads)
+    squares = [g[chunk] @ g[chunk] for g in grads for chunk in chunks(g)]
+    norm = xp.sqrt(sum(squares, start=xp.zeros(())))  # in float64, because the 0 is
+    on_cpu = device_of(norm) == CPU
+    if on_cpu and not SMALLEST < norm < math.inf:
+        return NotImplemented
+    scale = xp.minimum(1, max_norm / (norm + 1e-6))
+    if on_cpu and scale == 1:
+        return Tensor(norm)
+    for p in params:
+        if is_writable(p.grad):
+            p.grad *= scale.astype(p.dtype)
+        else:  # a graph still reads it
+            p.grad = p.grad * scale.astype(p.dtype)
+    return Tensor(norm)
+
+
+optimizers.TWINS["clip_grad_norm"] = clip_grad_norm
 
 
 class ParamRange(NamedTuple):

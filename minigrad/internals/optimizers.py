@@ -1,14 +1,18 @@
 """What an optimizer refuses: parameters, options and saved states that it cannot use."""
 
+import functools
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from minigrad.backend import device_of, to_device, to_numpy
+from minigrad.internals.hooks import this_thread
 
 FUSED: dict[type, type] = {}  # an optimizer -> its twin over one vector: see fast/adamw.py
+TWINS: dict[str, Callable] = {}  # a function of optim.py -> its twin, which may be declined
 
 BELOW_1 = "betas", "momentum"  # options that must be below 1
 
@@ -20,6 +24,20 @@ def choose_class(cls, fused):
     if cls not in FUSED:
         raise TypeError(f"{cls.__name__}: there is no fused version of it")
     return FUSED[cls]
+
+
+def may_have_twin(page):
+    """Decorate a function of parameters: its twin runs first, unless pages are to run alone."""
+
+    @functools.wraps(page)
+    def choose(params, *args, **options):
+        params = params if is_tensor(params) else list(params)  # which may be an iterator
+        twin = None if this_thread.plain else TWINS.get(page.__name__)
+        with np.errstate(all="ignore"):  # gradients that are not finite give such a norm
+            result = twin(params, *args, **options) if twin else NotImplemented
+            return page(params, *args, **options) if result is NotImplemented else result
+
+    return choose
 
 
 def name_of(optimizer):

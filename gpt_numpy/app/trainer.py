@@ -1,0 +1,433 @@
+"""What the training command does besides training: log, sample, save, report, and how it ends."""
+
+import contextlib
+import itertools
+import math
+import os
+import shlex
+import sys
+import threading
+import webbrowser
+
+import minigrad as mg
+from gpt_numpy.app import memory, report, resume
+from gpt_numpy.app.cli import Command, flags_of, identity, prepare
+from gpt_numpy.app.inspect_model import loss_by_position
+from gpt_numpy.app.run_folder import Clock, Signals, evaluation_seconds
+from gpt_numpy.app.terminal import Display, show_what_can_be_shown
+from gpt_numpy.corpus import grammar
+from gpt_numpy.data import split
+from gpt_numpy.files import fingerprint
+from gpt_numpy.scale.ranks import Ranks
+from gpt_numpy.scale.workers import WorkerDied
+from gpt_numpy.tokenizer import characters
+from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
+from minigrad.tools.info import of_the_cpu
+
+SAVE_EVERY = 180  # seconds, between two evaluations that are further apart
+PROFILED = range(3, 13)  # of the steps that a process makes: those whose ops are timed
+PASSAGE = 480  # characters in which surprisal is shown
+LOOKED_AT = 32  # tokens over which attention is shown
+
+
+class Refused(Exception):
+    """A reason to end the command: a line for standard error, and the exit status."""
+
+    def __init__(self, message, status=2, ends_all_ranks=False):
+        super().__init__(message)
+        self.status, self.ends_all_ranks = status, ends_all_ranks
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def run_command(train_and_report, arguments, description):
+    """Call train_and_report(job, ranks) with what the flags ask for; return the exit status.
+
+    Errors that a user can mend become a line on standard error.
+    """
+    show_what_can_be_shown()
+    try:
+        ranks = Ranks.of_mpirun()
+    except ModuleNotFoundError as error:
+        return refuse(error)
+    with ranks:
+        try:
+            job = ranks.broadcast(lambda: prepare(arguments, ranks, description))
+        except (ValueError, OSError, GPUUnavailable) as error:
+            return refuse(error) if ranks.rank == 0 else 2
+        try:
+            status = train_and_report(job, ranks)
+        except Refused as error:
+            status = refuse(error, error.status) if ranks.rank == 0 else error.status
+            if error.ends_all_ranks:
+                ranks.end_all(status)
+        except KeyboardInterrupt:
+            status = refuse("stopped at once; --resume goes on from what was saved, if any", 130)
+        except Exception as error:
+            if ranks.world_size > 1 or not (out_of_memory(error) or isinstance(error, WorkerDied)):
+                raise  # ranks must see it, to end together
+            *flags, last = memory.LEVERS.values()
+            return refuse(
+                f"there is not enough memory ({in_one_line(error)}): lower {', '.join(flags)} or "
+                f"{last}",
+                status=1,
+            )
+        if status > 128:
+            ranks.end_all(status)
+        return status
+
+
+def refuse(error, status=2):
+    """Print what is wrong; return the exit status."""
+    print(f"train_shakespeare: {error}", file=sys.stderr)
+    return status
+
+
+def follow(steps):
+    """Train on a rank after the first, which alone prints and writes; return the exit status."""
+    with contextlib.suppress(FloatingPointError):  # the first rank has it too, and reports it
+        for _ in steps:
+            pass
+    return 0
+
+
+def load(job, model, optimizer, ranks):
+    """Load the weights to start from, or the state to resume; return the number of steps made."""
+    if job.weights:
+        model.load_state_dict(job.weights)
+    if not job.saved:
+        return 0
+    progress, arrays = job.saved
+    try:
+        resume.restore(model, optimizer, progress, arrays, job.folder.path / resume.FILE)
+        ranks.broadcast(lambda: job.folder.cut_back(progress))
+    except (ValueError, OSError) as error:
+        raise Refused(error) from error
+    return progress.step
+
+
+# ---- a run ---------------------------------------------------------------------------------------
+
+
+def introduce(display, job, model, ranks):
+    """Say what is about to happen."""
+    command, corpus, folder = job.command, job.corpus, job.folder
+    display.say(f"text: {corpus.name}, {len(corpus.text):,} characters")
+    if corpus.reason:
+        display.say(f"      {corpus.reason}")
+    if corpus.entropy is not None:
+        display.say(
+            f"      its entropy, {corpus.entropy:.4f} nats per character, is the least loss"
+        )
+    display.say(f"tokenizer: {command.tokenizer}, {job.tokenizer.vocab_size:,} tokens")
+    display.say(f"device: {command.device}" + (f" ({job.why})" if job.why else ""))
+    c = model.config
+    display.say(
+        f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "
+        f"of context, {sum(p.data.size for p in model.parameters()):,} parameters"
+    )
+    if command.init_from and not job.saved:
+        display.say(f"       it starts as the one in {command.init_from}")
+    display.say(
+        f"training: preset {command.preset}, {command.steps} steps of {command.tokens_per_step:,} "
+        f"tokens, into {folder.path}"
+    )
+    first, stop = ranks.rows(command.rows_per_step)
+    n = min(command.workers, stop - first)
+    processes = f"{n} processes" if n > 1 else "one process"
+    need = memory.estimate(command, c.vocab_size, command.workers, ranks, command.device).total
+    display.say(
+        f"          in {processes}"
+        + (f" on each of {ranks.size} ranks" * (ranks.size > 1))
+        + f", which will take about {memory.size(need)} of memory"
+    )
+    if job.saved:
+        progress, _ = job.saved
+        display.say(f"resuming: from step {progress.step}, val_loss {progress.val_loss:.4f}")
+    for note in job.notes:
+        display.say(f"          {note}")
+    if folder.moved:
+        display.say(f"the run that was there is now {folder.moved}")
+
+
+class Run:
+    """A run of the training command, as a context: `with Run(job, model, optimizer, ranks) as run`.
+
+    It shows, logs and saves what the loop reports to it.  Errors inside that a user can mend become
+    Refused.
+    """
+
+    def __init__(self, job, model, optimizer, ranks):
+        self.job, self.model, self.optimizer, self.ranks = job, model, optimizer, ranks
+        self.command, self.folder, self.tokenizer = job.command, job.folder, job.tokenizer
+        self.display = Display(self.command.steps, self.command.quiet)
+        self.signals = Signals()
+        self.stopped = None  # the signal that stopped the run before its end
+        text = fingerprint(job.corpus.text)
+        self.origin = {
+            "tokenizer": job.tokenizer.fingerprint(),
+            "run": identity(job.folder.settings, text),
+        }
+        self.facts = {"text": text, **self.origin}
+        n = characters(job.tokenizer.decode_bytes(job.val_ids))
+        self.characters_per_token = n / len(job.val_ids)
+        self.best = self.val_loss = float("inf")
+        self.saved = None  # the step of the last save
+        if job.saved:
+            progress, _ = job.saved
+            self.best, self.val_loss, self.saved = progress.best, progress.val_loss, progress.step
+        self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
+        self.entropy = self.text_entropy = None  # nats per token, of the grammar, if it wrote this
+        if job.corpus.entropy is not None:
+            nats, n = grammar.negative_log_likelihood(split(job.corpus.text)[1])
+            self.text_entropy = nats / n * self.characters_per_token
+            self.entropy = job.corpus.entropy * self.characters_per_token
+        rows = job.folder.rows
+        self.clock = Clock(before=rows[-1]["seconds"] if rows else 0)
+        self.measured = (0.0, 0.0)  # the loss and the tokens per second of the step just logged
+        self.profiler = mg.Profiler()
+        # What the last one took, with all that is drawn and written.
+        self.evaluation_seconds = evaluation_seconds(rows, self.command.tokens_per_step)
+        self.opened = None  # whether there was a browser, if one was asked for
+        self.title = (
+            f"{job.corpus.name}: {self.command.n_layer} layers, {self.command.n_embd} channels, "
+            f"tokens: {self.command.tokenizer}"
+        )
+
+    def __enter__(self):
+        self.display.__enter__()
+        self.signals.__enter__()
+        introduce(self.display, self.job, self.model, self.ranks)
+        if self.job.saved:
+            self.display.go_on(self.folder.rows)
+            if self.job.notes:
+                self.save(self.saved)  # with the new settings
+            if self.saved == self.command.steps and not (self.folder.path / "report.html").exists():
+                self.report("finished", self.saved)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, OSError):
+            fault = error.strerror or in_one_line(error)
+            message = f"cannot write to {self.folder.path}: {fault}. {self.how_to_go_on()}"
+            error = Refused(message, 1, ends_all_ranks=True)  # the others know nothing of it
+        elif isinstance(error, FloatingPointError):
+            error = Refused(f"{error}\nStep {self.saved}, the last one saved, stays as it is.", 1)
+        self.signals.__exit__()
+        self.display.__exit__()
+        if isinstance(error, Refused):
+            raise error from None
+        if error is None:
+            self.folder.close()
+
+    def watch(self, steps):
+        """Yield the steps; the ops of some of them are timed."""
+        for n in itertools.count(1):
+            try:
+                with self.profiler if n in PROFILED else contextlib.nullcontext():
+                    result = next(steps, None)
+            except (FloatingPointError, WorkerDied):
+                self.report("stopped", self.saved)
+                raise
+            if result is None:
+                return
+            self.clock.tokens += self.command.tokens_per_step
+            if self.is_evaluated(result.step) or result.step % self.command.log_every == 0:
+                self.measured = result.loss.item(), self.clock.rate()  # a GPU is waited for
+            yield result
+
+    def is_evaluated(self, step):
+        """Return whether the loop should evaluate the model after a step."""
+        return step % self.command.eval_every == 0 or step == self.command.steps
+
+    @contextlib.contextmanager
+    def evaluation(self):
+        """`with run.evaluation():` what happens is no training, and does not count in its rate."""
+        with self.clock.paused():
+            yield
+        self.evaluation_seconds = self.clock.pause
+
+    def log_evaluation(self, step, val_loss, sample, result=None):
+        """Write the sample, the row of metrics.csv, figure, report and state of an evaluation.
+
+        The model is saved if it is the best so far.  `result` is what the step itself returned.
+        """
+        self.val_loss = val_loss
+        bits = report.bits(val_loss, self.characters_per_token)
+        self.folder.sample(step, val_loss, bits, sample)
+        if val_loss < self.best:
+            self.best = val_loss
+            self.model.save_pretrained(self.folder.path, **self.origin)
+        held = memory.size(memory.held())
+        self.display.evaluation(step, val_loss, bits, sample, held)
+        if result:
+            self.log_step(result, val_loss)
+            self.draw()
+        else:
+            self.folder.log(step=step, val_loss=val_loss, seconds=self.clock.seconds())
+        self.report("running" if step < self.command.steps else "finished", step)
+        self.save(step)
+
+    def log_step(self, result, val_loss=None):
+        """Write the row of metrics.csv of a step, and show it."""
+        (loss, rate), norm, seconds = self.measured, result.grad_norm.item(), self.clock.seconds()
+        self.folder.log(
+            step=result.step,
+            train_loss=loss,
+            val_loss=val_loss,
+            lr=result.lr,
+            grad_norm=norm,
+            tokens_per_second=rate,
+            seconds=seconds,
+        )
+        left = self.left(result.step)
+        self.display.step(result.step, loss, result.lr, norm, rate, left, seconds)
+
+    def must_stop(self, step):
+        """Save after a step if it is time; return whether a signal asked for the run to stop."""
+        stop = self.signals.received
+        if step == self.command.steps:
+            return False
+        if self.saved != step and (stop or self.clock.since_save() > SAVE_EVERY):
+            with self.clock.paused():
+                self.save(step)
+        if stop:
+            self.report("stopped", step)
+            self.stopped = stop
+        return bool(stop)
+
+    def left(self, step):
+        """How many seconds are to come after `step`, evaluations and all."""
+        steps = self.command.steps - step
+        evaluations = math.ceil(steps / self.command.eval_every) + (steps > 0)  # one to conclude
+        training = self.clock.left(steps * self.command.tokens_per_step)
+        return training + evaluations * self.evaluation_seconds
+
+    def save(self, step):
+        """Save all that the next step depends on, unless a step before has gone wrong."""
+        if self.optimizer.stopped_at():
+            return  # the weights are of that step: train() will say so
+        facts = {"best": self.best, "val_loss": self.val_loss, **self.facts}
+        self.folder.save(self.model, self.optimizer, step, **facts)
+        self.saved = step
+        self.clock.saved()
+
+    def program(self):
+        """The command without its flags."""
+        n_ranks = self.folder.settings["ranks"]
+        return f"mpirun -n {n_ranks} " * (n_ranks > 1) + "python examples/train_shakespeare.py "
+
+    def how_to_go_on(self):
+        """Where the saved run is, and the command that goes on with it."""
+        if self.saved is None:
+            return "Nothing was saved yet."
+        path, command = self.folder.path, f"{self.program()}--resume"
+        if path != Command.out:
+            command += f" --out {shlex.quote(str(path))}"
+        return f"step {self.saved} is saved in {path}; to go on from there: {command}"
+
+    def draw(self):
+        """Draw the loss so far."""
+        self.folder.draw(
+            title=self.title,
+            vocab_size=self.tokenizer.vocab_size,
+            entropy=self.entropy,
+            text_entropy=self.text_entropy,
+        )
+
+    def report(self, state, step):
+        """Write the report of the run, which is running, finished or stopped."""
+        command, ids = self.command, self.passage
+        n = round(PASSAGE / self.characters_per_token)
+        profiler = self.profiler
+        times = {
+            "step": profiler.mean(),
+            "n_runs": profiler.n_runs,
+            "ops": profiler.ops(),
+            "processes": min(
+                command.workers * self.folder.settings["ranks"], command.rows_per_step
+            ),
+        }
+        self.folder.report(
+            title=self.title,
+            state=state,
+            step=step,
+            steps=command.steps,
+            seconds=self.clock.seconds(),
+            left=self.left(step) if self.clock.trained[0] else None,  # else nobody knows
+            look_again=max(4, math.ceil(self.left(command.steps - command.eval_every))),
+            weights=sum(p.data.size for p in self.model.parameters()),
+            memory=memory.size(memory.held()),
+            vocab_size=self.tokenizer.vocab_size,
+            uniform=math.log(self.tokenizer.vocab_size),
+            entropy=self.entropy,
+            text_entropy=self.text_entropy,
+            passage=report.passage(self.model, self.tokenizer, ids[: n + 1]),
+            attention=report.attention(
+                self.model, self.tokenizer, ids[: min(LOOKED_AT, command.block_size)]
+            ),
+            times=times if profiler.n_runs else None,
+            settings=self.folder.settings,
+            command=self.program() + shlex.join(flags_of(command)),
+            versions=[
+                *of_the_cpu(),
+                ("device", ": ".join(filter(None, (command.device, self.job.why)))),
+            ],
+        )
+        if command.open and self.opened is None:
+            self.opened = opened_in_browser(self.folder.path / "report.html")
+
+    def summarize(self):
+        """Report how much of the loss is due to short contexts, and how much to the model."""
+        self.display.stop()
+        say, entropy = self.display.say, self.entropy
+        half = self.model.config.block_size // 2
+        late = loss_by_position(self.model, self.job.val_ids)[half:].mean()
+        say(
+            f"\nThe loss is {self.val_loss:.3f}; in the second half of a window, where the model "
+            f"sees {half} tokens and more, it is {late:.3f}."
+        )
+        if self.command.tokenizer != "char":
+            bits = report.bits(self.val_loss, self.characters_per_token)
+            say(
+                f"A token of this text has {self.characters_per_token:.2f} characters on average: "
+                f"these are {bits:.3f} bits per character."
+            )
+        if entropy is not None:
+            say(
+                f"The grammar's entropy is {entropy:.3f} (of this validation text "
+                f"{self.text_entropy:.3f}). The loss is {self.val_loss - entropy:.3f} above it, "
+                f"in the second half of a window {late - entropy:.3f}."
+            )
+        hint = " (there was no display to open it on)" if self.opened is False else ""
+        say(f"Look at {self.folder.path / 'report.html'}, in a browser{hint}.")
+
+    def end(self):
+        """Print the last line; return the exit status."""
+        if self.stopped:
+            self.display.last(f"stopped; {self.how_to_go_on()}")
+            return 128 + self.stopped
+        self.display.last(
+            f"final val_loss {self.val_loss:.4f} (perplexity "
+            f"{report.perplexity(self.val_loss):.2f}) after {self.command.steps} steps"
+        )
+        return 0
+
+
+def from_a_line_on(ids, tokenizer, block_size):
+    """The ids from the beginning of a line on, if one begins soon: it is to be read by people."""
+    for i in range(min(PASSAGE, len(ids) - block_size - 1)):
+        if "\n" in tokenizer.decode(ids[i : i + 1]):
+            return ids[i + 1 :]
+    return ids
+
+
+def opened_in_browser(path):
+    """Show a file in a browser; whether there is a screen for it, or a browser that you named."""
+    variables = {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"}
+    screen = sys.platform in ("darwin", "win32") or variables & {*os.environ}
+    if screen:  # the browser may be one that is waited for
+        address = path.resolve().as_uri()
+        threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+    return bool(screen)
