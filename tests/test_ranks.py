@@ -20,7 +20,7 @@ import pytest
 import minigrad as mg
 from gpt_numpy import GPT, TrainConfig
 from gpt_numpy.scale.ranks import SIZES, Ranks
-from gpt_numpy.train import train
+from gpt_numpy.scale.train import train
 
 ROOT = Path(__file__).parents[1]
 V = 11

@@ -29,6 +29,7 @@ import gpt_numpy.app.memory
 import gpt_numpy.app.run_folder
 import gpt_numpy.scale.train
 from gpt_numpy import GPT
+from gpt_numpy.app import trainer
 from gpt_numpy.app.resume import FILE, load_state
 from gpt_numpy.files import Lock
 from gpt_numpy.hf.checkpoint import checksum
@@ -223,7 +224,7 @@ def test_handlers_are_put_back(train):
 
 def test_a_long_run_is_saved_between_evaluations(train, stop_at, monkeypatch):
     """When SAVE_EVERY seconds have gone by, at the end of the step under way."""
-    monkeypatch.setattr(train_shakespeare, "SAVE_EVERY", 0)
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 0)
     steps = []
     save = gpt_numpy.app.run_folder.RunFolder.save
 

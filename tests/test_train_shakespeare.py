@@ -24,7 +24,7 @@ from command import (
 
 import gpt_numpy.scale.gradients
 from gpt_numpy import GPT
-from gpt_numpy.app import memory, report, run_folder
+from gpt_numpy.app import memory, report, run_folder, trainer
 from gpt_numpy.app.resume import load_state
 from gpt_numpy.app.run_folder import RunFolder
 from gpt_numpy.corpus import grammar, sources
@@ -155,7 +155,7 @@ def test_tokens_per_second_leave_out_all_but_training(train, monkeypatch):
     clip = taking(1, FusedAdamW.clip_grad_norm)  # once a step
     monkeypatch.setattr(FusedAdamW, "clip_grad_norm", clip)
     monkeypatch.setattr(train_shakespeare, "evaluate", taking(100, evaluate))
-    monkeypatch.setattr(train_shakespeare, "SAVE_EVERY", 0)
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 0)
     save = taking(30, RunFolder.save)
     monkeypatch.setattr(RunFolder, "save", save)
     monkeypatch.setattr(report, "loss_figure", taking(1000, lambda *_, **__: None))

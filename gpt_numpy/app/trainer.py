@@ -133,13 +133,13 @@ def introduce(display, job, model, ranks):
         f"training: preset {command.preset}, {command.steps} steps of {command.tokens_per_step:,} "
         f"tokens, into {folder.path}"
     )
-    first, stop = ranks.rows(command.rows_per_step)
+    first, stop = ranks.sequences(command.sequences_per_step)
     n = min(command.workers, stop - first)
     processes = f"{n} processes" if n > 1 else "one process"
     need = memory.estimate(command, c.vocab_size, command.workers, ranks, command.device).total
     display.say(
         f"          in {processes}"
-        + (f" on each of {ranks.size} ranks" * (ranks.size > 1))
+        + (f" on each of {ranks.world_size} ranks" * (ranks.world_size > 1))
         + f", which will take about {memory.size(need)} of memory"
     )
     if job.saved:
@@ -201,10 +201,6 @@ class Run:
         introduce(self.display, self.job, self.model, self.ranks)
         if self.job.saved:
             self.display.go_on(self.folder.rows)
-            if self.job.notes:
-                self.save(self.saved)  # with the new settings
-            if self.saved == self.command.steps and not (self.folder.path / "report.html").exists():
-                self.report("finished", self.saved)
         return self
 
     def __exit__(self, kind, error, trace):
@@ -223,6 +219,10 @@ class Run:
 
     def watch(self, steps):
         """Yield the steps; the ops of some of them are timed."""
+        if self.job.notes:
+            self.save(self.saved)  # with the new settings
+        if self.saved == self.command.steps and not (self.folder.path / "report.html").exists():
+            self.report("finished", self.saved)
         for n in itertools.count(1):
             try:
                 with self.profiler if n in PROFILED else contextlib.nullcontext():
@@ -346,7 +346,7 @@ class Run:
             "n_runs": profiler.n_runs,
             "ops": profiler.ops(),
             "processes": min(
-                command.workers * self.folder.settings["ranks"], command.rows_per_step
+                command.workers * self.folder.settings["ranks"], command.sequences_per_step
             ),
         }
         self.folder.report(
