@@ -27,7 +27,11 @@ from markdown_it import MarkdownIt
 DOCS = ROOT / "docs"
 OUT = ROOT / "build/book"
 PICTURES = (".png", ".svg")
-EXTRA = tuple(f"minigrad/{folder}/" for folder in ("fast", "internals", "tools", "testing"))
+EXTRA = (
+    *(f"minigrad/{folder}/" for folder in ("fast", "internals", "tools", "testing")),
+    *(f"gpt_numpy/{folder}/" for folder in ("scale", "app", "hf")),
+    "gpt_numpy/files.py",
+)
 TIME_LIMIT = 60  # seconds, for a lesson script
 
 

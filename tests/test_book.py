@@ -204,7 +204,7 @@ def test_every_op_has_its_formula_forward_and_backward(name, book):
             "minigrad/internals/errors.py",
         ),
         ("minigrad/fast/cpu/gelu.py", "@twin(ops.gelu", "gelu", "minigrad/ops/gelu.py"),
-        ("gpt_numpy/model.py", "generate.stream(self", "generate", "gpt_numpy/sample.py"),
+        ("gpt_numpy/model.py", "sample.stream(self", "sample", "gpt_numpy/sample.py"),
     ],
 )
 def test_a_name_leads_to_what_it_means(file, line, word, target, book):
