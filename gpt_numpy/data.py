@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpt_numpy.config import GPTConfig
 from minigrad import Tensor, random
 
 if TYPE_CHECKING:
@@ -46,9 +47,48 @@ def encoded(tokenizer: "Tokenizer", text: str, block_size: int) -> tuple[np.ndar
 
 
 def windows(ids: np.ndarray, starts: ArrayLike, block_size: int) -> Batch:
-    """The windows of `ids` that begin at `starts` (B,): x and y, integer Tensors (B, T)."""
+    """Return the windows of `ids` that begin at `starts` (B,): x and y, int64 Tensors (B, T).
+
+    They are copies, also of ids of a smaller integer type or in a memory-mapped file.
+    """
     places = np.asarray(starts)[:, None] + np.arange(block_size)
-    return Tensor(ids[places]), Tensor(ids[places + 1])
+    return Tensor(np.array(ids[places], np.int64)), Tensor(np.array(ids[places + 1], np.int64))
+
+
+def all_windows(
+    ids: np.ndarray,
+    config: GPTConfig,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+) -> Iterator[Batch]:
+    """Yield (x, y) batches of consecutive windows of `ids` (N,), for an evaluation.
+
+    Every token but the first is predicted once.  A window has config.block_size tokens; the last
+    one may be shorter, and is a batch of its own.
+
+    batch_size  how many windows are read at once: eval_batch_size(config) if it is not given
+    max_tokens  if there are more tokens to predict, yield only as many full windows as have
+                max_tokens (at least one), evenly spaced from the first to the last token: always
+                the same windows of the same text
+
+    Errors      ValueError if there are fewer than 2 ids
+    """
+    T, n = config.block_size, len(ids) - 1  # how many tokens are predicted
+    if n < 1:
+        raise ValueError(f"a loss needs 2 tokens, one to predict the other; got {len(ids)}")
+    batch_size = batch_size or eval_batch_size(config)
+    starts, rest = np.arange(0, n // T * T, T), n % T
+    if max_tokens is not None and n > max(max_tokens, T):
+        starts, rest = np.linspace(0, n - T, max(1, max_tokens // T)).astype(int), 0
+    for i in range(0, len(starts), batch_size):
+        yield windows(ids, starts[i : i + batch_size], T)
+    if rest:
+        yield windows(ids, [n - rest], rest)
+
+
+def eval_batch_size(config: GPTConfig) -> int:
+    """Return how many windows an evaluation reads at once: 64, or fewer above 2²⁴ logits."""
+    return max(1, min(64, 2**24 // (config.block_size * config.vocab_size)))
 
 
 def random_batch(

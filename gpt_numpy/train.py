@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 import minigrad.ops as F
-from gpt_numpy.config import GPTConfig, TrainConfig
-from gpt_numpy.data import Batch, random_batch, windows
+from gpt_numpy.config import TrainConfig
+from gpt_numpy.data import Batch, all_windows, random_batch
 from gpt_numpy.model import GPT
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import Workers
@@ -170,7 +170,7 @@ def evaluate(model: GPT, ids: np.ndarray, batch_size: int | None = None) -> floa
     """The mean loss over the whole of `ids` (N,), in nats per token: every token but the first.
 
     The text is cut into windows of block_size, one after another, the last one shorter, and
-    batch_size of them are read at once: rows_at_once(), if it is not given.
+    batch_size of them are read at once: eval_batch_size(), if it is not given.
     """
     losses = token_losses(model, ids, batch_size)
     return float(np.concatenate([loss.ravel() for loss in losses]).mean(dtype=np.float64))
@@ -185,28 +185,12 @@ def loss_by_position(model: GPT, ids: np.ndarray, batch_size: int | None = None)
 
 def token_losses(model: GPT, ids: np.ndarray, batch_size: int | None) -> list[np.ndarray]:
     """−ln p of every token but the first, as a list of arrays (B, T), dropout off."""
-    if len(ids) < 2:
-        raise ValueError(f"a loss needs 2 tokens, one to predict the other; got {len(ids)}")
-    T = model.config.block_size
-    batch_size = batch_size or rows_at_once(model.config)
-    starts = range(0, (len(ids) - 1) // T * T, T)
-    batches = [
-        windows(ids, starts[i : i + batch_size], T) for i in range(0, len(starts), batch_size)
-    ]
-    rest = (len(ids) - 1) % T
-    if rest:
-        batches.append(windows(ids, [len(ids) - 1 - rest], rest))
     losses = []
     with model.eval_mode(), np.errstate(all="ignore"):  # weights that blew up: training's matter
-        for x, y in batches:
+        for x, y in all_windows(ids, model.config, batch_size):
             logp = F.log_softmax(model(x)).data  # (B, T, V)
             targets = y.to(model.device).data[..., None]
             picked = array_module(logp).take_along_axis(logp, targets, -1)[..., 0]
             losses.append(to_numpy(-picked))
             del logp, picked  # (B, T, V) may be large, and the next ones need the room
     return losses
-
-
-def rows_at_once(config: GPTConfig) -> int:
-    """How many windows an evaluation reads at once: 64, or fewer with more than 2²⁴ scores."""
-    return max(1, min(64, 2**24 // (config.block_size * config.vocab_size)))

@@ -11,8 +11,9 @@ from gpt_numpy import GPT, GPTConfig, TrainConfig
 from gpt_numpy.app import memory
 from gpt_numpy.app.memory import estimate, machine_memory, n_parameters, refusal, size
 from gpt_numpy.config import PRESETS
+from gpt_numpy.data import eval_batch_size
 from gpt_numpy.scale.ranks import Ranks
-from gpt_numpy.train import adamw, evaluate, gradients_of_rows, rows_at_once
+from gpt_numpy.train import adamw, evaluate, gradients_of_rows
 from minigrad.fast.arrays import CHUNK
 
 GPT2 = TrainConfig(**PRESETS["gpt2"])
@@ -79,7 +80,8 @@ def test_evaluation(V, settings):
 def test_evaluation_reads_fewer_rows_of_many_scores(T, V, rows):
     """64 windows, or as many as have 2²⁴ scores; one in any case."""
     assert (
-        rows_at_once(GPTConfig(vocab_size=V, block_size=T, n_layer=1, n_head=1, n_embd=1)) == rows
+        eval_batch_size(GPTConfig(vocab_size=V, block_size=T, n_layer=1, n_head=1, n_embd=1))
+        == rows
     )
 
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import psutil
 
 from gpt_numpy.config import GPTConfig, TrainConfig
+from gpt_numpy.data import eval_batch_size
 from gpt_numpy.scale.ranks import Ranks
-from gpt_numpy.train import rows_at_once
 from minigrad.backend import CPU, GPU
 from minigrad.fast.arrays import CHUNK
 from minigrad.fast.cpu import attention as cpu_attention
@@ -117,7 +117,7 @@ def estimate(
     training, evaluation = (
         4 * (n_tokens * per_token + scratch(model, n_tokens, device))
         for n_tokens, per_token in zip(
-            (config.block_size * rows, config.block_size * rows_at_once(model)),
+            (config.block_size * rows, config.block_size * eval_batch_size(model)),
             numbers_per_token(model, device),
             strict=True,
         )
