@@ -3,7 +3,7 @@
     python examples/train_shakespeare.py                  tiny Shakespeare, on a GPU if there is one
     python examples/train_shakespeare.py --device cpu     on a CPU: a small model, a minute
     python examples/train_shakespeare.py --device gpu     on a GPU: a larger model, the preset baby
-    python examples/train_shakespeare.py --data my.txt    your own text
+    python examples/train_shakespeare.py --data my.txt    your own text, of one or more files
     python examples/train_shakespeare.py --resume         go on where a run was stopped
     python examples/train_shakespeare.py --open           see it in a browser
 
@@ -27,11 +27,10 @@ from gpt_numpy.app.cli import Command, flags_of, identity, prepare
 from gpt_numpy.app.run_folder import Clock, Signals, evaluation_seconds
 from gpt_numpy.app.terminal import Display, show_what_can_be_shown
 from gpt_numpy.corpus import grammar
+from gpt_numpy.corpus.large import head, with_progress
 from gpt_numpy.data import split
-from gpt_numpy.files import fingerprint
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import WorkerDied
-from gpt_numpy.tokenizer import characters
 from gpt_numpy.train import adamw, evaluate, loss_by_position, train
 from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
 from minigrad.tools.info import of_the_cpu
@@ -40,6 +39,7 @@ SAMPLE_TOKENS = 240
 SAVE_EVERY = 180  # seconds, between two evaluations that are further apart
 PROFILED = range(3, 13)  # of the steps that a process makes: those whose ops are timed
 PASSAGE = 480  # characters in which surprise is shown
+LONGEST_PASSAGE = 8 * PASSAGE  # tokens: one may be a part of a character
 LOOKED_AT = 32  # tokens over which attention is shown
 
 
@@ -151,7 +151,9 @@ def introduce(display, job, model, ranks):
     first, stop = ranks.rows(command.rows_per_step)
     n = min(command.workers, stop - first)
     processes = f"{n} processes" if n > 1 else "one process"
-    need = memory.estimate(command, c.vocab_size, command.workers, ranks, command.device).total
+    need = memory.estimate(
+        command, c.vocab_size, command.workers, ranks, command.device, job.text_memory()
+    ).total
     display.say(
         f"          in {processes}"
         + (f" on each of {ranks.size} ranks" * (ranks.size > 1))
@@ -166,22 +168,26 @@ def introduce(display, job, model, ranks):
         display.say(f"the run that was there is now {folder.moved}")
 
 
+class Stopped(Exception):
+    """A signal came during the last evaluation."""
+
+
 class Run:
     """Train, measuring, writing and saving on the way."""
 
     def __init__(self, display, job, model, optimizer):
         self.display, self.job, self.model, self.optimizer = display, job, model, optimizer
         self.command, self.folder, self.tokenizer = job.command, job.folder, job.tokenizer
-        text = fingerprint(job.corpus.text)
+        text = job.corpus.fingerprint()
         self.origin = {
             "tokenizer": job.tokenizer.fingerprint(),
             "run": identity(job.folder.settings, text),
         }
         self.facts = {"text": text, **self.origin}
-        prompt = "\n" if "\n" in job.corpus.text else job.corpus.text[0]
-        self.prompt = job.tokenizer.encode(prompt)[None]  # (1, T)
-        n = characters(job.tokenizer.decode_bytes(job.val_ids))
-        self.characters_per_token = n / len(job.val_ids)
+        self.prompt = job.tokenizer.encode(job.corpus.prompt())[None]  # (1, T)
+        _, validation = split(job.corpus.text, job.corpus.validation)
+        self.characters_per_token = len(validation) / len(job.val_ids)
+        self.max_tokens = self.command.eval_tokens or None
         self.best = self.val_loss = float("inf")
         self.saved = None  # the step of the last save
         if job.saved:
@@ -191,7 +197,7 @@ class Run:
         self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
         self.entropy = self.text_entropy = None  # nats per token, of what is known to the verse
         if job.corpus.entropy is not None:
-            nats, n = grammar.negative_log_likelihood(split(job.corpus.text)[1])
+            nats, n = grammar.negative_log_likelihood(head(validation, len(validation)))
             self.text_entropy = nats / n * self.characters_per_token
             self.entropy = job.corpus.entropy * self.characters_per_token
         rows = job.folder.rows
@@ -233,7 +239,10 @@ class Run:
             if stop:
                 self.report("stopped", step)
                 return stop
-        self.conclude()
+        try:
+            self.conclude(signals)
+        except Stopped:
+            return signals.received
         return None
 
     def watched(self, steps):
@@ -287,7 +296,7 @@ class Run:
 
     def measure(self, step):
         """Evaluate, write a sample, and keep the weights if they are the best so far."""
-        self.val_loss = evaluate(self.model, self.job.val_ids)
+        self.val_loss = evaluate(self.model, self.job.val_ids, max_tokens=self.max_tokens)
         try:
             ids = self.model.generate(self.prompt, SAMPLE_TOKENS, seed=self.command.seed)
             sample = self.tokenizer.decode(ids.numpy()[0])
@@ -375,12 +384,31 @@ class Run:
         if command.open and self.opened is None:
             self.opened = opened_in_browser(self.folder.path / "report.html")
 
-    def conclude(self):
+    def evaluate_all(self, signals):
+        """Return the loss on the whole validation text, if an evaluation does not read all of it;
+        Stopped if a signal comes.
+        """
+        n = len(self.job.val_ids) - 1
+        if self.max_tokens is None or n <= self.max_tokens:
+            return self.val_loss
+        self.display.say(f"evaluating the whole validation text, {n:,} tokens")
+
+        def watch(batches):
+            shown = with_progress(batches, "evaluating", n, lambda batch: batch[1].data.size)
+            for batch in shown:
+                if signals.received:
+                    raise Stopped
+                yield batch
+
+        return evaluate(self.model, self.job.val_ids, watch=watch)
+
+    def conclude(self, signals):
         """Say how much of the loss is the price of a window's beginning, and of being imperfect."""
         self.display.stop()
         say, entropy = self.display.say, self.entropy
         half = self.model.config.block_size // 2
-        late = loss_by_position(self.model, self.job.val_ids)[half:].mean()
+        late = loss_by_position(self.model, self.job.val_ids, max_tokens=self.max_tokens)
+        late = late[half:].mean()
         say(
             f"\nThe loss is {self.val_loss:.3f}; in the second half of a window, where the model "
             f"sees {half} tokens and more, it is {late:.3f}."
@@ -397,6 +425,7 @@ class Run:
                 f"{self.text_entropy:.3f}). The loss is {self.val_loss - entropy:.3f} above it, "
                 f"in the second half of a window {late - entropy:.3f}."
             )
+        self.val_loss = self.evaluate_all(signals)
         hint = " (there was no display to open it on)" if self.opened is False else ""
         say(f"Look at {self.folder.path / 'report.html'}, in a browser{hint}.")
 
@@ -405,8 +434,8 @@ def from_a_line_on(ids, tokenizer, block_size):
     """The ids from the beginning of a line on, if one begins soon: it is to be read by people."""
     for i in range(min(PASSAGE, len(ids) - block_size - 1)):
         if "\n" in tokenizer.decode(ids[i : i + 1]):
-            return ids[i + 1 :]
-    return ids
+            return ids[i + 1 : i + 1 + LONGEST_PASSAGE]
+    return ids[:LONGEST_PASSAGE]
 
 
 def opened_in_browser(path):

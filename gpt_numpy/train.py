@@ -11,7 +11,7 @@ Whoever iterates may print, measure, save, or stop.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ from minigrad.internals.malloc import tune_malloc
 from minigrad.ops.embedding import check_ids
 from minigrad.optim import AdamW
 from minigrad.schedule import warmup_cosine
+
+Watch = Callable[[Iterator[Batch]], Iterator[Batch]]
 
 
 class StepResult(NamedTuple):
@@ -166,31 +168,52 @@ def gradients_of_rows(
     return accumulate_gradients(model, batches, config.tokens_per_step, config.seed, step, first)
 
 
-def evaluate(model: GPT, ids: np.ndarray, batch_size: int | None = None) -> float:
-    """The mean loss over the whole of `ids` (N,), in nats per token: every token but the first.
+def evaluate(
+    model: GPT,
+    ids: np.ndarray,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    watch: Watch = iter,
+) -> float:
+    """Return the mean loss over `ids` (N,), in nats per token: of every token but the first.
 
     The text is cut into windows of block_size, one after another, the last one shorter, and
     batch_size of them are read at once: eval_batch_size(), if it is not given.
+
+    max_tokens  read only so many tokens, in windows that are evenly spaced: see all_windows()
+    watch       watch(batches) yields the same batches, and may show progress or raise an error
     """
-    losses = token_losses(model, ids, batch_size)
-    return float(np.concatenate([loss.ravel() for loss in losses]).mean(dtype=np.float64))
+    total, n = 0.0, 0
+    for losses in token_losses(model, ids, batch_size, max_tokens, watch):
+        total += losses.sum(dtype=np.float64)
+        n += losses.size
+    return float(total / n)
 
 
-def loss_by_position(model: GPT, ids: np.ndarray, batch_size: int | None = None) -> np.ndarray:
-    """The mean loss at each place (T,) of a full window of `ids`: it falls as context grows."""
+def loss_by_position(
+    model: GPT, ids: np.ndarray, batch_size: int | None = None, max_tokens: int | None = None
+) -> np.ndarray:
+    """Return the mean loss at each place (T,) of a full window of `ids`, which falls as the context
+    grows.
+    """
     T = model.config.block_size
-    full = [loss for loss in token_losses(model, ids, batch_size) if loss.shape[1] == T]
-    return np.concatenate(full).mean(0, dtype=np.float64)
+    losses = token_losses(model, ids, batch_size, max_tokens)
+    return np.concatenate([loss for loss in losses if loss.shape[1] == T]).mean(0, dtype=np.float64)
 
 
-def token_losses(model: GPT, ids: np.ndarray, batch_size: int | None) -> list[np.ndarray]:
-    """−ln p of every token but the first, as a list of arrays (B, T), dropout off."""
-    losses = []
+def token_losses(
+    model: GPT,
+    ids: np.ndarray,
+    batch_size: int | None,
+    max_tokens: int | None = None,
+    watch: Watch = iter,
+) -> Iterator[np.ndarray]:
+    """Yield −ln p of the tokens in all_windows(), an array (B, T) a batch, dropout off."""
     with model.eval_mode(), np.errstate(all="ignore"):  # weights that blew up: training's matter
-        for x, y in all_windows(ids, model.config, batch_size):
+        for x, y in watch(all_windows(ids, model.config, batch_size, max_tokens)):
             logp = F.log_softmax(model(x)).data  # (B, T, V)
             targets = y.to(model.device).data[..., None]
             picked = array_module(logp).take_along_axis(logp, targets, -1)[..., 0]
-            losses.append(to_numpy(-picked))
+            losses = to_numpy(-picked)
             del logp, picked  # (B, T, V) may be large, and the next ones need the room
-    return losses
+            yield losses

@@ -277,7 +277,8 @@ def write(name, content):
 
 BAD_DATA = {  # what --data names, what the line must say
     "missing": (lambda folder: folder / "none.txt", "No such file", "give"),
-    "a directory": (lambda folder: folder, "Is a directory", "give"),
+    "an empty folder": (lambda folder: folder, "has no file *.txt", "give"),
+    "another encoding": (write("16.txt", "text".encode("utf-16-le")), "looks like UTF-16", "save"),
     "empty": (write("empty.txt", b""), "is empty", "give"),
     "binary": (write("binary.txt", b"text\0text"), "is binary: byte 4", "give"),
     "invalid UTF-8": (write("latin.txt", b"caf\xe9 au lait" * 99), "is not UTF-8", "save it"),
