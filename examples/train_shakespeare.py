@@ -391,7 +391,9 @@ class Run:
         n = len(self.job.val_ids) - 1
         if self.max_tokens is None or n <= self.max_tokens:
             return self.val_loss
-        self.display.say(f"evaluating the whole validation text, {n:,} tokens")
+        self.display.say(
+            f"evaluating the whole validation text, {n:,} tokens (the run is saved: Ctrl-C ends it)"
+        )
 
         def watch(batches):
             shown = with_progress(batches, "evaluating", n, lambda batch: batch[1].data.size)
