@@ -56,24 +56,24 @@ def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
 
     from gpt_numpy import GPT
     from gpt_numpy.scale.workers import share
-    from gpt_numpy.train import gradients_of_rows
+    from gpt_numpy.train import gradients_of_sequences
     from minigrad.fast.adamw import FusedAdamW, adamw_update
     from minigrad.internals.malloc import tune_malloc
 
     tune_malloc()
-    n = min(config.workers, config.rows_per_step)
+    n = min(config.workers, config.sequences_per_step)
     models = [GPT(config.model(vocab_size)).train() for _ in range(n)]
     groups = [model.parameter_groups(config.weight_decay) for model in models]
     optimizers = [FusedAdamW(own, config.lr) for own in groups]
     first = optimizers[0]
     for other in optimizers[1:]:
         other.flat.bind(first.flat.data, other.flat.grad)
-    shares = [share((0, config.rows_per_step), i, n) for i in range(n)]
+    shares = [share((0, config.sequences_per_step), i, n) for i in range(n)]
     meeting = threading.Barrier(n)
 
     def gradients(i, step):
         begin, stop = shares[i]
-        gradients_of_rows(models[i], step, begin, stop, ids, config, n)
+        gradients_of_sequences(models[i], step, begin, stop, ids, config, n)
         meeting.wait()
         part = slice(*share((0, len(first.flat.grad)), i, n))
         for other in optimizers[1:]:

@@ -55,7 +55,7 @@ def main(arguments=None):
         except KeyboardInterrupt:
             status = refuse("stopped at once; --resume goes on from what was saved, if any", 130)
         except Exception as error:
-            if ranks.size > 1 or not (out_of_memory(error) or isinstance(error, WorkerDied)):
+            if ranks.world_size > 1 or not (out_of_memory(error) or isinstance(error, WorkerDied)):
                 raise  # ranks must see it, to end together
             *flags, last = memory.LEVERS.values()
             return refuse(
@@ -77,7 +77,7 @@ def refuse(error, status=2):
 def train_and_report(arguments, ranks):
     """What every rank does: all of them train, and the first also prints and writes."""
     try:
-        job = ranks.from_first(lambda: prepare(arguments, ranks, __doc__))
+        job = ranks.broadcast(lambda: prepare(arguments, ranks, __doc__))
     except (ValueError, OSError, GPUUnavailable) as error:
         return refuse(error) if ranks.rank == 0 else 2
     command = job.command
@@ -93,7 +93,7 @@ def train_and_report(arguments, ranks):
         done = progress.step
         try:
             resume.restore(model, optimizer, progress, arrays, job.folder.path / resume.FILE)
-            ranks.from_first(lambda: job.folder.cut_back(progress))
+            ranks.broadcast(lambda: job.folder.cut_back(progress))
         except (ValueError, OSError) as error:
             return refuse(error) if ranks.rank == 0 else 2
     steps = train(model, job.train_ids, command, ranks, optimizer, done)
@@ -148,7 +148,7 @@ def introduce(display, job, model, ranks):
         f"training: preset {command.preset}, {command.steps} steps of {command.tokens_per_step:,} "
         f"tokens, into {folder.path}"
     )
-    first, stop = ranks.rows(command.rows_per_step)
+    first, stop = ranks.sequences(command.sequences_per_step)
     n = min(command.workers, stop - first)
     processes = f"{n} processes" if n > 1 else "one process"
     need = memory.estimate(
@@ -156,7 +156,7 @@ def introduce(display, job, model, ranks):
     ).total
     display.say(
         f"          in {processes}"
-        + (f" on each of {ranks.size} ranks" * (ranks.size > 1))
+        + (f" on each of {ranks.world_size} ranks" * (ranks.world_size > 1))
         + f", which will take about {memory.size(need)} of memory"
     )
     if job.saved:
@@ -352,7 +352,7 @@ class Run:
             "n_runs": profiler.n_runs,
             "ops": profiler.ops(),
             "processes": min(
-                command.workers * self.folder.settings["ranks"], command.rows_per_step
+                command.workers * self.folder.settings["ranks"], command.sequences_per_step
             ),
         }
         self.folder.report(

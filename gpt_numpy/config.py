@@ -114,10 +114,10 @@ class TrainConfig(Architecture):
     @property
     def tokens_per_step(self) -> int:
         """How many tokens are predicted before the weights are moved."""
-        return self.rows_per_step * self.block_size
+        return self.sequences_per_step * self.block_size
 
     @property
-    def rows_per_step(self) -> int:
+    def sequences_per_step(self) -> int:
         """How many windows of the text a step reads."""
         return self.accumulate * self.batch_size
 

@@ -80,10 +80,10 @@ def train(
     model.train()
     tune_malloc()  # a step allocates what the last one freed
     optimizer = optimizer or adamw(model, config)
-    rows = ranks.rows(config.rows_per_step)
+    rows = ranks.sequences(config.sequences_per_step)
     n = config.workers if model.device == CPU else 1  # a GPU shares the work out over its own cores
-    # work(model, step, first, stop) is gradients_of_rows with its other arguments filled in.
-    work = partial(gradients_of_rows, ids=ids, config=config, n_parts=ranks.size * n)
+    # work(model, step, first, stop) is gradients_of_sequences with its other arguments filled in.
+    work = partial(gradients_of_sequences, ids=ids, config=config, n_parts=ranks.world_size * n)
     team = Workers(model, optimizer, work, rows, n, ranks.on_this_machine)
     with team as workers:
         for step in range(done + 1, config.steps + 1):
@@ -92,7 +92,7 @@ def train(
                 group["lr"] = lr
             with np.errstate(all="ignore"):  # what is not finite is looked for below
                 loss = workers.gradients(step)  # forward and backward: accumulate_gradients, below
-                loss = ranks.add_up(optimizer.flat.grad, loss)
+                loss = ranks.all_reduce(optimizer.flat.grad, loss)
                 grad_norm = optimizer.clip_grad_norm(config.grad_clip)
             if bad_step := not_finite(step, loss, grad_norm, optimizer, config):
                 optimizer.zero_grad()
@@ -153,7 +153,7 @@ def accumulate_gradients(
     return sum(losses[1:], start=losses[0])
 
 
-def gradients_of_rows(
+def gradients_of_sequences(
     model: GPT, step: int, first: int, stop: int, ids: np.ndarray, config: TrainConfig, n_parts: int
 ) -> Tensor:
     """One of n_parts of a step: the rows from `first` up to but without `stop` of its whole batch.

@@ -444,9 +444,9 @@ def test_a_model_takes_ids_from_anywhere(gpu):
 def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
     """No later step changes a weight; the error is raised at a logged, evaluated or last step."""
     spoiled = 4  # a step whose loss is infinite
-    right = gpt_numpy.train.gradients_of_rows
+    right = gpt_numpy.train.gradients_of_sequences
 
-    def gradients_of_rows(model, step, *args, **kwargs):
+    def gradients_of_sequences(model, step, *args, **kwargs):
         if step != spoiled:
             return right(model, step, *args, **kwargs)
         before = model.ln_f.weight.data.copy()
@@ -456,7 +456,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
         finally:
             model.ln_f.weight.data[...] = before
 
-    monkeypatch.setattr(gpt_numpy.train, "gradients_of_rows", gradients_of_rows)
+    monkeypatch.setattr(gpt_numpy.train, "gradients_of_sequences", gradients_of_sequences)
     for options, found in (
         ({"steps": 9, "log_every": 6}, 6),
         ({"steps": 5}, 5),

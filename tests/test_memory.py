@@ -13,7 +13,7 @@ from gpt_numpy.app.memory import estimate, machine_memory, n_parameters, refusal
 from gpt_numpy.config import PRESETS
 from gpt_numpy.data import eval_batch_size
 from gpt_numpy.scale.ranks import Ranks
-from gpt_numpy.train import adamw, evaluate, gradients_of_rows
+from gpt_numpy.train import adamw, evaluate, gradients_of_sequences
 from minigrad.fast.arrays import CHUNK
 
 GPT2 = TrainConfig(**PRESETS["gpt2"])
@@ -61,7 +61,7 @@ def test_activations(V, settings):
     optimizer = adamw(model, config)  # has the memory for all gradients
     assert optimizer.flat.grad.size == n_parameters(model.config)
     ids = np.random.default_rng(0).integers(V, size=10 * config.block_size)
-    taken = peak(gradients_of_rows, model, 1, 0, config.rows_per_step, ids, config, 1)
+    taken = peak(gradients_of_sequences, model, 1, 0, config.sequences_per_step, ids, config, 1)
     assert estimate(config, V, 1).activations == pytest.approx(taken, rel=0.02)
 
 
@@ -136,12 +136,12 @@ def test_vectors_are_there_twice_while_they_are_shared():
 def test_ranks_of_one_machine_add_up():
     """Each has its own model; those on other machines only take some of the rows."""
     alone, ranks = Ranks(), Ranks()
-    ranks.size, ranks.on_this_machine = 4, 2
+    ranks.world_size, ranks.on_this_machine = 4, 2
     config = TrainConfig(batch_size=16)
     one, many = estimate(config, 65, 1, alone), estimate(config, 65, 1, ranks)
     assert many.state == 2 * one.state
     assert many.activations - 2 * SCRATCH == (one.activations - SCRATCH) / 2
-    ranks.size = 17
+    ranks.world_size = 17
     with pytest.raises(ValueError, match="17 ranks"):
         estimate(config, 65, 1, ranks)
 
@@ -153,7 +153,7 @@ def test_the_text_counts_once():
     )
     assert one == two == 10**8
     ranks = Ranks()
-    ranks.size, ranks.on_this_machine = 4, 2
+    ranks.world_size, ranks.on_this_machine = 4, 2
     many = [estimate(BABY, 65, 1, ranks, text=text).total for text in (0, 10**8)]
     assert many[1] - many[0] == 2 * 10**8
     assert estimate(BABY, 65, 1, device="gpu", text=10**8) == estimate(BABY, 65, 1, device="gpu")
@@ -246,7 +246,7 @@ def test_lowered_settings_are_valid(name):
     config = TrainConfig(n_head=3, n_embd=39, batch_size=12, accumulate=3, n_layer=1, workers=2)
     lower = memory.lowered(config, name)
     assert getattr(lower, name) <= getattr(config, name)
-    assert lower.rows_per_step >= config.rows_per_step
+    assert lower.sequences_per_step >= config.sequences_per_step
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def write_run(folder, workers):
             for r in train(model, IDS, config(workers=workers), ranks)
         ]
         weights = np.concatenate([p.data.ravel() for p in model.parameters()])
-        content = {"size": ranks.size, "steps": steps, "weights": weights.tolist()}
+        content = {"size": ranks.world_size, "steps": steps, "weights": weights.tolist()}
         Path(folder, f"{ranks.rank}.json").write_text(json.dumps(content))
 
 
@@ -267,10 +267,10 @@ def test_without_mpirun_there_is_one_rank(monkeypatch):
         monkeypatch.setenv(name, "1")
     monkeypatch.setitem(sys.modules, "mpi4py", None)  # importing it would raise an error
     with Ranks.of_mpirun() as ranks:
-        assert (ranks.rank, ranks.size, ranks.rows(12)) == (0, 1, (0, 12))
-        assert ranks.from_first(lambda: "made") == "made"
+        assert (ranks.rank, ranks.world_size, ranks.sequences(12)) == (0, 1, (0, 12))
+        assert ranks.broadcast(lambda: "made") == "made"
         loss, gradient = mg.Tensor(2.0), np.ones(3)
-        assert ranks.add_up(gradient, loss) is loss and (gradient == 1).all()
+        assert ranks.all_reduce(gradient, loss) is loss and (gradient == 1).all()
         ranks.end_all(1)  # there is nobody else
 
 

@@ -21,7 +21,7 @@ from gpt_numpy import GPT, TrainConfig
 from gpt_numpy.corpus import grammar
 from gpt_numpy.data import random_batch
 from gpt_numpy.tokenizer import CharTokenizer
-from gpt_numpy.train import StepResult, gradients_of_rows, train
+from gpt_numpy.train import StepResult, gradients_of_sequences, train
 from minigrad import random
 from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
@@ -67,7 +67,7 @@ def pages(model, ids, config):
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad()
-        loss = gradients_of_rows(model, step, 0, config.rows_per_step, ids, config, n_parts=1)
+        loss = gradients_of_sequences(model, step, 0, config.sequences_per_step, ids, config, n_parts=1)
         norm = clip_grad_norm(model.parameters(), config.grad_clip)
         optimizer.step()
         yield StepResult(step, loss, lr, norm)

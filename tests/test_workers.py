@@ -29,7 +29,7 @@ CONFIG = TrainConfig(
     steps=3,
     workers=2,
 )
-WORK = partial(train.gradients_of_rows, ids=IDS, config=CONFIG, n_parts=2)
+WORK = partial(train.gradients_of_sequences, ids=IDS, config=CONFIG, n_parts=2)
 
 
 def make():

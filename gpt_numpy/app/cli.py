@@ -89,7 +89,7 @@ class Command(TrainConfig):
         settings = {name: getattr(self, name) for name in kept}
         for name in PATHS:
             settings[name] = paths_kept(settings[name])
-        return settings | {"text": corpus.name, "ranks": ranks.size}
+        return settings | {"text": corpus.name, "ranks": ranks.world_size}
 
 
 NOT_KEPT = ("out", "resume", "open", "quiet")
@@ -288,7 +288,7 @@ def parse(arguments, flags, ranks, description, start):
     preset: Any = flags.preset or ("baby" if GPU in (device, flags.device) else "laptop")
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
-    workers = physical_cores() if device == CPU and ranks.size == 1 else 1
+    workers = physical_cores() if device == CPU and ranks.world_size == 1 else 1
     settings = PRESETS[preset] | (start.settings() if start else {})
     default = Command(preset=preset, workers=workers, **settings)
     command = tyro.cli(Command, args=arguments, default=default, description=description)
@@ -297,9 +297,9 @@ def parse(arguments, flags, ranks, description, start):
 
 def choose_device(device, ranks, workers):
     """(device, why) of "auto" or "gpu"; what shares a step out computes on CPUs."""
-    if device == GPU and ranks.size > 1:
+    if device == GPU and ranks.world_size > 1:
         raise ValueError("mpirun shares a step out over CPUs: start one process for a GPU")
-    if device == "auto" and ranks.size > 1:
+    if device == "auto" and ranks.world_size > 1:
         return CPU, "mpirun shares a step out over CPUs"
     if device == "auto" and workers not in (None, "1"):
         return CPU, "--workers shares a step out over the cores of a CPU"
@@ -313,7 +313,7 @@ def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
             "--workers shares a step out over the cores of a CPU, but the device is gpu: leave out "
             "one of the two"
         )
-    ranks.rows(command.rows_per_step)
+    ranks.sequences(command.sequences_per_step)
     there = memory.machine_memory(command.device)
     what = (command, tokenizer.vocab_size, command.workers, there, ranks, command.device)
     if no := memory.refusal(*what, levers, text):

@@ -111,9 +111,9 @@ def estimate(
     """
     ranks = ranks or Ranks()
     n_workers = n_workers if device == CPU else 1
-    first, stop = ranks.rows(config.rows_per_step)
+    first, stop = ranks.sequences(config.sequences_per_step)
     n = min(n_workers, stop - first)
-    rows = math.ceil(config.batch_size / (ranks.size * n_workers))  # of one process
+    rows = math.ceil(config.batch_size / (ranks.world_size * n_workers))  # of one process
     model = config.model(vocab_size)
     vector = 4 * n_parameters(model)
     training, evaluation = (
@@ -196,7 +196,7 @@ def lowered(config: TrainConfig, name: str) -> TrainConfig:
     value = unit * max(1, getattr(config, name) // unit // 8)
     changes = {name: value}
     if name == "batch_size":
-        changes["accumulate"] = math.ceil(config.rows_per_step / value)
+        changes["accumulate"] = math.ceil(config.sequences_per_step / value)
     return replace(config, **changes)
 
 

@@ -54,7 +54,7 @@ class Ranks:
                     f"({error})"
                 ) from error
             ranks.comm, ranks.in_place = MPI.COMM_WORLD, MPI.IN_PLACE
-            ranks.rank, ranks.size = ranks.comm.rank, ranks.comm.size
+            ranks.rank, ranks.world_size = ranks.comm.rank, ranks.comm.size
             ranks.on_this_machine = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED).size
         return ranks
 
@@ -79,7 +79,7 @@ class Ranks:
         texts = [text] if self.comm is None else self.comm.allgather(text)
         return next(filter(None, texts), "")
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What `make()` returns on rank 0, on every rank; or the error with which it ends there."""
         result: T | BaseException | None = None
         if self.rank == 0:
