@@ -58,7 +58,7 @@ def run(side, goal, seed):
     corpus = load_corpus()
     if "Shakespeare" not in corpus.name:
         sys.exit(f"time_to_loss needs tiny Shakespeare, not {corpus.name}")
-    config, tokenizer = TrainConfig(seed=seed), CharTokenizer.from_text(corpus.text)
+    config, tokenizer = TrainConfig(seed=seed), CharTokenizer(corpus.alphabet())
     train_ids, val_ids = encoded(tokenizer, corpus.text, config.block_size)
     seconds, start = 0.0, time.perf_counter()
     for step, model in enumerate(SIDES[side](config, train_ids), start=1):

@@ -3,7 +3,7 @@
     python examples/train_shakespeare.py                  tiny Shakespeare, on a GPU if there is one
     python examples/train_shakespeare.py --device cpu     on a CPU: a small model, a minute
     python examples/train_shakespeare.py --device gpu     on a GPU: a larger model, the preset baby
-    python examples/train_shakespeare.py --data my.txt    your own text
+    python examples/train_shakespeare.py --data my.txt    your own text, of one or more files
     python examples/train_shakespeare.py --resume         go on where a run was stopped
     python examples/train_shakespeare.py --open           see it in a browser
 
@@ -49,7 +49,7 @@ def train_and_report(job, ranks):
 
     def measure():
         """Return the validation loss, and a text that the model writes."""
-        val_loss = evaluate(model, val_ids)
+        val_loss = evaluate(model, val_ids, max_tokens=config.eval_tokens or None)
         try:
             ids = model.generate(job.prompt, SAMPLE_TOKENS, seed=config.seed)  # (1, T)
             return val_loss, tokenizer.decode(ids.numpy()[0])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpt_numpy.config import GPTConfig
+from gpt_numpy.corpus.large import Text, ids_of
 from minigrad import Tensor, random
 
 if TYPE_CHECKING:
@@ -24,26 +25,36 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Tensor]  # x and y, both (B, T), on the CPU; x.to("gpu") copies one there
 
 
-def split(text: str) -> tuple[str, str]:
-    """(train, validation): the first 90 % of the characters and the rest, as in nanoGPT."""
+def split(text: Text, validation: Text | None = None) -> tuple[Text, Text]:
+    """Return (train, validation): the first 90 % of the characters and the rest, as in nanoGPT.
+
+    With another text to validate on, the whole of `text` trains.
+    """
+    if validation is not None:
+        return text, validation
     cut = int(0.9 * len(text))
     return text[:cut], text[cut:]
 
 
-def encoded(tokenizer: "Tokenizer", text: str, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of both parts of a text, in order.  They are split before they are encoded: so what
-    validates is the same text for every tokenizer.
+def encoded(
+    tokenizer: "Tokenizer", text: Text, block_size: int, validation: Text | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of both parts of a text, in order.  They are split before they are encoded, so
+    the validation text is the same for every tokenizer.
 
-    ValueError if either is shorter than a window of block_size and the token after it.
+    The ids have the smallest integer type that holds the vocabulary.  Those of a text that is too
+    large for memory are in a file (see corpus/large.py).
+
+    Errors      ValueError if a part is shorter than a window of block_size and the token after it
     """
-    train, validation = (tokenizer.encode(part) for part in split(text))
-    if min(len(train), len(validation)) <= block_size:
+    train, held_out = (ids_of(tokenizer, part) for part in split(text, validation))
+    if min(len(train), len(held_out)) <= block_size:
         raise ValueError(
             f"the text is too short: it has {len(train):,} tokens to train and "
-            f"{len(validation):,} to validate, and each needs at least {block_size + 1:,} "
+            f"{len(held_out):,} to validate, and each needs at least {block_size + 1:,} "
             "(block_size + 1): give more text or a smaller --block-size"
         )
-    return train, validation
+    return train, held_out
 
 
 def windows(ids: np.ndarray, starts: ArrayLike, block_size: int) -> Batch:

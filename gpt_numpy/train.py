@@ -12,14 +12,14 @@ app/ uses that one, and tests/test_scale.py shows that they compute the same wei
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import minigrad.ops as F
 from gpt_numpy.config import TrainConfig
-from gpt_numpy.data import all_windows, random_batch
+from gpt_numpy.data import Batch, all_windows, random_batch
 from gpt_numpy.model import GPT
 from gpt_numpy.scale.gradients import not_finite
 from minigrad import Tensor, random
@@ -92,16 +92,20 @@ def adamw(model: GPT, config: TrainConfig) -> AdamW:
 
 
 def evaluate(
-    model: GPT, ids: np.ndarray, batch_size: int | None = None, max_tokens: int | None = None
+    model: GPT,
+    ids: np.ndarray,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    watch: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
 ) -> float:
     """Return the mean loss over `ids` (N,), in nats per token, with dropout off.
 
     Every token but the first is predicted once, or a sample of about max_tokens of them: see
-    all_windows().
+    all_windows().  watch(batches) yields the same batches; it may show progress, or raise an error.
     """
     total, n = 0.0, 0
     with model.eval_mode(), np.errstate(all="ignore"):  # the loss of a broken model is NaN
-        for x, y in all_windows(ids, model.config, batch_size, max_tokens):
+        for x, y in watch(all_windows(ids, model.config, batch_size, max_tokens)):
             loss = F.cross_entropy(model(x), y.to(model.device), reduction="sum")
             total += loss.item()
             n += y.size

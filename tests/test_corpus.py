@@ -1,5 +1,6 @@
 """Each source of text, and what happens when one fails. No test here uses the network."""
 
+import gzip
 import hashlib
 import os
 import threading
@@ -11,7 +12,8 @@ import pooch
 import pytest
 import requests
 
-from gpt_numpy.corpus import grammar, load_corpus, sources
+from gpt_numpy.corpus import grammar, load_corpus, reading, sources
+from gpt_numpy.files import fingerprint
 
 SHAKESPEARE = b"First Citizen:\nBefore we proceed any further, hear me speak.\n"
 
@@ -98,7 +100,11 @@ def test_newlines_and_byte_order_mark(tmp_path):
         (b"", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
         (b"abc\0def", "is binary: byte 3 is NUL"),
-        ("Windows".encode("utf-16"), "is binary"),
+        ("Windows".encode("utf-16-le"), "looks like UTF-16 without a byte-order mark"),
+        ("Windows".encode("utf-16") + b"\x00\xdc", "is not UTF-16: illegal encoding at byte 16"),
+        ("Win\0dows".encode("utf-16"), "is binary"),
+        (b"caf\xc3", "is not UTF-8: unexpected end of data at byte 3"),
+        (b"\xef\xbb\xbfcaf\xe9 noir", "is not UTF-8: invalid continuation byte at byte 6"),
         (b"caf\xe9 noir", "is not UTF-8: invalid continuation byte at byte 3"),
     ],
 )
@@ -111,17 +117,133 @@ def test_a_file_without_text(tmp_path, content, fault):
 
 
 def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
-    """A missing file, a directory and a forbidden file are refused with the system's reason."""
+    """A missing and a forbidden file are refused with the system's reason."""
     missing = user_error(tmp_path / "nowhere.txt")
     assert isinstance(missing, FileNotFoundError) and "No such file" in str(missing)
     assert "give the path of a text file" in str(missing)
-    assert isinstance(user_error(tmp_path), OSError)
 
-    def forbid(_):
+    def forbid(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", forbid)  # root may read every real file
+    monkeypatch.setattr(Path, "open", forbid)  # root may read every real file
     assert "Permission denied" in str(user_error(tmp_path / "secret.txt"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("size", [1, 3, 2**20])
+def test_a_file_read_in_pieces(tmp_path, monkeypatch, encoding, size):
+    """However the pieces cut characters, line ends and the byte-order mark."""
+    monkeypatch.setattr(reading, "BYTES", max(size, 4 * encoding.startswith("utf-")))
+    path = tmp_path / "story.txt"
+    path.write_bytes("Käse\r\n& 😀\r\r\n中\ufeff\r".encode(encoding))
+    assert load_corpus(path).text == "Käse\n& 😀\n\n中\ufeff\n"
+
+
+def test_a_fault_in_a_later_piece_is_named_by_its_place(tmp_path, monkeypatch):
+    """Counted from the beginning of the file, bytes of the character before it included."""
+    monkeypatch.setattr(reading, "BYTES", 4)
+    path = tmp_path / "story.txt"
+    for content, fault in [
+        (b"12345678\xe4\xb8x", "invalid continuation byte at byte 8"),
+        (b"123456\xe4\xb8x", "invalid continuation byte at byte 6"),
+        (b"123456\xe4", "unexpected end of data at byte 6"),
+        (b"123456\0", "byte 6 is NUL"),
+    ]:
+        path.write_bytes(content)
+        assert fault in str(user_error(path))
+
+
+def test_several_files(tmp_path):
+    """In the order given, with a line end between two of them unless there is one."""
+    for name, text in {"a": "one", "b": "two\n", "c": "", "d": "three"}.items():
+        (tmp_path / name).write_text(text)
+    found = load_corpus([tmp_path / name for name in "abcd"])
+    assert (found.text, found.name) == ("one\ntwo\nthree", "a and 3 more")
+
+
+def test_a_folder(tmp_path):
+    """All .txt files inside, those of folders inside too, in the order of their names."""
+    for name in ("b.txt", "a.txt", "notes.md", "c/a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{name}\n")
+    found = load_corpus(tmp_path)
+    assert (found.text, found.name) == ("a.txt\nb.txt\nc/a.txt\n", f"{tmp_path.name} (3 files)")
+    (tmp_path / "empty").mkdir()
+    assert "has no file *.txt; give" in str(user_error(tmp_path / "empty"))
+
+
+def test_a_compressed_file(tmp_path):
+    """It is known by its first bytes; one that is cut off is refused."""
+    content = gzip.compress(b"one\r\ntwo\n")
+    for name in ("a.gz", "b.txt"):
+        (tmp_path / name).write_bytes(content)
+        assert load_corpus(tmp_path / name).text == "one\ntwo\n"
+    (tmp_path / "c.gz").write_bytes(content[:-9])
+    assert "is a damaged gzip file" in str(user_error(tmp_path / "c.gz"))
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_lines_of_json(tmp_path, compress):
+    """The field `text` of every line; a line end between two of them; empty lines do not count."""
+    lines = [
+        '{"text": "one\\r\\n"}',
+        "",
+        '{"n": 2, "text": "two"}',
+        '{"text": "three \\u00e4"}',
+        "",
+    ]
+    path = tmp_path / ("a.jsonl" + ".gz" * (compress is not bytes))
+    path.write_bytes(compress("\n".join(lines).encode()))
+    assert load_corpus(path).text == "one\ntwo\nthree ä"
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"txt": "one"}', "line 2 of {} has no field `text`; give"),
+        ("one", "line 2 of {} is no JSON object with a field `text`: Expecting value"),
+        ('["text"]', "line 2 of {} is no JSON object"),
+        ('{"text": 3}', "line 2 of {} is no JSON object with a field `text`: `text` is not a str"),
+        pytest.param("[" * 100_000, "line 2 of {} is no JSON object", id="nested"),
+    ],
+)
+def test_a_line_without_text(tmp_path, line, fault):
+    """The line and the fault are named."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n' + line)
+    assert fault.format(path) in str(user_error(path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"one\r\ntwo", gzip.compress(b"one\ntwo")], ids=["plain", "compressed"]
+)
+def test_standard_input(tmp_path, monkeypatch, content):
+    """- is standard input, which may be compressed; a pipe with a name is read as well."""
+    (tmp_path / "input").write_bytes(content)
+    with open(tmp_path / "input") as file:
+        monkeypatch.setattr("sys.stdin", file)
+        found = load_corpus("-")
+    assert (found.text, found.name) == ("one\ntwo", "standard input")
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[content])
+    writer.start()
+    assert load_corpus(tmp_path / "pipe").text == "one\ntwo"
+    writer.join()
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ValueError, match="standard input is closed; give"):
+        load_corpus("-")
+
+
+def test_another_text_to_validate_on(tmp_path):
+    """Both are named, both count for fingerprint and alphabet; of one text they are as ever."""
+    (tmp_path / "a").write_text("abc\n")
+    (tmp_path / "b").write_text("bd")
+    alone, both = load_corpus(tmp_path / "a"), load_corpus(tmp_path / "a", tmp_path / "b")
+    assert (both.text, both.validation) == ("abc\n", "bd")
+    assert both.name == "a, validated on b" and both.entropy is None
+    assert (alone.alphabet(), both.alphabet()) == ("\nabc", "\nabcd")
+    assert alone.fingerprint() == fingerprint("abc\n") != both.fingerprint()
+    assert (alone.prompt(), sources.Corpus("bca", "").prompt()) == ("\n", "b")
 
 
 # Tiny Shakespeare

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gpt_numpy.data import DataLoader, encoded, random_batch, split, windows
+from gpt_numpy import GPTConfig
+from gpt_numpy.data import DataLoader, all_windows, encoded, random_batch, split, windows
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer
 from minigrad import Tensor
 
@@ -44,6 +45,55 @@ def test_windows_are_slices_of_the_text():
     for b, s in enumerate(starts):
         assert x.numpy()[b].tolist() == ids[s : s + T].tolist()
         assert y.numpy()[b].tolist() == ids[s + 1 : s + 1 + T].tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_windows_of_small_integers_are_int64_copies(dtype, tmp_path):
+    """Also those of a memory-mapped file: nothing that a step does reaches the file."""
+    np.save(tmp_path / "ids.npy", np.arange(100, dtype=dtype))
+    for ids in (np.arange(100, dtype=dtype), np.load(tmp_path / "ids.npy", mmap_mode="r")):
+        for pair, first in zip(windows(ids, [0, 80], T), (0, 1), strict=True):
+            assert type(pair.data) is np.ndarray and pair.dtype == np.int64
+            assert pair.data.flags.owndata and starts_of(pair) == [first, 80 + first]
+
+
+# ---- evaluation ----------------------------------------------------------------------------------
+
+CONFIG = GPTConfig(vocab_size=100, block_size=T, n_layer=1, n_head=1, n_embd=1)
+
+
+@pytest.mark.parametrize("n", [2, T, T + 1, T + 2, 5 * T + 1, 5 * T + 4])
+@pytest.mark.parametrize("batch_size", [1, 2, None])
+def test_all_windows_predict_every_token_once(n, batch_size):
+    """In order; full windows come in batches, and a shorter one comes last."""
+    batches = list(all_windows(np.arange(n), CONFIG, batch_size))
+    x, y = (np.concatenate([pair[i].numpy().ravel() for pair in batches]) for i in (0, 1))
+    assert (x.tolist(), y.tolist()) == ([*range(n - 1)], [*range(1, n)])
+    *full, last = [x.shape for x, _ in batches]
+    assert all(shape[1] == T for shape in full) and last[1] in (T, (n - 1) % T)
+    assert all(shape[0] <= (batch_size or 64) for shape in (*full, last))
+
+
+@pytest.mark.parametrize("n", [50, 51, 100, 1000])
+@pytest.mark.parametrize("max_tokens", [1, T, 3 * T, 48, 49])
+def test_a_sample_of_windows_is_evenly_spaced(n, max_tokens):
+    """From the first token to the last, no token twice, at most max_tokens or one window."""
+    starts = np.concatenate(
+        [starts_of(x) for x, _ in all_windows(np.arange(n), CONFIG, 2, max_tokens)]
+    )
+    if n - 1 <= max_tokens:
+        assert len(starts) == 7, "all of them, the shorter one too"
+        return
+    assert len(starts) == max(1, max_tokens // T) and starts[0] == 0
+    gaps = np.diff(starts)
+    assert len(gaps) == 0 or (starts[-1] == n - 1 - T and gaps.min() >= T)
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+
+
+def test_all_windows_of_one_token_are_refused():
+    """A loss needs a token and the one after it."""
+    with pytest.raises(ValueError, match="needs 2 tokens"):
+        next(all_windows(np.arange(1), CONFIG))
 
 
 # ---- split ---------------------------------------------------------------------------------------

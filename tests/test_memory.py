@@ -147,6 +147,21 @@ def test_ranks_of_one_machine_add_up():
         estimate(config, 65, 1, ranks)
 
 
+def test_the_text_counts_once():
+    """However many processes share it; once for each rank; a GPU does not hold it."""
+    one, two = (
+        estimate(BABY, 65, n, text=10**8).total - estimate(BABY, 65, n).total for n in (1, 2)
+    )
+    assert one == two == 10**8
+    ranks = Ranks()
+    ranks.world_size, ranks.on_this_machine = 4, 2
+    many = [estimate(BABY, 65, 1, ranks, text=text).total for text in (0, 10**8)]
+    assert many[1] - many[0] == 2 * 10**8
+    assert estimate(BABY, 65, 1, device="gpu", text=10**8) == estimate(BABY, 65, 1, device="gpu")
+    needed = estimate(BABY, 65, 1).total
+    assert refusal(BABY, 65, 1, needed, text=10**8) and not refusal(BABY, 65, 1, needed)
+
+
 def test_a_gpu_has_one_process_and_longer_blocks_of_queries():
     """--workers does not count there, and more probabilities are kept."""
     assert estimate(BABY, 65, 8, device="gpu") == estimate(BABY, 65, 1, device="gpu")

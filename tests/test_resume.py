@@ -25,6 +25,7 @@ from command import (
     without_times,
 )
 
+import gpt_numpy.app.cli
 import gpt_numpy.app.memory
 import gpt_numpy.app.run_folder
 import gpt_numpy.scale.train
@@ -584,3 +585,21 @@ def test_a_folder_that_cannot_be_written_to(flags, text_file, tmp_path):
     out.chmod(0o700)
     assert (status, stdout, stderr.count("\n")) == (2, "", 1)
     assert f"cannot write a run to {out}: Permission denied" in stderr
+
+
+def test_a_run_from_before_there_was_a_sample(train, monkeypatch):
+    """A state without --eval-tokens and --val-data goes on, and evaluates all of the text."""
+    whole = train("whole")
+    settings = gpt_numpy.app.cli.Command.settings
+
+    def as_before(self, *arguments):
+        now = settings(self, *arguments)
+        return {name: now[name] for name in now if name not in ("eval_tokens", "val_data")}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpt_numpy.app.cli.Command, "settings", as_before)
+        train("run", "--steps", "3")
+    assert load_state(whole.folder)[0].run == load_state(train("run", "--resume").folder)[0].run
+    run = train("run", "--resume", "--steps", "6", "--eval-tokens", "40")
+    assert (run.status, run.err) == (0, "")
+    assert any("eval_tokens: 0 before, 40 from here on" in line for line in run.lines)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -277,7 +278,8 @@ def write(name, content):
 
 BAD_DATA = {  # what --data names, what the line must say
     "missing": (lambda folder: folder / "none.txt", "No such file", "give"),
-    "a directory": (lambda folder: folder, "Is a directory", "give"),
+    "an empty folder": (lambda folder: folder, "has no file *.txt", "give"),
+    "another encoding": (write("16.txt", "text".encode("utf-16-le")), "looks like UTF-16", "save"),
     "empty": (write("empty.txt", b""), "is empty", "give"),
     "binary": (write("binary.txt", b"text\0text"), "is binary: byte 4", "give"),
     "invalid UTF-8": (write("latin.txt", b"caf\xe9 au lait" * 99), "is not UTF-8", "save it"),
@@ -494,3 +496,127 @@ def test_gpt2_that_is_nowhere_ends_in_a_sentence(text_file, tmp_path, capsys, mo
     parts = ["GPT-2's tokenizer", "no route", "vocab.bpe into", str(tmp_path / "gpt2")]
     assert_refused(capsys, train_shakespeare.main, arguments, parts)
     assert snapshot(tmp_path) == {}
+
+
+# ---- texts ---------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_evaluated_during_a_run_and_all_of_the_text_at_the_end(train, text_file):
+    """--eval-tokens of them in evenly spaced windows; as many as there are, and nothing changes."""
+    whole, more = train("whole"), train("more", "--eval-tokens", "1000000")
+    assert whole.lines[-1] == more.lines[-1]
+    less = train("less", "--eval-tokens", "40")
+    assert (less.status, less.err) == (0, "")
+    text = text_file.read_text(encoding="utf-8")
+    tokenizer = load(less.folder / "tokenizer.json")
+    _, val_ids = encoded(tokenizer, text, 8)
+    assert any(
+        f"evaluating the whole validation text, {len(val_ids) - 1} tokens" in line
+        for line in less.lines
+    )
+    losses = metrics_of(less.folder)["val_loss"]
+    assert losses != metrics_of(whole.folder)["val_loss"]
+    assert less.lines[-1] == whole.lines[-1], "the same weights on the same text"
+    if losses[-1] == min(v for v in losses if v is not None):
+        model = GPT.from_pretrained(less.folder)
+        assert losses[-1] == pytest.approx(evaluate(model, val_ids, max_tokens=40), rel=1e-5)
+
+
+def test_ctrl_c_ends_the_evaluation_of_all_of_the_text(train, monkeypatch):
+    """The run is saved, and --resume goes on with that evaluation."""
+    right = train("right").lines[-1]
+    evaluate = train_shakespeare.evaluate
+
+    def interrupted(*arguments, **options):
+        if "watch" in options:
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_shakespeare, "evaluate", interrupted)
+        run = train("run", "--eval-tokens", "40")
+    assert (run.status, run.err) == (130, "")
+    assert run.lines[-1].startswith("stopped; step 6 is saved in")
+    again = train("run", "--resume")
+    assert (again.status, again.lines[-1]) == (0, right)
+
+
+def test_another_text_validates(train, tmp_path, text_file):
+    """The whole of --data trains then, and --val-data is kept for --resume."""
+    (tmp_path / "other.txt").write_text("a cat ran by a mat\n" * 20)
+    run = train("run", "--val-data", tmp_path / "other.txt", "--steps", "3")
+    assert (run.status, run.err) == (0, "")
+    assert run.lines[0].startswith("text: mat.txt, validated on other.txt, ")
+    text, other = (path.read_text() for path in (text_file, tmp_path / "other.txt"))
+    tokenizer = load(run.folder / "tokenizer.json")
+    assert tokenizer.characters == "".join(sorted({*text, *other}))
+    loss = evaluate(GPT.from_pretrained(run.folder), tokenizer.encode(other))
+    losses = [loss for loss in metrics_of(run.folder)["val_loss"] if loss is not None]
+    assert min(losses) == pytest.approx(loss, rel=1e-5)
+    assert train("run", "--resume", "--steps", "6").status == 0
+    refused = train("run", "--resume", "--val-data", text_file, "--steps", "9")
+    assert refused.status == 2 and "the text is not the one" in refused.err
+
+
+def test_several_texts_and_a_folder(train, tmp_path, text_file):
+    """--data takes them all; train_config.json keeps them, and the run goes on."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("the cat sat")
+    run = train("run", "--data", tmp_path / "texts", text_file, "--steps", "3")
+    assert (run.status, run.err) == (0, "")
+    assert run.lines[0].startswith("text: texts and 1 more, ")
+    settings = json.loads((run.folder / "train_config.json").read_text(encoding="utf-8"))
+    assert settings["data"] == [str(tmp_path / "texts"), str(text_file)]
+    assert train("run", "--resume", "--steps", "6").status == 0
+    alone = train("alone", "--steps", "3")
+    settings = json.loads((alone.folder / "train_config.json").read_text(encoding="utf-8"))
+    assert (settings["data"], settings["val_data"]) == (str(text_file), None)
+
+
+def test_standard_input_is_a_text(train, text_file, monkeypatch):
+    """--data - reads it; --resume cannot read it again and says so."""
+    with open(text_file) as file:
+        monkeypatch.setattr("sys.stdin", file)
+        run = train("run", "--data", "-")
+    assert run.status == 0 and run.lines[0].startswith("text: standard input, ")
+    assert run.lines[-1] == train("file").lines[-1]
+    refused = train("run", "--resume", "--steps", "7")
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert "came from standard input: give it again with --data" in refused.err
+    assert train("run", "--resume", "--steps", "7", "--data", text_file).status == 0
+
+
+@pytest.mark.parametrize("form", ["--out=~/r", "--out ~/r"])
+def test_the_home_folder(tmp_path, monkeypatch, capsys, text_file, form):
+    """~ is the user's home folder in --data, --val-data, --init-from and --out."""
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "text").write_bytes(text_file.read_bytes())
+    flags = [*TINY, "--data", "~/text", "--val-data", "~/text", *form.split()]
+    assert exit_status(train_shakespeare.main, *flags) == 0
+    assert (home / "r/model.safetensors").exists() and not (tmp_path / "~").exists()
+    assert exit_status(train_shakespeare.main, "--resume", *form.split()) == 0
+    flags = [*flags[: len(TINY)], "--data", "~/text", "--init-from", "~/r", "--out=~/s"]
+    assert exit_status(train_shakespeare.main, *flags) == 0
+    assert (home / "s/model.safetensors").exists()
+    capsys.readouterr()
+    arguments = ["--out", "~nobody-here/r", "--data", "~/text"]
+    assert_refused(capsys, train_shakespeare.main, arguments, ["~nobody-here/r", "in full"])
+
+
+def test_the_text_counts_in_the_memory_that_a_run_needs(train, text_file, tmp_path, monkeypatch):
+    """A text of 10 MB takes 20 MB with its ids; both are said before the run begins."""
+    (tmp_path / "long.txt").write_text(text_file.read_text(encoding="utf-8") * 3800)
+    assert (tmp_path / "long.txt").stat().st_size == pytest.approx(10e6, rel=0.02)
+
+    def said(run):
+        (line,) = [line for line in run.lines if "which will take about" in line]
+        return float(re.search(r"about (\d+) MB", line)[1])
+
+    monkeypatch.setattr(train_shakespeare, "evaluate", lambda *_, **__: 4.0)
+    flags = ["--steps", "1", "--eval-tokens", "100", "--workers", "1"]
+    short = said(train("short", *flags))
+    long = said(train("long", *flags, "--data", tmp_path / "long.txt"))
+    assert long - short == pytest.approx(20, abs=2)

@@ -5,6 +5,7 @@ Nothing is written before everything has been read, and fits.
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,6 +17,8 @@ from gpt_numpy.app import memory, resume
 from gpt_numpy.app.run_folder import RunFolder
 from gpt_numpy.config import PRESETS, Architecture, GPTConfig, TrainConfig, physical_cores
 from gpt_numpy.corpus import Corpus, load_corpus
+from gpt_numpy.corpus.large import head
+from gpt_numpy.corpus.reading import STDIN
 from gpt_numpy.data import encoded, split
 from gpt_numpy.files import fingerprint, read_json
 from gpt_numpy.hf import checkpoint
@@ -39,8 +42,12 @@ class Command(TrainConfig):
     """Which settings to start from: by default laptop, or baby on a GPU."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto: on an NVIDIA GPU if there is one that works."""
-    data: Path | None = None
-    """A text file (UTF-8) to learn from, instead of tiny Shakespeare."""
+    data: tuple[Path, ...] = ()
+    """The text to learn from, instead of tiny Shakespeare: files (.txt, .jsonl, .gz), folders, -"""
+    val_data: tuple[Path, ...] = ()
+    """Another text to validate on, instead of the last tenth of the text."""
+    eval_tokens: int = 2**17
+    """How many tokens to validate on during a run, evenly spaced over the text; 0: on all."""
     tokenizer: Literal["char", "bpe", "gpt2"] = "char"
     """What a token is: a character, a piece of a word learned from the text, or GPT-2's pieces."""
     vocab_size: int | None = None
@@ -59,17 +66,56 @@ class Command(TrainConfig):
     def __post_init__(self):
         """No check yet: prepare() makes it, where an error becomes one line, not a traceback."""
 
+    def check(self):
+        super().check()
+        if self.eval_tokens < 0:
+            raise ValueError(
+                f"eval_tokens must be at least 0; it is {self.eval_tokens} (flag --eval-tokens)"
+            )
+
+    def with_home(self) -> "Command":
+        """Return the same with ~ in a path replaced by the user's home folder."""
+        return replace(
+            self,
+            data=tuple(map(home, self.data)),
+            val_data=tuple(map(home, self.val_data)),
+            init_from=self.init_from and home(self.init_from),
+            out=home(self.out),
+        )
+
     def settings(self, corpus: Corpus, ranks: Ranks) -> dict[str, Any]:
         """What train_config.json keeps of a run."""
         kept = [f.name for f in fields(self) if f.name not in NOT_KEPT]
         settings = {name: getattr(self, name) for name in kept}
         for name in PATHS:
-            settings[name] = settings[name] and str(settings[name].resolve())
+            settings[name] = paths_kept(settings[name])
         return settings | {"text": corpus.name, "ranks": ranks.world_size}
 
 
 NOT_KEPT = ("out", "resume", "open", "quiet")
-PATHS = ("data", "init_from")
+TEXTS = ("data", "val_data")
+PATHS = (*TEXTS, "init_from")
+
+
+def home(path: Path) -> Path:
+    """Return a path with the user's home folder in the place of ~."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path} has no home folder to begin with: name it in full") from error
+
+
+def paths_kept(paths):
+    """Return paths as train_config.json keeps them: a string, a list of several, or None."""
+    if not isinstance(paths, tuple):
+        return paths and str(paths.resolve())
+    kept = [str(path if path == STDIN else path.resolve()) for path in paths]
+    return kept[0] if len(kept) == 1 else kept or None
+
+
+def paths_read(kept):
+    """Return the tuple of paths that paths_kept() kept."""
+    return tuple(map(Path, [kept] if isinstance(kept, str) else kept or []))
 
 
 def flags_of(command: Command) -> list[str]:
@@ -84,7 +130,7 @@ def flags_of(command: Command) -> list[str]:
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            flags += [f"--{flag}", str(value)]
+            flags += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
     return flags
 
 
@@ -105,8 +151,17 @@ class Job(NamedTuple):
     @property
     def prompt(self) -> np.ndarray:
         """The ids (1, T) that samples begin with: a new line, or the text's first character."""
-        text = self.corpus.text
-        return self.tokenizer.encode("\n" if "\n" in text else text[0])[None]
+        return self.tokenizer.encode(self.corpus.prompt())[None]
+
+    def text_memory(self) -> int:
+        """Return how many bytes the text and its ids take; those of a large text are in files."""
+        return text_memory(self.corpus, [self.train_ids, self.val_ids])
+
+
+def text_memory(corpus, ids):
+    """See Job.text_memory()."""
+    strings = [text for text in (corpus.text, corpus.validation) if isinstance(text, str)]
+    return sum(map(sys.getsizeof, strings)) + sum(part.nbytes for part in ids)
 
 
 def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) -> Job:
@@ -120,12 +175,13 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
     first.add_argument("--preset", nargs="?")
     first.add_argument("--device", nargs="?", default="auto")
     first.add_argument("--workers", nargs="?")
+    first.add_argument("--data", nargs="*")
     first.add_argument("--init-from", "--init_from", nargs="?", type=Path)
     first.add_argument("--tokenizer", nargs="?")
     first.add_argument("-h", "--help", action="store_true")
     flags = first.parse_known_args(arguments)[0]
     if flags.resume and not flags.help:
-        return prepare_old(arguments, Path(flags.out), ranks, description)
+        return prepare_old(arguments, flags, ranks, description)
     return prepare_new(arguments, flags, ranks, description)
 
 
@@ -136,7 +192,7 @@ def prepare_new(arguments, flags, ranks, description):
     """The Job of a run that begins, in a folder that is ready for it."""
     start = None
     if flags.init_from and not flags.help:
-        start = Start.of_folder(flags.init_from, flags.tokenizer)
+        start = Start.of_folder(home(flags.init_from), flags.tokenizer)
     command, why = parse(arguments, flags, ranks, description, start)
     command.check()
     if start and command.vocab_size is not None:
@@ -144,25 +200,33 @@ def prepare_new(arguments, flags, ranks, description):
     if command.vocab_size is not None and command.tokenizer != "bpe":
         raise ValueError("--vocab-size says how many tokens bpe learns: add --tokenizer bpe")
     weights = start and start.weights(command)
-    corpus = load_corpus(command.data)
-    tokenizer = start.tokenizer if start else make_tokenizer(command, corpus.text)
-    ids = encoded(tokenizer, corpus.text, command.block_size)
-    check_fit(command, tokenizer, ranks)
+    corpus = load_corpus(command.data, command.val_data)
+    tokenizer = start.tokenizer if start else make_tokenizer(command, corpus)
+    check_fit(command, tokenizer, ranks)  # to encode a large text takes minutes
+    ids = encoded(tokenizer, corpus.text, command.block_size, corpus.validation)
+    check_fit(command, tokenizer, ranks, text_memory(corpus, ids))
+    notes = []
+    if not start and command.tokenizer == "bpe" and not isinstance(corpus.text, str):
+        notes.append(f"bpe has learned its tokens from the first {LEARNED:,} characters")
     folder = RunFolder(command.out, command.settings(corpus, ranks), tokenizer)
-    return Job(command, why, [], corpus, tokenizer, *ids, folder, weights, saved=None)
+    return Job(command, why, notes, corpus, tokenizer, *ids, folder, weights, saved=None)
 
 
-def make_tokenizer(command: Command, text: str) -> Tokenizer:
-    """The tokenizer that a run names.  What validates is not there to learn pieces of words from;
+LEARNED = 10_000_000  # characters of a large text that bpe learns from
+
+
+def make_tokenizer(command: Command, corpus: Corpus) -> Tokenizer:
+    """Return the tokenizer that a run names.  bpe does not learn from the validation text; all
     characters are known in advance.
     """
     if command.tokenizer == "char":
-        return CharTokenizer.from_text(text)
+        return CharTokenizer(corpus.alphabet())
     if command.tokenizer == "gpt2":
         return gpt2()
-    train, _ = split(text)
+    train, _ = split(corpus.text, corpus.validation)
     size = 512 if command.vocab_size is None else command.vocab_size
-    tokenizer = BPETokenizer.from_text(train, size)
+    beginning = train if isinstance(train, str) else head(train, LEARNED)
+    tokenizer = BPETokenizer.from_text(beginning, size)
     if tokenizer.vocab_size < size and command.vocab_size is not None:
         raise ValueError(
             f"the text has no more than {tokenizer.vocab_size} tokens for bpe, for then no two "
@@ -233,7 +297,7 @@ def parse(arguments, flags, ranks, description, start):
     settings = PRESETS[preset] | (start.settings() if start else {})
     default = Command(preset=preset, workers=workers, **settings)
     command = tyro.cli(Command, args=arguments, default=default, description=description)
-    return replace(command, device=device), why
+    return replace(command.with_home(), device=device), why
 
 
 def choose_device(device, ranks, workers):
@@ -247,7 +311,7 @@ def choose_device(device, ranks, workers):
     return select_device(device)
 
 
-def check_fit(command, tokenizer, ranks, levers=memory.LEVERS):
+def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
     """ValueError if the rows cannot be shared out, or the machine has too little memory."""
     if command.device == GPU and command.workers > 1:
         raise ValueError(
@@ -257,15 +321,18 @@ def check_fit(command, tokenizer, ranks, levers=memory.LEVERS):
     ranks.sequences(command.sequences_per_step)
     there = memory.machine_memory(command.device)
     what = (command, tokenizer.vocab_size, command.workers, there, ranks, command.device)
-    if no := memory.refusal(*what, levers):
+    if no := memory.refusal(*what, levers, text):
         raise ValueError(no)
 
 
 # ---- a run that goes on --------------------------------------------------------------------------
 
 ELSEWHERE = ("workers", "device")  # may change, and the last digits then do
-TO_COME = ("steps", "eval_every", "log_every")  # may change, for they do not alter the past
-FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, "data")
+TO_COME = (  # may change, for they do not alter the past
+    *("steps", "eval_every", "log_every", "eval_tokens"),
+)
+FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, *TEXTS)
+BEFORE = {"eval_tokens": 0, "val_data": None}  # settings of a run that was older than these
 
 
 def identity(settings: dict[str, Any], text: str) -> str:
@@ -274,8 +341,9 @@ def identity(settings: dict[str, Any], text: str) -> str:
     return fingerprint(json.dumps([fixed, text], sort_keys=True))
 
 
-def prepare_old(arguments, out, ranks, description):
-    """The Job of the run in the folder `out`, which goes on; nothing is written yet."""
+def prepare_old(arguments, flags, ranks, description):
+    """The Job of the run in the folder of --out, which goes on; nothing is written yet."""
+    out = home(Path(flags.out))
     progress, arrays = saved = resume.load_state(out)
     folder = RunFolder(out, progress.settings, progress=progress)
     written = folder.written = read_json(out / "train_config.json")
@@ -287,12 +355,17 @@ def prepare_old(arguments, out, ranks, description):
         )
     before = saved_command(progress.settings, out)
     command = tyro.cli(Command, args=arguments, default=before, description=description)
+    command = command.with_home()
+    if STDIN in before.data and flags.data is None:
+        raise ValueError(
+            f"the text of the run in {out} came from standard input: give it again with --data"
+        )
     if command.init_from:
         command = replace(command, init_from=command.init_from.resolve())
     refuse_other_past(before, command, progress.step)
     command, why = with_device(before, command, ranks)
-    corpus = load_corpus(command.data)
-    if fingerprint(corpus.text) != progress.text:
+    corpus = load_corpus(command.data, command.val_data)
+    if corpus.fingerprint() != progress.text:
         raise ValueError(
             f"the text is not the one that the run in {out} learns from: that was "
             f"{progress.settings['text']}, this is {corpus.name}"
@@ -302,8 +375,8 @@ def prepare_old(arguments, out, ranks, description):
     if tokenizer.fingerprint() != progress.tokenizer:
         raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
     checkpoint.check_run(out, progress.run)
-    ids = encoded(tokenizer, corpus.text, command.block_size)
-    check_fit(command, tokenizer, ranks, levers=["workers"])
+    ids = encoded(tokenizer, corpus.text, command.block_size, corpus.validation)
+    check_fit(command, tokenizer, ranks, text_memory(corpus, ids), levers=["workers"])
     folder.settings = command.settings(corpus, ranks)
     notes = what_is_new(progress.settings, folder.settings)
     return Job(command, why, notes, corpus, tokenizer, *ids, folder, None, saved)
@@ -313,7 +386,9 @@ def saved_command(settings, out):
     """The Command of saved settings."""
     try:
         settings = {k: v for k, v in settings.items() if k not in ("text", "ranks")}
-        settings |= {name: settings.get(name) and Path(settings[name]) for name in PATHS}
+        settings = BEFORE | settings
+        settings |= {name: paths_read(settings.get(name)) for name in TEXTS}
+        settings["init_from"] = settings.get("init_from") and Path(settings["init_from"])
         command = Command(**settings, out=out)
         command.check()
     except (KeyError, TypeError) as error:
@@ -351,6 +426,7 @@ def with_device(before, command, ranks):
 
 def what_is_new(before, now):
     """A line for each setting that is otherwise from here on, and what comes of it."""
+    before = BEFORE | before
     changed = [k for k in ("ranks", *ELSEWHERE, *TO_COME) if before[k] != now[k]]
     notes = [f"{name}: {before[name]} before, {now[name]} from here on" for name in changed]
     if {"ranks", *ELSEWHERE} & set(changed):

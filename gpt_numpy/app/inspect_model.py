@@ -32,15 +32,17 @@ def attention_maps(model, ids: np.ndarray) -> np.ndarray:
     return np.stack(maps)
 
 
-def loss_by_position(model, ids: np.ndarray, batch_size: int | None = None) -> np.ndarray:
-    """Return the mean loss at each position (T,) of a full window of `ids`.
+def loss_by_position(
+    model, ids: np.ndarray, batch_size: int | None = None, max_tokens: int | None = None
+) -> np.ndarray:
+    """Return the mean loss at each position (T,) of a full window of `ids`: see all_windows().
 
     It falls with the position, as the model sees more context.
     """
     T = model.config.block_size
     losses = []
     with model.eval_mode(), np.errstate(all="ignore"):
-        for x, y in all_windows(ids, model.config, batch_size):
+        for x, y in all_windows(ids, model.config, batch_size, max_tokens):
             if x.shape[1] == T:
                 loss = F.cross_entropy(model(x), y.to(model.device), reduction="none")
                 losses.append(loss.numpy())

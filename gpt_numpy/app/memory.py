@@ -34,7 +34,7 @@ MASKS = 2  # masks of dropout after attention and after the MLP, C integers each
 # and after attention.
 UNDER_WAY = 6
 SCRATCH = 2  # arrays that GELU computes with: of a chunk on a CPU, of all its entries on a GPU
-# Bytes of Python, the libraries, the text and the figure, in the first process; and of each other,
+# Bytes of Python, the libraries and the figure, in the first process; and of each other,
 # which shares the pages of the libraries: measured as in benchmarks/memory.py, on
 # train_shakespeare.py with a model of next to no weights.
 FIRST, OTHER = 110_000_000, 42_000_000
@@ -100,10 +100,12 @@ def estimate(
     n_workers: int,
     ranks: Ranks | None = None,
     device: str = CPU,
+    text: int = 0,
 ) -> Estimate:
     """Return the memory that train() and evaluate() take, within some 15 %; unmeasured on a GPU.
 
     n_workers   how many processes share this rank's rows; on a GPU always 1
+    text        bytes of the text and its ids, which all processes of a rank share
 
     Raises ValueError if there are fewer rows than ranks, as the run would.
     """
@@ -131,7 +133,8 @@ def estimate(
     # while they are copied to shared memory.
     aside = max(evaluation, sampling)
     peak = max(activations + max(0, aside - training), (n > 1) * here * 4 * vector)
-    return Estimate(state, activations, evaluation, state + peak + here * (FIRST + (n - 1) * OTHER))
+    processes = here * (FIRST + (n - 1) * OTHER + text * (device == CPU))
+    return Estimate(state, activations, evaluation, state + peak + processes)
 
 
 def held(process: psutil.Process | None = None) -> int:
@@ -167,6 +170,7 @@ def refusal(
     ranks: Ranks | None = None,
     device: str = CPU,
     levers: Iterable[str] = tuple(LEVERS),
+    text: int = 0,
 ) -> str | None:
     """Return None if the run fits into `memory` bytes, else one line: why not, and what to lower.
 
@@ -174,7 +178,7 @@ def refusal(
     """
 
     def need(settings):
-        return estimate(settings, vocab_size, settings.workers, ranks, device).total
+        return estimate(settings, vocab_size, settings.workers, ranks, device, text).total
 
     config = replace(config, workers=n_workers)
     if need(config) <= memory:

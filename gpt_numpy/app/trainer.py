@@ -16,17 +16,18 @@ from gpt_numpy.app.inspect_model import loss_by_position
 from gpt_numpy.app.run_folder import Clock, Signals, evaluation_seconds
 from gpt_numpy.app.terminal import Display, show_what_can_be_shown
 from gpt_numpy.corpus import grammar
+from gpt_numpy.corpus.large import head, with_progress
 from gpt_numpy.data import split
-from gpt_numpy.files import fingerprint
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import WorkerDied
-from gpt_numpy.tokenizer import characters
+from gpt_numpy.train import evaluate
 from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
 from minigrad.tools.info import of_the_cpu
 
 SAVE_EVERY = 180  # seconds, between two evaluations that are further apart
 PROFILED = range(3, 13)  # of the steps that a process makes: those whose ops are timed
 PASSAGE = 480  # characters in which surprisal is shown
+LONGEST_PASSAGE = 8 * PASSAGE  # tokens: one may be a part of a character
 LOOKED_AT = 32  # tokens over which attention is shown
 
 
@@ -36,6 +37,10 @@ class Refused(Exception):
     def __init__(self, message, status=2, ends_all_ranks=False):
         super().__init__(message)
         self.status, self.ends_all_ranks = status, ends_all_ranks
+
+
+class Stopped(Exception):
+    """A signal came during the last evaluation."""
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -136,7 +141,9 @@ def introduce(display, job, model, ranks):
     first, stop = ranks.sequences(command.sequences_per_step)
     n = min(command.workers, stop - first)
     processes = f"{n} processes" if n > 1 else "one process"
-    need = memory.estimate(command, c.vocab_size, command.workers, ranks, command.device).total
+    need = memory.estimate(
+        command, c.vocab_size, command.workers, ranks, command.device, job.text_memory()
+    ).total
     display.say(
         f"          in {processes}"
         + (f" on each of {ranks.world_size} ranks" * (ranks.world_size > 1))
@@ -164,14 +171,15 @@ class Run:
         self.display = Display(self.command.steps, self.command.quiet)
         self.signals = Signals()
         self.stopped = None  # the signal that stopped the run before its end
-        text = fingerprint(job.corpus.text)
+        text = job.corpus.fingerprint()
         self.origin = {
             "tokenizer": job.tokenizer.fingerprint(),
             "run": identity(job.folder.settings, text),
         }
         self.facts = {"text": text, **self.origin}
-        n = characters(job.tokenizer.decode_bytes(job.val_ids))
-        self.characters_per_token = n / len(job.val_ids)
+        _, validation = split(job.corpus.text, job.corpus.validation)
+        self.characters_per_token = len(validation) / len(job.val_ids)
+        self.max_tokens = self.command.eval_tokens or None
         self.best = self.val_loss = float("inf")
         self.saved = None  # the step of the last save
         if job.saved:
@@ -180,7 +188,7 @@ class Run:
         self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
         self.entropy = self.text_entropy = None  # nats per token, of the grammar, if it wrote this
         if job.corpus.entropy is not None:
-            nats, n = grammar.negative_log_likelihood(split(job.corpus.text)[1])
+            nats, n = grammar.negative_log_likelihood(head(validation, len(validation)))
             self.text_entropy = nats / n * self.characters_per_token
             self.entropy = job.corpus.entropy * self.characters_per_token
         rows = job.folder.rows
@@ -378,12 +386,34 @@ class Run:
         if command.open and self.opened is None:
             self.opened = opened_in_browser(self.folder.path / "report.html")
 
+    def evaluate_all(self):
+        """Return the loss on the whole validation text; raise Stopped if a signal comes.
+
+        (That is the last evaluation's, if it read all of the text.)
+        """
+        n = len(self.job.val_ids) - 1
+        if self.max_tokens is None or n <= self.max_tokens:
+            return self.val_loss
+        self.display.say(
+            f"evaluating the whole validation text, {n:,} tokens (the run is saved: Ctrl-C ends it)"
+        )
+
+        def watch(batches):
+            shown = with_progress(batches, "evaluating", n, lambda batch: batch[1].data.size)
+            for batch in shown:
+                if self.signals.received:
+                    raise Stopped
+                yield batch
+
+        return evaluate(self.model, self.job.val_ids, watch=watch)
+
     def summarize(self):
         """Report how much of the loss is due to short contexts, and how much to the model."""
         self.display.stop()
         say, entropy = self.display.say, self.entropy
         half = self.model.config.block_size // 2
-        late = loss_by_position(self.model, self.job.val_ids)[half:].mean()
+        late = loss_by_position(self.model, self.job.val_ids, max_tokens=self.max_tokens)
+        late = late[half:].mean()
         say(
             f"\nThe loss is {self.val_loss:.3f}; in the second half of a window, where the model "
             f"sees {half} tokens and more, it is {late:.3f}."
@@ -400,6 +430,11 @@ class Run:
                 f"{self.text_entropy:.3f}). The loss is {self.val_loss - entropy:.3f} above it, "
                 f"in the second half of a window {late - entropy:.3f}."
             )
+        try:
+            self.val_loss = self.evaluate_all()
+        except Stopped:
+            self.stopped = self.signals.received
+            return
         hint = " (there was no display to open it on)" if self.opened is False else ""
         say(f"Look at {self.folder.path / 'report.html'}, in a browser{hint}.")
 
@@ -419,8 +454,8 @@ def from_a_line_on(ids, tokenizer, block_size):
     """The ids from the beginning of a line on, if one begins soon: it is to be read by people."""
     for i in range(min(PASSAGE, len(ids) - block_size - 1)):
         if "\n" in tokenizer.decode(ids[i : i + 1]):
-            return ids[i + 1 :]
-    return ids
+            return ids[i + 1 : i + 1 + LONGEST_PASSAGE]
+    return ids[:LONGEST_PASSAGE]
 
 
 def opened_in_browser(path):

@@ -1,9 +1,9 @@
-"""Where text comes from: a file of the user's, tiny Shakespeare, or the built-in verse."""
+"""Where text comes from: files of the user's, tiny Shakespeare, or the built-in verse."""
 
-import os
+import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import TypeVar
@@ -12,6 +12,9 @@ import pooch
 import requests
 
 from gpt_numpy.corpus import grammar
+from gpt_numpy.corpus.large import Text, data_folder, facts_of, head, text_in
+from gpt_numpy.corpus.reading import Files
+from gpt_numpy.files import fingerprint
 
 FILE = "tinyshakespeare.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -24,26 +27,63 @@ SECONDS = 5  # to wait for the server's first answer, and then for each next pie
 class Corpus:
     """A text, and what a run has to say about it."""
 
-    text: str
+    text: Text
     name: str  # for figures and the run's first line
     entropy: float | None = None  # nats per character: no model's loss goes lower. The verse's only
     reason: str | None = None  # why the verse stands in for tiny Shakespeare, in one line
+    validation: Text | None = None  # another text; by default the text's last tenth
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the text, or of both texts."""
+        texts = [facts_of(text).fingerprint for text in self._texts()]
+        return texts[0] if len(texts) == 1 else fingerprint(json.dumps(texts))
+
+    def alphabet(self) -> str:
+        """Return all characters that occur, sorted by code point."""
+        return "".join(sorted({*"".join(facts_of(text).alphabet for text in self._texts())}))
+
+    def prompt(self) -> str:
+        r"""Return what a sample begins with: a \n if the text has one, else its first character."""
+        return "\n" if "\n" in facts_of(self.text).alphabet else head(self.text, 1)
+
+    def _texts(self):
+        return [text for text in (self.text, self.validation) if text is not None]
 
 
-def load_corpus(path: Path | str | None = None) -> Corpus:
-    """Return the Corpus in the UTF-8 file `path`, or without one tiny Shakespeare.
+def load_corpus(
+    path: Path | str | Sequence[Path | str] | None = None,
+    validation: Path | str | Sequence[Path | str] | None = None,
+) -> Corpus:
+    """Return the Corpus in files, or without one tiny Shakespeare.
 
     Tiny Shakespeare is downloaded once, into the user's cache or into the folder that the
     environment variable GPT_NUMPY_DATA names, where it may already lie. If it can be had from
     neither, the built-in verse takes its place, and the corpus's name and reason say so.
 
+    path        a file, a folder, - for standard input, or several of these: see reading.py
+    validation  the same, for the text to validate on
+
     Errors      OSError for a file that cannot be read; ValueError for one without text
     Source      Karpathy 2015, github.com/karpathy/char-rnn
     """
-    if path is not None:
-        return Corpus(read_text(path), name=Path(path).name)
+    corpus = corpus_in(path) if path else shakespeare_or_verse()
+    if not validation:
+        return corpus
+    other = corpus_in(validation)
+    name = f"{corpus.name}, validated on {other.name}"
+    return replace(corpus, name=name, entropy=None, validation=other.text)
+
+
+def corpus_in(path):
+    """Return the Corpus in a file or several."""
+    files = Files([path] if isinstance(path, str | Path) else path)
+    return Corpus(text_in(files), files.name)
+
+
+def shakespeare_or_verse():
+    """Return the Corpus of tiny Shakespeare, or of the grammar that stands in for it."""
     try:
-        return Corpus(read_text(fetch_shakespeare()), name="tiny Shakespeare")
+        return replace(corpus_in(fetch_shakespeare()), name="tiny Shakespeare")
     except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong checksum is not
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout, TimeoutError))
         return Corpus(
@@ -52,26 +92,6 @@ def load_corpus(path: Path | str | None = None) -> Corpus:
             entropy=grammar.entropy_per_character(),
             reason=f"tiny Shakespeare is downloaded once, and now cannot be: {root_cause(error)}",
         )
-
-
-def read_text(path: Path | str) -> str:
-    r"""Return the text of a UTF-8 file, each line ending in \n, without a byte-order mark."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        fault = f"cannot read {path}: {error.strerror}; give the path of a text file"
-        raise type(error)(fault) from error
-    if b"\0" in data:
-        where = data.index(b"\0")
-        raise ValueError(f"{path} is binary: byte {where} is NUL; give a text file saved as UTF-8")
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        fault = f"{path} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
-        raise ValueError(fault) from error
-    if not text:
-        raise ValueError(f"{path} is empty; give a file with text in it")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def fetch_shakespeare():
@@ -87,11 +107,6 @@ def fetch_shakespeare():
         urls={FILE: URL},
     )
     return folder.fetch(FILE, downloader=download)
-
-
-def data_folder() -> Path:
-    """Where downloads are kept: the folder that GPT_NUMPY_DATA names, or the user's cache."""
-    return Path(os.environ.get("GPT_NUMPY_DATA") or pooch.os_cache("gpt_numpy"))
 
 
 def download(url, output_file, folder):

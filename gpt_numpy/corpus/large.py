@@ -1,0 +1,248 @@
+"""Texts that are too large for memory: read in pieces, and their ids kept in a file.
+
+A text of up to SMALL characters is a string.  A larger one is a LargeText.  It is read twice: once
+to know its length, its characters and its fingerprint, and once to encode it.  Both results are
+kept in data_folder()/texts, and the next run with the same files reads neither.  The ids there have
+the smallest integer type, and only those that a batch needs come into memory.
+"""
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import pooch
+from rich.console import Console
+from rich.progress import Progress
+
+from gpt_numpy.corpus.reading import Files, recut
+from gpt_numpy.files import fingerprint, read_json, replacing, write_whole
+
+if TYPE_CHECKING:
+    from gpt_numpy.tokenizer import Tokenizer
+
+SMALL = 2**24  # characters
+FORMAT = 1  # of the files in the cache: a number of its own for each way of making them
+
+
+class Facts(NamedTuple):
+    """What a run needs to know of a large text without reading it."""
+
+    fingerprint: str  # as fingerprint() computes it of a string
+    length: int  # in characters
+    alphabet: str  # the characters that occur, sorted
+
+
+class LargeText:
+    """A part of the text in files, as a stand-in for a string: len(), slices, and pieces."""
+
+    def __init__(self, files: Files, facts: Facts, start: int = 0, stop: int | None = None):
+        self.files, self.facts = files, facts
+        self.start, self.stop = start, facts.length if stop is None else stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, part: slice) -> "LargeText":
+        start, stop, _ = part.indices(len(self))
+        return LargeText(self.files, self.facts, self.start + start, self.start + stop)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the pieces of this part; see Files."""
+        return recut(self._between())
+
+    def _between(self):
+        at = 0
+        for piece in self.files:
+            text = piece[max(0, self.start - at) : max(0, self.stop - at)]
+            at += len(piece)
+            if text:
+                yield text
+            if at >= self.stop:
+                return
+        raise ValueError(f"{self.files.name} was changed while it was read: start again")
+
+    def encoded_by(self, tokenizer: "Tokenizer") -> np.ndarray:
+        """Return the ids of this part, an IdFile.  They are computed once, and kept."""
+        about = [self.facts.fingerprint, self.start, self.stop, tokenizer.fingerprint()]
+        path = cache_path(about, ".npy")
+        with contextlib.suppress(OSError, ValueError):
+            return cast(np.ndarray, IdFile(path))
+        with cache_errors(path):
+            pieces = with_progress(self, "encoding the text", len(self), len)
+            n = write_ids(path, (tokenizer.encode(piece) for piece in pieces), tokenizer.vocab_size)
+        return cast(np.ndarray, IdFile(path, n))
+
+
+class IdFile:
+    """Ids (N,) in a .npy file, as a stand-in for an array: an index or a slice makes a copy.
+
+    The memory of the pages that it reads is given back at once, and pickle sends the file's name.
+    """
+
+    ndim = 1
+
+    def __init__(self, path: Path, length: int | None = None):
+        self.path, self.ids = path, np.load(path, mmap_mode="r")
+        self.shape, self.dtype, self.size = self.ids.shape, self.ids.dtype, self.ids.size
+        if self.ids.ndim != 1 or length not in (None, len(self.ids)):
+            raise ValueError(f"{path} has the ids of another text: remove it")
+
+    def __len__(self):
+        return len(self.ids)
+
+    @property
+    def nbytes(self):
+        """0: they are in a file."""
+        return 0
+
+    def __getitem__(self, index):
+        found = np.array(self.ids[index])
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.ids._mmap.madvise(mmap.MADV_DONTNEED)
+        return found
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def min(self):
+        return self._extremes[0]
+
+    def max(self):
+        return self._extremes[1]
+
+    @cached_property
+    def _extremes(self):
+        parts = (self[i : i + 2**22] for i in range(0, len(self), 2**22))
+        lows, highs = zip(*[(part.min(), part.max()) for part in parts], strict=True)
+        return min(lows), max(highs)
+
+    def __reduce__(self):
+        return IdFile, (self.path, len(self))
+
+
+Text = str | LargeText
+
+
+def text_in(files: Files) -> Text:
+    """Return the text in files, as a string if it is small; ValueError if it is empty."""
+    stamps = files.stamps()
+    path = stamps and cache_path(stamps, ".json")
+    if path and path.exists():
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return LargeText(files, Facts(**read_json(path)))
+    pieces: list[str] = []
+    length = 0
+    for piece in files:
+        pieces.append(piece)
+        length += len(piece)
+        if length > SMALL:
+            pieces.clear()
+            break
+    else:
+        if not length:
+            raise ValueError(f"{files.given[0]} is empty; give a file with text in it")
+        return "".join(pieces)
+    facts = read_facts(with_progress(files, "reading the text", files.size(), len))
+    if path:
+        with cache_errors(path):
+            write_whole(path, json.dumps(facts._asdict()).encode())
+    return LargeText(files, facts)
+
+
+def facts_of(text: Text) -> Facts:
+    """Return the fingerprint, the length and the characters of a text."""
+    return read_facts([text]) if isinstance(text, str) else text.facts
+
+
+def head(text: Text, n: int) -> str:
+    """Return the first n characters of a text."""
+    return "".join(text[:n])
+
+
+def read_facts(pieces: Iterable[str]) -> Facts:
+    """Read a text to its end."""
+    digest, length, seen = hashlib.sha256(), 0, np.zeros(sys.maxunicode + 1, bool)
+    for piece in pieces:
+        digest.update(piece.encode("utf-8", "surrogatepass"))
+        length += len(piece)
+        seen[np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), "<u4")] = True
+    return Facts(digest.hexdigest(), length, "".join(map(chr, np.flatnonzero(seen))))
+
+
+def ids_of(tokenizer: "Tokenizer", text: Text) -> np.ndarray:
+    """Return the ids (N,) of a text, in the smallest integer type that holds the vocabulary."""
+    if isinstance(text, LargeText):
+        return text.encoded_by(tokenizer)
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+    parts = [tokenizer.encode(piece).astype(dtype) for piece in recut([text])]
+    return np.concatenate([np.empty(0, dtype), *parts])
+
+
+def write_ids(path: Path, parts: Iterable[np.ndarray], vocab_size: int) -> int:
+    """Write a .npy file of all ids, or nothing if that fails; return how many there are."""
+    dtype, n = np.min_scalar_type(vocab_size - 1), 0
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        write_header(file, dtype, 0)  # as long as the one with the right number
+        for ids in parts:
+            file.write(ids.astype(dtype).data)
+            n += len(ids)
+        file.seek(0)
+        write_header(file, dtype, n)
+    return n
+
+
+def write_header(file, dtype, n):
+    """Write how a .npy file with n numbers begins."""
+    about: dict[str, Any] = {"descr": dtype.str, "fortran_order": False, "shape": (n,)}
+    np.lib.format.write_array_header_1_0(file, about)
+
+
+# ---- the cache -----------------------------------------------------------------------------------
+
+
+def data_folder() -> Path:
+    """Where downloads are kept: the folder that GPT_NUMPY_DATA names, or the user's cache."""
+    return Path(os.environ.get("GPT_NUMPY_DATA") or pooch.os_cache("gpt_numpy"))
+
+
+def cache_path(about: list, suffix: str) -> Path:
+    """Return the file in the cache for something that `about` describes."""
+    return data_folder() / "texts" / (fingerprint(json.dumps([FORMAT, about]))[:32] + suffix)
+
+
+@contextlib.contextmanager
+def cache_errors(path):
+    """Make the cache's folder; say what to do if a file cannot be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob("*.tmp"):  # of a process that was killed
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.strerror is None:  # it says all already: the text could not be read
+            raise
+        raise OSError(
+            f"the ids of a large text are kept in {path.parent}, which cannot be written: "
+            f"{error.strerror}; name another folder in the environment variable GPT_NUMPY_DATA"
+        ) from error
+
+
+def with_progress(items: Iterable[Any], what: str, total: int | None, size: Any) -> Iterator[Any]:
+    """Yield the items, showing in a terminal how many there were, by size(item), of `total`."""
+    hidden = sys.stderr is None or not sys.stderr.isatty()
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task(what, total=total)
+        for item in items:
+            yield item
+            progress.advance(task, size(item))
