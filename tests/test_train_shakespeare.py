@@ -525,7 +525,7 @@ def test_a_sample_is_evaluated_during_a_run_and_all_of_the_text_at_the_end(train
 def test_ctrl_c_ends_the_evaluation_of_all_of_the_text(train, monkeypatch):
     """The run is saved, and --resume goes on with that evaluation."""
     right = train("right").lines[-1]
-    evaluate = train_shakespeare.evaluate
+    evaluate = trainer.evaluate
 
     def interrupted(*arguments, **options):
         if "watch" in options:
@@ -533,7 +533,7 @@ def test_ctrl_c_ends_the_evaluation_of_all_of_the_text(train, monkeypatch):
         return evaluate(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_shakespeare, "evaluate", interrupted)
+        patch.setattr(trainer, "evaluate", interrupted)
         run = train("run", "--eval-tokens", "40")
     assert (run.status, run.err) == (130, "")
     assert run.lines[-1].startswith("stopped; step 6 is saved in")
