@@ -1,5 +1,6 @@
 """Texts that do not fit into memory: the same ids as of a string, kept in files."""
 
+import io
 import pickle
 import random
 
@@ -143,6 +144,26 @@ def test_an_id_file_serves_as_an_array(tmp_path):
     assert len(sent) < 500
     np.testing.assert_array_equal(pickle.loads(sent), ids)
     np.testing.assert_array_equal(np.load(tmp_path / "ids.npy"), ids)
+
+
+def test_ranks_need_not_read_the_text(small_pieces):
+    """A corpus can be sent to them: they get its facts, and where the files are."""
+    write(small_pieces / "text", awkward(7))
+    corpus = load_corpus([small_pieces / "text"])
+    sent = pickle.loads(pickle.dumps(corpus))
+    assert (sent.fingerprint(), "".join(sent.text)) == (corpus.fingerprint(), "".join(corpus.text))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_in_a_terminal(monkeypatch, terminal):
+    """And nowhere else; the items are the same."""
+    screen = io.StringIO()
+    screen.isatty = lambda: terminal
+    monkeypatch.setattr("sys.stderr", screen)
+    assert [*large.with_progress("abc", "reading", 3, len)] == [*"abc"]
+    assert ("reading" in screen.getvalue()) == terminal
+    monkeypatch.setattr("sys.stderr", None)
+    assert [*large.with_progress("abc", "reading", 3, len)] == [*"abc"]
 
 
 def test_a_text_without_a_space_is_cut_anywhere(monkeypatch):

@@ -584,6 +584,10 @@ def test_standard_input_is_a_text(train, text_file, monkeypatch):
     assert refused.status == 2 and refused.err.count("\n") == 1
     assert "came from standard input: give it again with --data" in refused.err
     assert train("run", "--resume", "--steps", "7", "--data", text_file).status == 0
+    with open(os.devnull) as file:
+        monkeypatch.setattr("sys.stdin", file)
+        refused = train("empty", "--val-data", "-")
+    assert refused.status == 2 and "standard input is empty; give" in refused.err
 
 
 @pytest.mark.parametrize("form", ["--out=~/r", "--out ~/r"])

@@ -176,6 +176,7 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
     first.add_argument("--device", nargs="?", default="auto")
     first.add_argument("--workers", nargs="?")
     first.add_argument("--data", nargs="*")
+    first.add_argument("--val-data", "--val_data", nargs="*")
     first.add_argument("--init-from", "--init_from", nargs="?", type=Path)
     first.add_argument("--tokenizer", nargs="?")
     first.add_argument("-h", "--help", action="store_true")
@@ -356,10 +357,12 @@ def prepare_old(arguments, flags, ranks, description):
     before = saved_command(progress.settings, out)
     command = tyro.cli(Command, args=arguments, default=before, description=description)
     command = command.with_home()
-    if STDIN in before.data and flags.data is None:
-        raise ValueError(
-            f"the text of the run in {out} came from standard input: give it again with --data"
-        )
+    for name in TEXTS:
+        if STDIN in getattr(before, name) and getattr(flags, name) is None:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"a text of the run in {out} came from standard input: give it again with {flag}"
+            )
     if command.init_from:
         command = replace(command, init_from=command.init_from.resolve())
     refuse_other_past(before, command, progress.step)

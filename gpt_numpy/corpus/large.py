@@ -23,7 +23,7 @@ import pooch
 from rich.console import Console
 from rich.progress import Progress
 
-from gpt_numpy.corpus.reading import Files, recut
+from gpt_numpy.corpus.reading import Files, recut, spoken
 from gpt_numpy.files import fingerprint, read_json, replacing, write_whole
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def text_in(files: Files) -> Text:
             break
     else:
         if not length:
-            raise ValueError(f"{files.given[0]} is empty; give a file with text in it")
+            raise ValueError(f"{spoken(files.given[0])} is empty; give a file with text in it")
         return "".join(pieces)
     facts = read_facts(with_progress(files, "reading the text", files.size(), len))
     if path:

@@ -53,7 +53,7 @@ class Files:
     def name(self) -> str:
         """Return what to call the text in figures and on the run's first line."""
         first, *others = self.given
-        name = "standard input" if first == STDIN else first.name or first.resolve().name
+        name = spoken(first) if first == STDIN else first.name or first.resolve().name
         if not others and self.paths == self.given:
             return name
         return f"{name} and {len(others)} more" if others else f"{name} ({len(self.paths)} files)"
@@ -83,7 +83,7 @@ class Files:
 
     def texts(self, path: Path) -> Iterator[str | None]:
         """Yield the text of a file a part at a time, with None at the end of each document."""
-        name = "standard input" if path == STDIN else str(path)
+        name = spoken(path)
         try:
             with self.open(path) as raw:
                 file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
@@ -97,8 +97,7 @@ class Files:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{name} is a damaged gzip file: {error}") from error
         except OSError as error:
-            fault = f"cannot read {name}: {error.strerror}; give the path of a text file"
-            raise type(error)(fault) from error
+            raise unreadable(path, error) from error
 
     def open(self, path: Path) -> io.BufferedReader:
         """Open a file to read bytes.  A pipe is copied first, to be read more than once."""
@@ -115,11 +114,25 @@ class Files:
         return vars(self) | {"copies": {}}
 
 
+def spoken(path):
+    """Return how a line calls a file."""
+    return "standard input" if path == STDIN else str(path)
+
+
+def unreadable(path, error):
+    """Return the error that says why a file cannot be read."""
+    fault = f"cannot read {spoken(path)}: {error.strerror}; give the path of a text file"
+    return type(error)(fault)
+
+
 def inside(path):
     """Return the files that a path stands for: all *.txt in a folder, in the order of names."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+    try:
+        if not path.is_dir():
+            return [path]
+        files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+    except OSError as error:
+        raise unreadable(path, error) from error
     if not files:
         raise ValueError(f"the folder {path} has no file *.txt; give the path of a text file")
     return files
