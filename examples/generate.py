@@ -11,7 +11,7 @@ import codecs
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,8 +20,10 @@ import tyro
 from gpt_numpy import GPT
 from gpt_numpy.app.report import CONTROL
 from gpt_numpy.app.terminal import show_what_can_be_shown
+from gpt_numpy.corpus.sources import normalized
 from gpt_numpy.hf import checkpoint
-from gpt_numpy.tokenizer import Tokenizer, of_folder
+from gpt_numpy.hf.tokenizer_json import load_model
+from gpt_numpy.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
 from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory, select_device
 
 
@@ -33,7 +35,9 @@ def speak(
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
+    repetition_penalty: float = 1.0,
     stop: str = "",
+    stop_at_eos: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     samples: int = 1,
     seed: int = 1,
     device: Literal["auto", "cpu", "gpu"] = "cpu",
@@ -42,13 +46,17 @@ def speak(
 
     Args:
         folder: What examples/train_shakespeare.py left.
-        prompt: The text to continue; - reads it from standard input.
+        prompt: The text to continue; - reads it from standard input.  By default the end of a line,
+            or the first token of a vocabulary without one.
         interactive: Read prompts from standard input, each of them a line.
         tokens: How many tokens to write at most.
         temperature: Below 1 the likely becomes likelier; 0 always takes the likeliest.
         top_k: Draw among the k likeliest tokens only.
         top_p: Draw among the fewest tokens that together have this probability.
+        repetition_penalty: Above 1, tokens that the text has already become less likely.
         stop: End before this text, where the model writes it; nothing: write all tokens.
+        stop_at_eos: End where the model ends a text: at the eos_token_id of its config.json, or at
+            <|endoftext|>.
         samples: How many continuations to write; the first is shown as it is written.
         seed: Another seed, another text.
         device: Where to compute; a small model is quick enough on a CPU.
@@ -66,21 +74,28 @@ def speak(
     chosen, why = select_device(device)
     if device == "auto":
         print(f"device: {chosen} ({why})", file=sys.stderr)
-    model = GPT.from_pretrained(folder)
-    tokenizer = of_folder(folder, model.config.vocab_size)
-    checkpoint.check_tokenizer(folder, tokenizer)
+    config, state, tokenizer = load_model(folder)
+    model = GPT.from_state(config, state)
+    last_ids = ends(folder, tokenizer) if stop_at_eos else []
     model.to(chosen)
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    options = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    stop = normalized(stop)
 
     def continue_(prompt, seed):
         ids = tokenizer.encode(prompt)
         if not len(ids):
             raise ValueError("the prompt is empty: give at least one character")
         columns = model.stream([ids.tolist()] * samples, tokens, seed=seed, **options)
-        show(prompt, columns, [Sample(tokenizer, stop) for _ in range(samples)])
+        show(prompt, columns, [Sample(tokenizer, stop, last_ids) for _ in range(samples)])
 
     if not interactive:
-        continue_(in_utf8(sys.stdin.buffer.read() if prompt == "-" else prompt), seed)
+        given = sys.stdin.buffer.read() if prompt == "-" else prompt
+        continue_(beginning(tokenizer) if given == "\n" else in_utf8(given), seed)
         return
     model.stream([[0]], 0, seed=seed, **options)  # refuses what would be wrong with every prompt
     for n, line in enumerate(lines()):
@@ -88,7 +103,30 @@ def speak(
             continue_(in_utf8(line), (seed + n) % 2**64)
         except ValueError as error:
             print(f"generate: {error}", file=sys.stderr)
+        except KeyboardInterrupt:  # which ends the reply; where a prompt is asked for, the program
+            print()
         print()
+
+
+def ends(folder: Path, tokenizer: Tokenizer) -> list[int]:
+    """The ids that end a text: those that the folder names, or <|endoftext|>; else ValueError."""
+    ids = [id for id in checkpoint.end_of_text(folder) if 0 <= id < tokenizer.vocab_size]
+    if not ids and isinstance(tokenizer, BPETokenizer):
+        ids = [id for id, token in enumerate(tokenizer.tokens) if token == END_OF_TEXT.encode()]
+    if not ids:
+        raise ValueError(
+            f"--stop-at-eos: the model in {folder} has no token for the end of a text: leave it out"
+        )
+    return ids
+
+
+def beginning(tokenizer: Tokenizer) -> str:
+    """What to continue where nobody says: the end of a line, or the vocabulary's first token."""
+    try:
+        tokenizer.encode("\n")
+    except ValueError:
+        return tokenizer.decode([0])
+    return "\n"
 
 
 def lines() -> Iterator[bytes | str]:
@@ -112,22 +150,25 @@ def lines() -> Iterator[bytes | str]:
 
 
 def in_utf8(prompt: bytes | str) -> str:
-    """The text of a prompt; ValueError if it is not UTF-8.  (What is not, in a flag, Python hands
-    over as surrogates.)
+    """The text of a prompt, in the form that models learn; ValueError if it is not UTF-8.  (What is
+    not, in a flag, Python hands over as surrogates.)
     """
     try:
         if isinstance(prompt, str):
             prompt = prompt.encode("utf-8", "surrogateescape")
-        return prompt.decode()
+        return normalized(prompt.decode())
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"the prompt is not UTF-8: {error.reason} at {error.start}") from error
 
 
 class Sample:
-    """A text that grows by a token at a time, until `stop` comes up in it or it is ended."""
+    """A text that grows by a token at a time, until `stop` comes up in it or it is ended.
 
-    def __init__(self, tokenizer: Tokenizer, stop: str):
-        self.tokenizer, self.stop = tokenizer, stop
+    last_ids    tokens that end it, and are not shown
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: str, last_ids: Sequence[int] = ()):
+        self.tokenizer, self.stop, self.last_ids = tokenizer, stop, last_ids
         # Waits until a character is whole, for a token may end within one.
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.held = ""  # what may be the beginning of `stop`
@@ -137,6 +178,10 @@ class Sample:
         """What can be shown now that one more token is there."""
         if self.ended:
             return ""
+        if id in self.last_ids:
+            rest = self.end()
+            self.ended = True
+            return rest
         text = self.held + self.decoder.decode(self.tokenizer.decode_bytes([id]))
         if not self.stop:
             return text

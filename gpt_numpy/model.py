@@ -138,7 +138,10 @@ class GPT(nn.Module):
         return sample.stream(self, ids, max_new_tokens, **options)
 
     def generate(self, ids, max_new_tokens, **options):
-        """ids (B, T) → ids (B, T + max_new_tokens), a Tensor: gpt_numpy.sample.generate."""
+        """ids (B, T) → ids (B, T + max_new_tokens), a Tensor: gpt_numpy.sample.generate.
+
+        Prompts in a list may have different lengths, and then it is a list of Tensors.
+        """
         return sample.generate(self, ids, max_new_tokens, **options)
 
     def save_pretrained(self, folder, **origin):
@@ -151,7 +154,11 @@ class GPT(nn.Module):
     @classmethod
     def from_pretrained(cls, folder):
         """The GPT that `save_pretrained` wrote; ValueError or OSError names what is wrong."""
-        config, state = checkpoint.load(folder)
+        return cls.from_state(*checkpoint.load(folder))
+
+    @classmethod
+    def from_state(cls, config, state):
+        """The GPT with this GPTConfig and these arrays, in their dtype, in evaluation mode."""
         model = cls(config)
         model.to(dtype=state["wte.weight"].dtype)
         model.load_state_dict(state)

@@ -2,13 +2,15 @@
 
 All have `vocab_size`, `encode(text)`, `decode(ids)`, `decode_bytes(ids)`, `save(path)` and
 `fingerprint()`.  `save` writes the tokenizer.json that Hugging Face's `tokenizers` reads; `load`
-reads it back.  How byte pairs are learned stands in bpe.py; `tiktoken` applies what was learned.
+reads it back, or one of theirs (hf/tokenizer_json.py).  bpe.py learns byte pairs; `tiktoken`
+applies what was learned.
 """
 
 import hashlib
-import itertools
 import json
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import regex
 
 from gpt_numpy.bpe import BYTES, PATTERN, VISIBLE, learn
 from gpt_numpy.corpus.sources import data_folder, root_cause, within
-from gpt_numpy.files import fingerprint, read, read_json, write_whole
+from gpt_numpy.files import fingerprint, read, write_whole
 
 
 class Tokenizer(ABC):
@@ -144,19 +146,30 @@ class BPETokenizer(Tokenizer):
     """Byte-pair encoding: token number i stands for the bytes tokens[i].
 
     merges      pairs (left, right) of tokens, as bytes, in the order in which they are merged
+    added       tokens that no merge makes, such as <|endoftext|>, as tokenizer.json lists them:
+                special_token(id, content)
 
-    What is neither a byte nor made by a merge, such as GPT-2's <|endoftext|>, is a sign of its own,
-    which no text is encoded to: who wants it says so by its id.
+    encode() first cuts the added tokens out of a text, of two at the same place the longer one, and
+    then merges what lies between them.  A token that is neither a byte, nor made by a merge, nor
+    added is never the result of encode(); decode() knows it.
     """
 
-    def __init__(self, tokens: list[bytes], merges: list[tuple[bytes, bytes]]):
+    def __init__(
+        self,
+        tokens: list[bytes],
+        merges: list[tuple[bytes, bytes]],
+        added: Sequence[dict[str, Any]] = (),
+    ):
         import tiktoken  # here, for `--help` need not wait for it
 
         self.tokens, self.vocab_size = tokens, len(tokens)
+        contents = {token["id"]: token["content"] for token in added}
+        ordinary = [token for i, token in enumerate(tokens) if i not in contents]
         ranked = [bytes([byte]) for byte in BYTES] + [left + right for left, right in merges]
-        ids = {token: i for i, token in enumerate(tokens)}
-        if len(ids) < len(tokens) or len(set(ranked)) < len(ranked):
+        if len(set(ordinary)) < len(ordinary) or len(set(ranked)) < len(ranked):
             raise ValueError("a token stands for the same bytes as another")
+        # An added token may have the bytes of an ordinary one, which merges then make.
+        ids = {tokens[i]: i for i in sorted(range(len(tokens)), key=lambda i: i not in contents)}
         for token in [*ranked, *(part for merge in merges for part in merge)]:
             if token not in ids:
                 raise ValueError(f"there is no token for the bytes {token!r}")
@@ -167,12 +180,18 @@ class BPETokenizer(Tokenizer):
             mergeable_ranks={token: rank for rank, token in enumerate(ranked)},
             special_tokens={},
         )
+        # Hugging Face looks for the tokens that are not `normalized` first.
+        self._added = [
+            {token["content"]: token["id"] for token in added if token["normalized"] == normalized}
+            for normalized in (False, True)
+        ]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
         self.document = document(
-            {spelled(token): i for i, token in enumerate(tokens)},
+            {contents.get(i, spelled(token)): i for i, token in enumerate(tokens)},
             [[spelled(left), spelled(right)] for left, right in merges],
             pre_tokenizer=byte_level | {"use_regex": True},
             decoder=byte_level | {"use_regex": True},
+            added_tokens=sorted(added, key=lambda token: token["id"]),
         )
 
     @classmethod
@@ -194,11 +213,38 @@ class BPETokenizer(Tokenizer):
         except UnicodeEncodeError as error:
             bad = text[error.start]
             raise ValueError(f"encode: {bad!r} is no character, and has no bytes") from error
-        pieces = [self._encoding.encode_ordinary(piece) for piece in parted(text)]
+        parts: list[str | int] = [text]
+        for ids in self._added:
+            parts = [new for part in parts for new in cut_out(ids, part)]
+        return np.concatenate([np.zeros(0, int), *map(self._encode_part, parts)])
+
+    def _encode_part(self, part):
+        """The ids of a text between two added tokens, or of one of these."""
+        if isinstance(part, int):
+            return [part]
+        pieces = [self._encoding.encode_ordinary(piece) for piece in parted(part)]
         return self._ids[np.concatenate([np.array(piece, int) for piece in pieces])]
 
     def decode_bytes(self, ids):
         return b"".join([self.tokens[i] for i in self.checked(ids).tolist()])
+
+
+def cut_out(ids, part):
+    """`part` cut where a key of `ids` occurs in it: texts, and the ids between them.
+
+    Of keys that begin at the same place the longest one counts.  A part that is an id stays.
+    """
+    if isinstance(part, int) or not ids:
+        return [part]
+    keys = sorted(ids, key=len, reverse=True)
+    texts = re.split(f"({'|'.join(map(re.escape, keys))})", part)
+    return [ids.get(text, text) if i % 2 else text for i, text in enumerate(texts) if text]
+
+
+def special_token(id: int, content: str) -> dict[str, Any]:
+    """An entry of `added_tokens` in tokenizer.json."""
+    unset = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
+    return {"id": id, "content": content, **unset, "special": True}
 
 
 def parted(text):
@@ -211,9 +257,17 @@ def parted(text):
     yield text[start:]
 
 
-def spelled(token):
+def spelled(token: bytes) -> str:
     """Bytes as they are written in tokenizer.json."""
     return "".join(SPELLING[byte] for byte in token)
+
+
+def in_bytes(spelling: str) -> bytes:
+    """The bytes that spelled() writes in this way."""
+    try:
+        return bytes(BYTE_OF[character] for character in spelling)
+    except KeyError as error:
+        raise ValueError(f"{spelling!r} is not spelled as GPT-2 spells bytes") from error
 
 
 # ---- GPT-2's -------------------------------------------------------------------------------------
@@ -222,6 +276,7 @@ GPT2_FILE = "vocab.bpe"
 GPT2_URL = f"https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/{GPT2_FILE}"
 GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 GPT2_SIZE = 50_257
+END_OF_TEXT = "<|endoftext|>"  # between two documents; its id is the last one, 50,256
 GPT2_SECONDS = 30  # to wait for half a megabyte
 
 
@@ -249,9 +304,11 @@ def gpt2() -> BPETokenizer:
                 f"put {GPT2_URL} into {path.parent}"
             ) from error
     _, *lines = content.decode().splitlines()  # the first one names a version
-    merges = [tuple(map(in_bytes, line.split(" "))) for line in lines]
+    pairs = [line.split(" ") for line in lines]
+    merges = [(in_bytes(left), in_bytes(right)) for left, right in pairs]
     tokens = [bytes([byte]) for byte in BYTES] + [left + right for left, right in merges]
-    return BPETokenizer([*tokens, b"<|endoftext|>"], merges)
+    added = [special_token(len(tokens), END_OF_TEXT)]
+    return BPETokenizer([*tokens, END_OF_TEXT.encode()], merges, added)
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -272,110 +329,7 @@ def document(vocab, merges, **parts):
 
 
 def load(path: Path | str) -> Tokenizer:
-    """The tokenizer in a tokenizer.json: one of ours, or any byte-level one that is like GPT-2's.
+    """Read a tokenizer.json: see hf/tokenizer_json.py."""
+    from gpt_numpy.hf import tokenizer_json  # which builds the classes of this page
 
-    Errors      OSError, or ValueError if the file is broken or holds another kind of tokenizer
-    """
-    path = Path(path)
-    content = read_json(path)
-    try:
-        match content:
-            case {"model": {"vocab": dict(vocab), "merges": []}, "pre_tokenizer": None}:
-                return of_characters(vocab, content)
-            case {"model": {"vocab": dict(vocab), "merges": list(merges)}}:
-                check_byte_level(content)
-                return byte_level(vocab, merges, content.get("added_tokens") or [])
-        raise ValueError("it has no vocabulary with merges")
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not a tokenizer that can be read here: {error}") from error
-
-
-def of_folder(folder: Path | str, vocab_size: int) -> Tokenizer:
-    """The tokenizer of a model's folder: in tokenizer.json, or in vocab.json and merges.txt.
-
-    Without these a model of GPT-2's vocab_size has GPT-2's.  Errors as load()
-    """
-    folder = Path(folder)
-    if (folder / "tokenizer.json").exists():
-        return load(folder / "tokenizer.json")
-    if not (folder / "vocab.json").exists():
-        if vocab_size == GPT2_SIZE:
-            return gpt2()
-        raise ValueError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt")
-    vocab = read_json(folder / "vocab.json")
-    try:
-        lines = read(folder / "merges.txt").decode().splitlines()
-        return byte_level(vocab, [line for line in lines if line and line[:8] != "#version"], [])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder}: merges.txt does not fit vocab.json: {error}") from error
-
-
-def of_characters(vocab, content):
-    """The CharTokenizer whose tokenizer.json this is."""
-    tokenizer = CharTokenizer("".join(vocab))
-    parts = [key for key, part in tokenizer.document.items() if content.get(key) != part]
-    if parts:
-        raise ValueError(f"what it says in {', '.join(parts)} cannot come from CharTokenizer.save")
-    return tokenizer
-
-
-def check_byte_level(content):
-    """ValueError unless a tokenizer.json cuts and spells text as GPT-2 does."""
-    model, cut = content["model"], content.get("pre_tokenizer") or {}
-    after = content.get("post_processor") or {"type": "ByteLevel"}  # it moves offsets only
-    for what, fits in {
-        "its model is not BPE": model.get("type", "BPE") == "BPE",
-        "it forgets merges at random": not model.get("dropout"),
-        "it marks parts of words": not any(model.get(key) for key in MARKS),
-        "it leaves merges out": not model.get("ignore_merges"),
-        "it changes the text first": content.get("normalizer") is None,
-        "it does not cut text as GPT-2": cut.get("type") == "ByteLevel"
-        and cut.get("use_regex", True)
-        and not cut.get("add_prefix_space"),
-        "it adds tokens to a text": after.get("type") in ("ByteLevel", "TemplateProcessing")
-        and not after.get("special_tokens"),
-    }.items():
-        if not fits:
-            raise ValueError(what)
-
-
-MARKS = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-
-
-def byte_level(vocab, merges, added):
-    """The BPETokenizer of the parts of a tokenizer.json."""
-    bytes_of = {token["id"]: token["content"].encode() for token in added}
-    spellings = {token: i for token, i in vocab.items() if i not in bytes_of}
-    bytes_of |= {i: in_bytes(token) for token, i in spellings.items()}
-    if sorted(bytes_of) != list(range(len(bytes_of))) or len(bytes_of) < len(vocab):
-        raise ValueError("its ids are not 0, 1, 2 and so on")
-    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
-    merges = [(in_bytes(left), in_bytes(right)) for left, right in pairs]
-    tokenizer = BPETokenizer([bytes_of[i] for i in range(len(bytes_of))], merges)
-    check_merges(merges)
-    return tokenizer
-
-
-def check_merges(merges):
-    """ValueError unless every merge makes of its bytes what it says: the last step is its own pair.
-
-    Merges that were learned do; of others tiktoken, which knows tokens and no pairs, might make
-    another text than `tokenizers`.
-    """
-    ranks = {left + right: rank for rank, (left, right) in enumerate(merges)}
-    for merge in merges:
-        parts = [bytes([byte]) for byte in merge[0] + merge[1]]
-        while len(parts) > 2:
-            pairs = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
-            i = pairs.index(min(pairs))
-            parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        if parts != [*merge]:
-            raise ValueError(f"the merge of {merge[0]!r} and {merge[1]!r} was not learned")
-
-
-def in_bytes(spelling):
-    """The bytes that a token of tokenizer.json stands for."""
-    try:
-        return bytes(BYTE_OF[character] for character in spelling)
-    except KeyError as error:
-        raise ValueError(f"{spelling!r} is not spelled as GPT-2 spells bytes") from error
+    return tokenizer_json.load(path)

@@ -22,6 +22,7 @@ from gpt_numpy.corpus.reading import STDIN
 from gpt_numpy.data import encoded, split
 from gpt_numpy.files import fingerprint, read_json
 from gpt_numpy.hf import checkpoint
+from gpt_numpy.hf.tokenizer_json import load_model
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.tokenizer import (
     GPT2_SIZE,
@@ -30,7 +31,6 @@ from gpt_numpy.tokenizer import (
     Tokenizer,
     gpt2,
     load,
-    of_folder,
 )
 from minigrad.backend import CPU, GPU
 from minigrad.internals.gpu import GPUUnavailable, select_device
@@ -248,12 +248,10 @@ class Start(NamedTuple):
     @classmethod
     def of_folder(cls, folder, wanted):
         """What is in the folder of --init-from; `wanted` is what --tokenizer says, or None."""
-        config, state = checkpoint.load(folder)
+        config, state, tokenizer = load_model(folder)
         for name, array in state.items():
             if not np.isfinite(array).all():
                 raise ValueError(f"the model in {folder} is broken: {name} is not all numbers")
-        tokenizer = of_folder(folder, config.vocab_size)
-        checkpoint.check_tokenizer(folder, tokenizer)
         kind = "gpt2" if tokenizer.vocab_size == GPT2_SIZE else "bpe"
         kind = "char" if isinstance(tokenizer, CharTokenizer) else kind
         if wanted not in (None, kind):

@@ -94,6 +94,11 @@ def shakespeare_or_verse():
         )
 
 
+def normalized(text: str) -> str:
+    r"""Return a text as models learn it: each line ending in \n, without a byte-order mark."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
 def fetch_shakespeare():
     """Return the path of tiny Shakespeare, downloaded if it is not there yet.
 

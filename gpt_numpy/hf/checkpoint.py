@@ -7,8 +7,9 @@ one matrix.  This page translates; nothing else in the project knows those names
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
@@ -32,13 +33,21 @@ NAMES = {  # ours -> theirs and its shape (in, out) in units of n_embd, inside a
 }
 QKV = ("attn.query", "attn.key", "attn.value")  # theirs: side by side in attn.c_attn (1, 3)
 IGNORED = (".attn.bias", ".attn.masked_bias")  # masks
-OURS = {"model_type": "gpt2", "activation_function": "gelu_new"}  # what GPT here is
-UNCHANGED = {  # what else a folder must say, if it says anything of it
-    "layer_norm_epsilon": 1e-5,
-    "tie_word_embeddings": True,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "n_inner": None,
+SHAPE = {  # GPTConfig's names -> theirs, all of which transformers reads
+    "vocab_size": ("vocab_size",),
+    "block_size": ("n_positions", "max_position_embeddings"),
+    "n_layer": ("n_layer", "num_hidden_layers"),
+    "n_head": ("n_head", "num_attention_heads"),
+    "n_embd": ("n_embd", "hidden_size"),
+}
+FIXED = {  # what a GPT here is: the value that we write, and others that mean the same
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),
+    "layer_norm_epsilon": (1e-5,),
+    "tie_word_embeddings": (True,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "n_inner": (None,),  # 4 n_embd
 }
 
 
@@ -53,16 +62,11 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     theirs = {
         "architectures": ["GPT2LMHeadModel"],
-        **OURS,
-        "vocab_size": config.vocab_size,
-        "n_positions": config.block_size,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_embd": config.n_embd,
+        **{names[0]: getattr(config, ours) for ours, names in SHAPE.items()},
+        **{name: values[0] for name, values in FIXED.items()},
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
-        **UNCHANGED,
         "bos_token_id": None,
         "eos_token_id": None,
         "bias": config.bias,  # ours: whether the zero biases in the file are to be left out again
@@ -75,40 +79,70 @@ def save(
 
 
 def load(folder: Path | str) -> tuple[GPTConfig, State]:
-    """(GPTConfig, state) of the model in `folder`; OSError or ValueError names file and fault."""
+    """(GPTConfig, state) of the model in `folder`; OSError or ValueError names file and fault.
+
+    A model of ours is checked against its checksum.  transformers keeps what config.json says of
+    one, but not the checksum itself, when it saves the model again.
+    """
     path = Path(folder) / "config.json"
     theirs = read_json(path)
     try:
-        for key, value in (OURS | UNCHANGED).items():
-            if theirs.get(key, UNCHANGED.get(key)) != value:
-                raise ValueError(f"{key} must be {value!r}, it is {theirs.get(key)!r}")
-        if not isinstance(theirs.get("bias", True), bool):
-            raise ValueError(f"bias must be true or false, it is {theirs['bias']!r}")
-        config = GPTConfig(
-            vocab_size=theirs["vocab_size"],
-            block_size=theirs["n_positions"],
-            n_layer=theirs["n_layer"],
-            n_head=theirs["n_head"],
-            n_embd=theirs["n_embd"],
-            dropout=theirs.get("resid_pdrop", 0.1),
-            bias=theirs.get("bias", True),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        config = read_config(theirs)
+    except ValueError as error:
         raise ValueError(
             f"{path} does not describe a GPT-2 that can be read here: {error}"
         ) from error
     path = path.with_name("model.safetensors")
     arrays, metadata = read_model(path)
-    ours = "checksum" in theirs or "checksum" in metadata  # models of others have none
+    promised = "checksum" in theirs and "transformers_version" not in theirs
     try:
         state = from_hugging_face(config, arrays)
-        if ours and metadata.get("checksum") != checksum(shape_of(config), arrays):
+        if promised and "checksum" not in metadata:
+            raise ValueError(
+                "it has no checksum, so it is damaged; if another program wrote it, remove "
+                '"checksum" from config.json'
+            )
+        if "checksum" in metadata and metadata["checksum"] != checksum(shape_of(config), arrays):
             raise ValueError("the checksum differs, so one of them is damaged")
-        return config, {name: not_narrow(array) for name, array in state.items()}
+        if not config.bias and any(array.any() for name, array in arrays.items() if is_bias(name)):
+            config = dataclasses.replace(config, bias=True)  # they were trained elsewhere
+            state = from_hugging_face(config, arrays)
+        return config, in_one_dtype(state)
     except KeyError as error:
         raise ValueError(f"{path} lacks the tensor {error}") from error
     except ValueError as error:
         raise ValueError(f"{path} does not fit its config.json: {error}") from error
+
+
+def read_config(theirs: dict[str, Any]) -> GPTConfig:
+    """The GPTConfig of a config.json; ValueError says what in it is missing or not ours."""
+    shape = {ours: one_of(theirs, names) for ours, names in SHAPE.items()}
+    if shape["n_embd"] % shape["n_head"]:
+        raise ValueError(f"n_embd, {shape['n_embd']}, is not a multiple of n_head")
+    for key, values in FIXED.items():
+        values += (4 * shape["n_embd"],) if key == "n_inner" else ()
+        default = None if key == "model_type" else values[0]
+        if (value := theirs.get(key, default)) not in values:
+            raise ValueError(f"{key} must be {' or '.join(map(repr, values))}, it is {value!r}")
+    bias, dropout = theirs.get("bias", True), theirs.get("resid_pdrop", 0.1)
+    if not isinstance(bias, bool):
+        raise ValueError(f"bias must be true or false, it is {bias!r}")
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ValueError(f"resid_pdrop must be at least 0 and below 1, it is {dropout!r}")
+    return GPTConfig(**shape, bias=bias, dropout=dropout)
+
+
+def one_of(theirs, names):
+    """The number, above 0, that a config.json has under one or several of these names."""
+    values = {name: theirs[name] for name in names if name in theirs}
+    if not values:
+        raise ValueError(f"it does not say {names[0]}")
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number above 0, it is {value!r}")
+    if len({*values.values()}) > 1:
+        raise ValueError(f"{' and '.join(values)} contradict each other")
+    return value
 
 
 def read_model(path: Path) -> tuple[State, dict[str, str]]:
@@ -135,9 +169,44 @@ def is_name(name):
     return isinstance(name, str) and name == Path(name).name != ""
 
 
-def not_narrow(array):
-    """float16 and bfloat16 as float32, in which NumPy computes far more quickly."""
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+def is_bias(name):
+    """Whether a tensor of this name is added to something: an attention mask is not."""
+    return name.endswith(".bias") and not name.endswith(IGNORED)
+
+
+def in_one_dtype(state):
+    """All in float64 if one is, else in float32: NumPy is far slower in float16 and bfloat16."""
+    wide = any(array.dtype == np.float64 for array in state.values())
+    dtype = np.float64 if wide else np.float32
+    return {name: array.astype(dtype, copy=False) for name, array in state.items()}
+
+
+def is_padded(n_tokens: int, n_rows: int) -> bool:
+    """Whether a model of n_rows has the n_tokens tokens, and after them at most unused rows.
+
+    Matrices whose sides are multiples of 8 or more are faster on a GPU, so GPT-2's 50,257 rows are
+    often rounded up to 50,304, a multiple of 64.
+    """
+    return n_rows in (n_tokens, *(-(-n_tokens // 2**k) * 2**k for k in range(3, 8)))
+
+
+def without_padding(config: GPTConfig, state: State, n_tokens: int) -> tuple[GPTConfig, State]:
+    """The same model without the rows of wte behind those of its n_tokens tokens."""
+    config = dataclasses.replace(config, vocab_size=n_tokens)
+    return config, state | {"wte.weight": state["wte.weight"][:n_tokens]}
+
+
+def end_of_text(folder: Path | str) -> list[int]:
+    """The ids after which a text of this model ends: eos_token_id, as transformers looks for it."""
+    for name in ("generation_config.json", "config.json"):
+        path = Path(folder) / name
+        ids = read_json(path).get("eos_token_id") if path.exists() else None
+        ids = ids if isinstance(ids, list) else [ids]
+        if ids != [None]:
+            if not all(isinstance(id, int) for id in ids):
+                raise ValueError(f"{path}: eos_token_id must be a whole number, it is {ids}")
+            return ids
+    return []
 
 
 def check_tokenizer(folder: Path | str, tokenizer: "Tokenizer") -> None:
@@ -148,7 +217,7 @@ def check_tokenizer(folder: Path | str, tokenizer: "Tokenizer") -> None:
     if path.exists():
         with safetensors.safe_open(path, "numpy") as file:
             learned = (file.metadata() or {}).get("tokenizer", learned)
-    if (rows, learned) != (tokenizer.vocab_size, tokenizer.fingerprint()):
+    if not is_padded(tokenizer.vocab_size, rows) or learned != tokenizer.fingerprint():
         found = [name for name in ("tokenizer.json", "vocab.json") if (folder / name).exists()]
         raise ValueError(
             f"{folder.joinpath(*found[:1])} is not the tokenizer of the model beside it: "
@@ -228,12 +297,17 @@ def to_hugging_face(config: GPTConfig, state: State) -> State:
     return arrays
 
 
+def without_prefix(name):
+    """A tensor's name without what torch.compile, DataParallel and a model's head put before it."""
+    return re.sub(rf"^(module\.|{re.escape(PREFIX)})*", "", name.replace("_orig_mod.", ""))
+
+
 def from_hugging_face(config: GPTConfig, arrays: State) -> State:
     """Their names and arrays as ours; KeyError names a missing one, ValueError a wrong one."""
     n = len(arrays)
-    arrays = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
+    arrays = {without_prefix(name): array for name, array in arrays.items()}
     if len(arrays) < n:
-        raise ValueError(f"it holds tensors twice, with and without {PREFIX}")
+        raise ValueError(f"it holds tensors twice, with and without a prefix such as {PREFIX}")
     state: State = {}
     C = config.n_embd
 
@@ -241,6 +315,8 @@ def from_hugging_face(config: GPTConfig, arrays: State) -> State:
         array = arrays.pop(name)
         if array.shape != shape:
             raise ValueError(f"{name} has shape {array.shape} instead of {shape}")
+        if array.dtype.kind in "biu":
+            raise ValueError(f"{name} is quantized: its entries are {array.dtype}, not weights")
         return array
 
     def put(name, weight, bias):
