@@ -118,7 +118,7 @@ def read_config(theirs: dict[str, Any]) -> GPTConfig:
     """The GPTConfig of a config.json; ValueError says what in it is missing or not ours."""
     shape = {ours: one_of(theirs, names) for ours, names in SHAPE.items()}
     if shape["n_embd"] % shape["n_head"]:
-        raise ValueError(f"n_embd, {shape['n_embd']}, is not a multiple of n_head")
+        raise ValueError("n_embd, {n_embd}, is not a multiple of n_head, {n_head}".format(**shape))
     for key, values in FIXED.items():
         values += (4 * shape["n_embd"],) if key == "n_inner" else ()
         default = None if key == "model_type" else values[0]
