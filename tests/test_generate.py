@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from transformers import GPT2LMHeadModel, RepetitionPenaltyLogitsProcessor
 
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.sample import draw, generate, probabilities
+from gpt_numpy.sample import draw, generate, penalized, probabilities
 from gpt_numpy.scale.decoder import Reader
 from minigrad import Tensor, manual_seed
 
@@ -379,6 +381,89 @@ def test_a_prompt_may_be_longer_than_block_size(model):
     np.testing.assert_array_equal(out[:, 17:], new_tokens(model, seen, 12, seed=4))
 
 
+# ---- prompts of different lengths ---------------------------------------------------------------
+
+RAGGED = [[1, 2, 3], [4], [5, 6, 0], list(range(7)) * 2, [2, 1]]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"repetition_penalty": 1.3}])
+def test_each_prompt_goes_on_as_it_would_alone(model, options):
+    """Whatever the lengths of the others, beyond the window too: its row in a batch of its own."""
+    together = model.generate(RAGGED, 15, seed=3, **options)
+    assert [len(row.numpy()) for row in together] == [len(prompt) + 15 for prompt in RAGGED]
+    for row, (prompt, out) in enumerate(zip(RAGGED, together, strict=True)):
+        alone = model.generate([prompt] * (row + 1), 15, seed=3, **options).numpy()[row]
+        np.testing.assert_array_equal(out.numpy(), alone)
+
+
+def test_a_stream_of_prompts_of_different_lengths(model):
+    """A column (B,) at a time, in the order of the prompts; arrays do as well as lists."""
+    columns = np.stack([*model.stream([np.array(p) for p in RAGGED], 9, seed=3)], 1)
+    assert columns.shape == (5, 9)
+    for new, out in zip(columns, model.generate(RAGGED, 9, seed=3), strict=True):
+        np.testing.assert_array_equal(new, out.numpy()[-9:])
+    assert [row.numpy().tolist() for row in model.generate(RAGGED, 0)] == RAGGED
+
+
+def test_prompts_of_one_length_are_a_batch(model):
+    """A list of lists, as before, is a Tensor (B, T)."""
+    assert model.generate([[1, 2], [3, 4]], 5, seed=0).shape == (2, 7)
+
+
+# ---- the repetition penalty ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.2, 10.0])
+def test_the_penalty_is_that_of_transformers(penalty):
+    """For scores of both signs and 0, and tokens that occur several times or never."""
+    rng = np.random.default_rng(0)
+    logits, text = rng.standard_normal((4, 9)).round(1), rng.integers(7, size=(4, 12))
+    text[1] = 3
+    logits[2, text[2, 0]] = 0
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)
+    expected = theirs(torch.from_numpy(text), torch.from_numpy(logits.copy())).numpy()
+    before = logits.copy()
+    np.testing.assert_allclose(penalized(logits, text, penalty), expected, rtol=1e-14)
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_by_hand():
+    """2 / 1.25 and −1 · 1.25; the others stay."""
+    out = penalized(np.array([SCORES]), np.array([[0, 3, 0]]), 1.25)
+    np.testing.assert_allclose(out, [[1.6, 1.0, 0.1, -1.25]], rtol=1e-14)
+
+
+def test_a_penalty_ends_a_loop():
+    """The likeliest token comes once; then all others, in the order of their scores, come first."""
+    scores = [5.0, 4.0, 3.0, 2.0]
+    plain = speaker(scores).generate([[3]], 4, temperature=0).numpy()[0]
+    assert plain.tolist() == [3, 0, 0, 0, 0]
+    out = speaker(scores).generate([[3]], 4, temperature=0, repetition_penalty=4.0).numpy()[0]
+    assert out.tolist() == [3, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 0, "seed": 9}])
+def test_greedy_text_with_a_penalty_is_that_of_transformers(tmp_path, model, options):
+    """All of generate, the prompt counted in, up to the end of the window."""
+    model.save_pretrained(tmp_path)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    expected = theirs.generate(
+        torch.tensor([[1, 2]]), max_new_tokens=4, do_sample=False, repetition_penalty=1.7,
+        pad_token_id=0, attention_mask=torch.ones(1, 2, dtype=torch.long),
+    )  # fmt: skip
+    out = model.generate([[1, 2]], 4, repetition_penalty=1.7, **options).numpy()
+    np.testing.assert_array_equal(out, expected.numpy())
+
+
+@pytest.mark.parametrize("prompts", [[[1], []], [[1], [[2, 3]]], [[1, 2], 3]])
+def test_a_prompt_among_others_is_refused(model, prompts):
+    """One that is empty, is no row, or has ids that are none."""
+    with pytest.raises(ValueError, match="with at least one token, not \\["):
+        model.stream(prompts, 5)
+    with pytest.raises(ValueError, match=f"id {V} is outside the vocabulary"):
+        model.stream([[1, 2], [V]], 5)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_the_model_stays(model, training):
     """Training goes on where it was, between two tokens and after an error."""
@@ -420,6 +505,7 @@ BAD = {
     "top_k": [0, -1],
     "top_p": [0, -0.5, 1.5, math.nan],
     "seed": [-1, 2**64],
+    "repetition_penalty": [0, -1.0, math.nan, math.inf],
 }
 
 
@@ -434,7 +520,7 @@ def test_a_bad_option_is_refused_at_the_call(model, name, value):
         model.generate(PROMPT, 0, **{name: value})
 
 
-@pytest.mark.parametrize("prompt", [[1, 2, 3], [[]], np.zeros((2, 0), int), [[[1]]], 1])
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [[]], np.zeros((2, 0), int), [[[1]]], 1, []])
 def test_a_prompt_of_another_shape_is_refused_at_the_call(model, prompt):
     """It must be rows (B, T) of at least one token, and the message says what it was."""
     with pytest.raises(ValueError, match=r"\(B, T\) with at least one token") as error:

@@ -1,6 +1,7 @@
 """examples/generate.py, run as a user runs it."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from command import EXAMPLES, assert_refused, example, exit_status
 
-from gpt_numpy import GPT
-from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, load
+from gpt_numpy import GPT, GPTConfig
+from gpt_numpy.bpe import BYTES
+from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, load, special_token
+from minigrad import manual_seed
 
 speak = example("generate")
 
@@ -180,6 +183,121 @@ def test_a_pipe_is_answered_line_by_line(trained):
     assert process.returncode == 0
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """folder(tokenizer, **settings): a model with this tokenizer, as if it had been trained."""
+
+    def make(tokenizer, rows=None, **settings):
+        manual_seed(0)
+        shape = {"block_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 8}
+        model = GPT(GPTConfig(vocab_size=rows or tokenizer.vocab_size, **shape))
+        model.save_pretrained(tmp_path)
+        tokenizer.save(tmp_path / "tokenizer.json")
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+        return tmp_path
+
+    return make
+
+
+def test_the_default_prompt_is_known(run, folder):
+    """A text of one line has no newline: the vocabulary's first character stands in for it."""
+    out = run("--tokens", 5, folder=folder(CharTokenizer("cab")))
+    assert out.startswith("c") and len(out) == 1 + 5 + 1
+    assert len(run("--tokens", 5, folder=folder(CharTokenizer("\ncab")))) == 5 + 1
+
+
+@pytest.mark.parametrize("given", [b"the\r\ncat", b"\xef\xbb\xbfthe\ncat", b"the\rcat"])
+def test_a_prompt_is_read_as_a_training_text_is(run, typed, given):
+    """Whatever ends its lines, and without a byte-order mark; in a flag too."""
+    expected = run("--prompt", "the\ncat", "--tokens", 9)
+    typed(given)
+    assert run("--prompt", "-", "--tokens", 9) == expected
+    assert run("--prompt", given.decode(), "--tokens", 9) == expected
+    assert run("--prompt", "the", "--stop", "\r\n") == run("--prompt", "the", "--stop", "\n")
+
+
+def test_lines_of_windows(trained, typed, capsys):
+    """Prompts from a file with a byte-order mark and Windows' ends of lines."""
+    typed(b"\xef\xbb\xbfthe\r\ncat\r\n")
+    assert exit_status(speak.main, trained, "--interactive", "--tokens", 5) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("the") and err == ""
+
+
+def test_ctrl_c_ends_the_reply(trained, typed, monkeypatch, capsys):
+    """The next prompt is asked for; where it waits for one, Ctrl-C ends the program."""
+    stream, n = GPT.stream, []
+
+    def interrupted(*args, **options):
+        n.append(1)
+        for i, ids in enumerate(stream(*args, **options)):
+            if len(n) == 2 and i == 4:
+                raise KeyboardInterrupt
+            yield ids
+
+    monkeypatch.setattr(GPT, "stream", interrupted)
+    typed(b"the\ncat\ndog\n")
+    assert exit_status(speak.main, trained, "--interactive", "--tokens", 9) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert re.fullmatch(r"the.{9}\n\ncat.{4}\n\ndog.{9}\n\n", out, re.S)
+    monkeypatch.setattr(speak, "lines", lambda: raise_(KeyboardInterrupt))
+    assert exit_status(speak.main, trained, "--interactive") == 130
+
+
+def test_it_stops_at_the_end_of_a_text(run, folder, capsys):
+    """At eos_token_id, one or several; or at <|endoftext|>; it is not shown."""
+    where = folder(CharTokenizer("abcdefgh"))
+    flags = ["--prompt", "a", "--tokens", 60, "--samples", 2]
+    whole = run(*flags, folder=where)
+    for eos, ends in ((2, "c"), ([1, 4], "be")):
+        folder(CharTokenizer("abcdefgh"), eos_token_id=eos)
+        assert run(*flags, folder=where) == whole
+        expected = re.sub(rf"(?m)^a(.*?)[{ends}].*$", r"a\1", whole)
+        assert run(*flags, "--stop-at-eos", folder=where) == expected != whole
+    folder(CharTokenizer("abcdefgh"))
+    assert_refused(capsys, speak.main, [where, "--stop-at-eos"], ["--stop-at-eos", str(where)])
+    folder(CharTokenizer("abcdefgh"), eos_token_id="end")
+    assert_refused(capsys, speak.main, [where, "--stop-at-eos"], ["eos_token_id must be"])
+
+
+def test_the_end_of_text_is_known_by_its_name(folder):
+    """Where config.json does not say; generation_config.json comes first."""
+    tokens = [bytes([byte]) for byte in BYTES] + [b"<|endoftext|>"]
+    tokenizer = BPETokenizer(tokens, [], [special_token(256, "<|endoftext|>")])
+    where = folder(tokenizer)
+    assert speak.ends(where, tokenizer) == [256]
+    folder(tokenizer, eos_token_id=9)
+    assert speak.ends(where, tokenizer) == [9]
+    (where / "generation_config.json").write_text('{"eos_token_id": [7, 8]}')
+    assert speak.ends(where, tokenizer) == [7, 8]
+
+
+def test_an_end_within_a_character():
+    """What was held back is shown before the sample ends."""
+    tokenizer = BPETokenizer.from_text("", 256)
+    sample = speak.Sample(tokenizer, "stop", last_ids=[7])
+    ids = tokenizer.encode("no st").tolist()
+    assert "".join(map(sample.add, ids)) + sample.add(7) == "no st"
+    assert sample.ended and sample.add(ids[0]) == sample.end() == ""
+
+
+def test_a_padded_vocabulary(run, folder):
+    """Of 261 tokens in 264 rows: the last three are never written."""
+    tokenizer = BPETokenizer.from_text("abcdefg " * 20, 261)
+    where = folder(tokenizer, rows=264)
+    assert run("--tokens", 300, "--temperature", 50, folder=where)
+
+
+def test_a_repetition_penalty(run):
+    """Other tokens than without; 1 is none."""
+    flags = ["--prompt", "the", "--tokens", 30, "--temperature", 0]
+    plain = run(*flags)
+    assert run(*flags, "--repetition-penalty", 1) == plain
+    assert run(*flags, "--repetition-penalty", 5) != plain
+
+
 def raise_(error):
     raise error
 
@@ -215,6 +333,7 @@ def test_a_reader_who_leaves(trained):
         (["--top-p", "1.5"], ["top_p", "at most 1", "1.5"]),
         (["--top-p", "0"], ["top_p", "above 0", "0"]),
         (["--seed", "-1"], ["seed", "-1"]),
+        (["--repetition-penalty", "0"], ["repetition_penalty", "above 0", "0"]),
         (["--tokens", "-1"], ["--tokens", "-1"]),
         (["--samples", "0"], ["--samples", "at least 1"]),
         (["--interactive", "--prompt", "a"], ["--interactive", "leave out --prompt"]),
