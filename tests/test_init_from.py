@@ -131,6 +131,14 @@ def test_a_gpt2_of_50257_tokens(tmp_path, tune, text_file, with_tokenizer):
     assert abs(logits - reference).max() <= 1e-5 * abs(reference).max()
 
 
+def test_rows_for_no_token_are_left_out(start, tune):
+    """Of a vocabulary that was padded from 290 to 296."""
+    folder, _ = start
+    their_model(folder, 296)
+    out, _ = tune(folder)
+    assert GPT.from_pretrained(out).config.vocab_size == 290
+
+
 REFUSED = {
     "--n-layer 3": ["--n-layer is 3", "has 2"],
     "--n-embd 32": ["--n-embd is 32", "has 16"],

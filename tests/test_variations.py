@@ -6,11 +6,14 @@ the reference.
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -31,7 +34,7 @@ from transformers import (
 
 from gpt_numpy import GPT, GPTConfig
 from gpt_numpy.corpus import grammar
-from gpt_numpy.hf.tokenizer_json import from_folder, load_model
+from gpt_numpy.hf.tokenizer_json import from_folder, load_model, of_content
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, special_token
 from minigrad import manual_seed
 
@@ -448,7 +451,7 @@ SETTINGS = {  # tokenizer_config.json, and whether it can be read
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_tokenizer_config_adds(tmp_path, name, files):
     """The special tokens that AutoTokenizer takes from there, in both layouts."""
-    settings, readable = SETTINGS[name]
+    config, readable = SETTINGS[name]
     content = json.loads(trained([EOT]).to_str()) | {"added_tokens": []}
     make_theirs(tmp_path)  # config.json tells AutoTokenizer which class to take
     if files == "tokenizer.json":
@@ -457,14 +460,32 @@ def test_what_tokenizer_config_adds(tmp_path, name, files):
         (tmp_path / files).write_text(json.dumps(content["model"]["vocab"]))
         merges = map(" ".join, content["model"]["merges"])
         (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
-        if settings is not None and settings["tokenizer_class"] == FAST["tokenizer_class"]:
-            settings = settings | {
-                "tokenizer_class": "GPT2Tokenizer"
-            }  # theirs needs the other file
-    if settings is not None:
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        if config is not None and config["tokenizer_class"] == FAST["tokenizer_class"]:
+            config = config | {"tokenizer_class": "GPT2Tokenizer"}  # theirs needs the other file
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     theirs = AutoTokenizer.from_pretrained(tmp_path) if readable else None
     check_tokenizer(tmp_path, lambda text: theirs(text).input_ids, readable)
+
+
+WORDS = st.text(alphabet="ab é<", min_size=1, max_size=4)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    words=st.lists(st.tuples(WORDS, st.booleans(), st.booleans()), max_size=5),
+    text=st.text(alphabet="ab é<\n", max_size=30),
+)
+def test_added_tokens_are_found_where_theirs_are(words, text):
+    """Any of them, one the beginning of another, of both kinds, learned ones too."""
+    theirs = trained(["<|endoftext|>"], 270)
+    for word, normalized, special in words:
+        theirs.add_tokens([AddedToken(word, normalized=normalized, special=special)])
+    ours = of_content(json.loads(theirs.to_str()), Path("tokenizer.json"))
+    ids = theirs.encode(text).ids
+    assert ours.encode(text).tolist() == ids
+    again = Tokenizer.from_str(json.dumps(ours.document))
+    assert again.encode(text).ids == ids
 
 
 def test_a_token_behind_the_vocabulary(tmp_path):
