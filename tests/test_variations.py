@@ -468,6 +468,31 @@ def test_what_tokenizer_config_adds(tmp_path, name, files):
     check_tokenizer(tmp_path, lambda text: theirs(text).input_ids, readable)
 
 
+@pytest.mark.parametrize("decoder", [True, False])
+def test_added_tokens_in_files_of_their_own(tmp_path, decoder):
+    """Ten of them behind the vocabulary, in tokenizer_config.json, or as it was before that."""
+    content = json.loads(trained([EOT]).to_str())
+    words = ["newword", "<pad>", "zz", "azzb", "newwordier", *(f"<{i}>" for i in range(6))]
+    files = {
+        "vocab.json": content["model"]["vocab"],
+        "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"},
+        "special_tokens_map.json": {"pad_token": "<pad>", "eos_token": EOT},
+        "added_tokens.json": {word: i + 350 for i, word in enumerate(words)},
+    }
+    if decoder:
+        tokens = {str(i + 350): FULL | {"content": word} for i, word in enumerate(words)}
+        tokens = {id: {k: v for k, v in t.items() if k != "__type"} for id, t in tokens.items()}
+        files["tokenizer_config.json"]["added_tokens_decoder"] = tokens
+    for name, part in files.items():
+        (tmp_path / name).write_text(json.dumps(part))
+    (tmp_path / "merges.txt").write_text("\n".join(map(" ".join, content["model"]["merges"])))
+    make_theirs(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(theirs) == 361
+    check_tokenizer(tmp_path, lambda text: theirs(text).input_ids, True)
+    assert from_folder(tmp_path, 361).encode("<5>").tolist() == theirs("<5>").input_ids == [360]
+
+
 WORDS = st.text(alphabet="ab é<", min_size=1, max_size=4)
 
 

@@ -40,12 +40,12 @@ def load(path: Path | str) -> Tokenizer:
 def from_folder(folder: Path | str, vocab_size: int) -> Tokenizer:
     """Read the tokenizer of a model's folder: tokenizer.json, or vocab.json and merges.txt.
 
-    tokenizer_config.json may name further special tokens; the ones that the model has a row for
-    (ids below vocab_size) are added.  A folder without any of these files has GPT-2's tokenizer if
-    its vocab_size is GPT-2's.  Errors as load()
+    tokenizer_config.json, or older files, may name further special tokens; the ones that the model
+    has a row for (ids below vocab_size) are added.  A folder without any of these files has GPT-2's
+    tokenizer if its vocab_size is GPT-2's.  Errors as load()
     """
     folder = Path(folder)
-    settings = read_settings(folder / "tokenizer_config.json")
+    settings = read_settings(folder)
     path = folder / "tokenizer.json"
     if path.exists():
         content = read_json(path)
@@ -59,7 +59,7 @@ def from_folder(folder: Path | str, vocab_size: int) -> Tokenizer:
         return gpt2()
     else:
         raise ValueError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt")
-    return of_content(content, path, special_tokens(settings), vocab_size)
+    return of_content(content, path, settings, vocab_size)
 
 
 def load_model(folder: Path | str) -> tuple[GPTConfig, State, Tokenizer]:
@@ -73,9 +73,13 @@ def load_model(folder: Path | str) -> tuple[GPTConfig, State, Tokenizer]:
     return *checkpoint.without_padding(config, state, tokenizer.vocab_size), tokenizer
 
 
-def of_content(content, path, specials=(), vocab_size=0):
-    """The Tokenizer of a parsed tokenizer.json; ValueError names `path` and the fault."""
+def of_content(content, path, settings=None, vocab_size=0):
+    """The Tokenizer of a parsed tokenizer.json, with the special tokens that `settings` names.
+
+    ValueError names `path` and the fault.
+    """
     try:
+        specials = special_tokens(settings) if settings else []
         match content:
             case {"model": {"vocab": dict(vocab), "merges": []}, "pre_tokenizer": None}:
                 if further(specials, content, vocab_size):
@@ -159,8 +163,8 @@ def byte_level(vocab, merges, added):
     ids = dict(vocab)
     entries: dict[str, dict[str, Any]] = {}
     for token in added:
-        content = token["content"]
         check_added(token)
+        content = token["content"]
         flags = {key: bool(token[key]) for key in ("normalized", "special")}
         entries.setdefault(content, special_token(token["id"], content) | flags)
         # Hugging Face ignores the id in the file: it is the vocabulary's, or the next free one.
@@ -180,8 +184,8 @@ def byte_level(vocab, merges, added):
 def check_added(token):
     """ValueError unless BPETokenizer finds an added token where Hugging Face finds it."""
     content = token["content"]
-    if not content:
-        raise ValueError("it has an added token without text")
+    if not isinstance(content, str) or not content:
+        raise ValueError(f"an added token must be a text, it is {content!r}")
     if token.get("single_word"):
         raise ValueError(f"its added token {content!r} is for whole words only")
     if token.get("lstrip") or token.get("rstrip"):
@@ -211,8 +215,12 @@ CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend", "GPT2TokenizerFast", 
 OFF = ("add_prefix_space", "add_bos_token", "add_eos_token", "split_special_tokens")
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, {} without one; ValueError for what we do not do."""
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, {} without one; ValueError for what we do not do.
+
+    Before added_tokens_decoder was in it, there were two more files.
+    """
+    path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.exists() else {}
     kind = settings["tokenizer_class"] = settings.get("tokenizer_class") or "GPT2Tokenizer"
     if kind not in CLASSES:
@@ -220,6 +228,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     for key in OFF:
         if settings.get(key):
             raise ValueError(f"{path}: {key} must be false, it is {settings[key]!r}")
+    if "added_tokens_decoder" not in settings:
+        if (older := folder / "special_tokens_map.json").exists():
+            settings |= read_json(older)
+        if (older := folder / "added_tokens.json").exists():
+            tokens = {str(id): {"content": token} for token, id in read_json(older).items()}
+            settings["added_tokens_decoder"] = tokens
     return settings
 
 
@@ -227,8 +241,10 @@ def special_tokens(settings):
     """Entries for added_tokens, without ids: the tokens that tokenizer_config.json names, and the
     one that GPT-2's class always has.
     """
-    named = [value for key, value in settings.items() if key.endswith("_token")]
-    for key in ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"):
+    decoder = settings.get("added_tokens_decoder") or {}
+    named = [decoder[id] for id in sorted(decoder, key=lambda id: (len(id), id))]  # as numbers
+    named += [value for key, value in settings.items() if key.endswith("_token")]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
         values = settings.get(key) or []
         named += values.values() if isinstance(values, dict) else values
     if settings["tokenizer_class"].startswith("GPT2"):
