@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 import tyro
 
 from gpt_numpy import GPT
+from gpt_numpy.app import program
 from gpt_numpy.app.report import CONTROL
-from gpt_numpy.app.terminal import show_what_can_be_shown
 from gpt_numpy.corpus.sources import normalized
 from gpt_numpy.hf import checkpoint
 from gpt_numpy.hf.tokenizer_json import load_model
@@ -219,7 +219,6 @@ def show(prompt, columns, samples):
 
 
 def main(arguments=None):
-    show_what_can_be_shown()
     try:
         tyro.cli(speak, args=arguments)
     except BrokenPipeError:  # whoever read along has left, as `head` does
@@ -240,4 +239,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program.run(main))

@@ -19,6 +19,7 @@ import sys
 
 import minigrad as mg
 from gpt_numpy import GPT
+from gpt_numpy.app import program
 from gpt_numpy.app.trainer import Run, follow, load, run_command
 from gpt_numpy.scale.train import train
 from gpt_numpy.train import adamw, evaluate
@@ -79,4 +80,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program.run(main))

@@ -89,6 +89,8 @@ class TrainConfig(Architecture):
     """The longest gradient that is let through; longer ones are scaled down to it."""
     eval_every: int = 250
     """Measure the validation loss and write a sample every so many steps."""
+    patience: int = 0
+    """End the run after so many evaluations without a better validation loss; 0: never early."""
     log_every: int = 10
     """Write a row of metrics.csv every so many steps; a GPU run looks for NaN as often."""
     seed: int = 1
@@ -102,7 +104,7 @@ class TrainConfig(Architecture):
             _require(math.isfinite(getattr(self, name)), name, getattr(self, name), "a number")
         for name in ("steps", "batch_size", "accumulate", "eval_every", "log_every", "workers"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("min_lr", "warmup_steps", "weight_decay", "seed"):
+        for name in ("min_lr", "warmup_steps", "weight_decay", "patience", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         _require(self.seed < 2**64, "seed", self.seed, "at most 2^64 - 1")
         _require(self.lr > 0, "lr", self.lr, "above 0")

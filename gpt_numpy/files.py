@@ -69,6 +69,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def message(error: Exception) -> str:
+    """What an error says; a KeyError says no more than the key."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
 def fingerprint(text: str) -> str:
     """Two texts with the same fingerprint (SHA-256) are the same, as far as anybody knows."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -20,7 +20,7 @@ from gpt_numpy.corpus import Corpus, load_corpus
 from gpt_numpy.corpus.large import head
 from gpt_numpy.corpus.reading import STDIN
 from gpt_numpy.data import encoded, split
-from gpt_numpy.files import fingerprint, read_json
+from gpt_numpy.files import fingerprint, message, read_json
 from gpt_numpy.hf import checkpoint
 from gpt_numpy.hf.tokenizer_json import load_model
 from gpt_numpy.scale.ranks import Ranks
@@ -317,6 +317,8 @@ def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
             "--workers shares a step out over the cores of a CPU, but the device is gpu: leave out "
             "one of the two"
         )
+    if command.patience and ranks.world_size > 1:
+        raise ValueError("--patience is for one rank, which evaluates alone: leave it out")
     ranks.sequences(command.sequences_per_step)
     there = memory.machine_memory(command.device)
     what = (command, tokenizer.vocab_size, command.workers, there, ranks, command.device)
@@ -327,11 +329,10 @@ def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
 # ---- a run that goes on --------------------------------------------------------------------------
 
 ELSEWHERE = ("workers", "device")  # may change, and the last digits then do
-TO_COME = (  # may change, for they do not alter the past
-    *("steps", "eval_every", "log_every", "eval_tokens"),
-)
+# These may change, because they do not alter the past.
+TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience")
 FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, *TEXTS)
-BEFORE = {"eval_tokens": 0, "val_data": None}  # settings of a run that was older than these
+BEFORE = {"eval_tokens": 0, "patience": 0, "val_data": None}  # of runs older than these settings
 
 
 def identity(settings: dict[str, Any], text: str) -> str:
@@ -393,7 +394,9 @@ def saved_command(settings, out):
         command = Command(**settings, out=out)
         command.check()
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{out / resume.FILE} has settings of another kind: {error}") from error
+        raise ValueError(
+            f"{out / resume.FILE} has settings of another kind: {message(error)}"
+        ) from error
     return command
 
 

@@ -2,8 +2,12 @@
 
 import base64
 import codecs
+import contextlib
 import json
+import logging
 import math
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
 NOT_SHOWN = [*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 CONTROL = {n: "�" for n in NOT_SHOWN if chr(n) not in "\n\t"}
 TEMPLATE = Path(__file__).with_name("report.html")
+LONGEST = 90  # characters of a title, which all are drawn
 MOST_ROWS, MOST_SAMPLES = 1000, 200  # on a page; a curve of more points looks no different
 
 LADDER = (  # the landmarks of a model whose tokens are pieces of words, some 50,000 of them
@@ -59,6 +64,32 @@ def ladder() -> str:
     return "\n".join(lines)
 
 
+@contextlib.contextmanager
+def own_settings():
+    """Have matplotlib draw with its own settings, whatever MPLBACKEND or a matplotlibrc says.
+
+    It also is silent: a missing glyph is drawn as a box, and a missing folder needs no words.
+    """
+    log, backend = logging.getLogger("matplotlib"), os.environ.get("MPLBACKEND")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    os.environ["MPLBACKEND"] = "agg"  # matplotlib reads it while it is imported
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import matplotlib  # here, because `--help` need not wait for it
+
+            settings = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
+            with matplotlib.rc_context(settings):
+                yield
+    finally:
+        log.setLevel(level)
+        del os.environ["MPLBACKEND"]
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
+@own_settings()
 def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     """Draw the losses of a run against its steps to the file `path` (10 × 5 inches); the Figure.
 
@@ -66,7 +97,7 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     entropy         the least mean loss that is possible, if it is known, in nats per token
     text_entropy    the same as measured on the very validation text, which is finite
     """
-    from matplotlib.figure import Figure  # here, for `--help` need not wait for it
+    from matplotlib.figure import Figure
 
     def points(name):
         found = [(row["step"], row[name]) for row in rows if row[name] is not None]
@@ -109,13 +140,15 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     else:
         best = min(losses, default=start)
 
-    top = 1.08 * max([start, *losses, *val_losses])
+    top = 1.08 * max([start, *losses, *val_losses]) or 1  # a text of one character has loss 0
     bottom = min(best, start if entropy is None else entropy)
     axes.set_ylim(max(0, bottom - 0.12 * (top - bottom)), top)
     axes.set_xlim(0, end)
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_title(shown(title).replace("$", r"\$"), loc="left")  # which would begin a formula
+    title = shown(title)
+    title = title if len(title) <= LONGEST else f"{title[: LONGEST - 60]}…{title[-59:]}"
+    axes.set_title(title.replace("$", r"\$"), loc="left")  # a dollar sign would begin a formula
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper right", bbox_to_anchor=(1, 0.88), frameon=False)
     marks = [p for p in (1, 1.5, 2, 3, 5, 10, 20, 40, 80, 300, 1000, 10_000) if math.log(p) < top]
@@ -124,7 +157,7 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     right.set_ylabel("perplexity = e^loss")
     right.spines["right"].set_visible(False)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(temporary, dpi=120, format="png", backend="agg")
     return figure
 
 

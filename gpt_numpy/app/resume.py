@@ -16,6 +16,7 @@ from typing import Any, get_origin
 
 import numpy as np
 
+from gpt_numpy.files import message
 from gpt_numpy.hf.checkpoint import checksum, read_arrays, write_arrays
 from gpt_numpy.model import GPT
 from minigrad.backend import to_numpy
@@ -37,6 +38,7 @@ class Progress:
     tokenizer: str
     run: str  # what the run's best model says that it is of
     files: dict[str, list]  # of those that grow: [bytes, their SHA-256]
+    waited: int = 0  # evaluations since the best one
 
     def check(self) -> None:
         """TypeError or ValueError if this cannot be: a checksum can be made up too."""
@@ -78,7 +80,9 @@ def load_state(folder: Path) -> tuple[Progress, dict[str, np.ndarray]]:
         progress = Progress(**json.loads(about))
         progress.check()
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is the state of a run of another kind: {error}") from error
+        raise ValueError(
+            f"{path} is the state of a run of another kind: {message(error)}"
+        ) from error
     return progress, arrays
 
 

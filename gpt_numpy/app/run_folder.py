@@ -202,16 +202,21 @@ def evaluation_seconds(rows, tokens_per_step):
     return max(0.0, rows[-1]["seconds"] - trained) / n if n else 0.0
 
 
-class Signals:
-    """Ctrl-C and SIGTERM are noted, for whoever asks at the end of a step: `received`, or None.
+# SIGHUP comes when the terminal is closed; Windows does not have it.
+STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
-    The second one does what the first would have done without us: it ends the process at once.
+
+class Signals:
+    """Ctrl-C, SIGTERM and SIGHUP are noted, to be asked for after a step: `received`, or None.
+
+    A second Ctrl-C or SIGTERM does what it would have done without us: it ends the process at
+    once.  SIGHUP often comes twice, from the shell and from the terminal.
     """
 
     def __enter__(self):
         self.received = None
         self.before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             if signal.getsignal(number) == signal.SIG_IGN:
                 continue  # as under nohup: it is not for us to change that
             with contextlib.suppress(ValueError):  # not in the main thread: nothing to be noted
@@ -219,8 +224,9 @@ class Signals:
         return self
 
     def _note(self, number, _):
-        self.received = number
-        self.__exit__()
+        self.received = self.received or number
+        for other in {signal.SIGINT, signal.SIGTERM} & self.before.keys():
+            signal.signal(other, self.before.pop(other))
 
     def __exit__(self, *_):
         while self.before:

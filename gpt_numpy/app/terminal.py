@@ -1,9 +1,8 @@
 """What a run shows while it runs: a live picture in a terminal, plain lines elsewhere."""
 
 import contextlib
-import io
+import functools
 import itertools
-import os
 import sys
 import time
 
@@ -14,14 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from gpt_numpy.app.program import complain, silence
 from gpt_numpy.app.report import CONTROL, perplexity
-
-
-def show_what_can_be_shown() -> None:
-    """Have ? printed for a character that the encoding of standard output does not have."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-
+from minigrad.internals.gpu import in_one_line
 
 TRAINING, VALIDATION = "blue", "dark_orange"
 Losses = tuple[list[tuple[int, float]], list[tuple[int, float]]]  # of training, of validation
@@ -47,9 +41,10 @@ class Display:
         self.numbers = ["", "", ""]  # of the last step that was logged: training, validation, rest
         self.deadline = None  # when the run will be over
         self.losses: Losses = ([], [])
+        self.missing: set[str] = set()  # the files that failed() has named
         self.newest: list[str] = []  # the lines of the last evaluation and its sample
         if self.console.file.isatty() and not self.console.is_dumb_terminal and not quiet:
-            self.live = Live(
+            self.live = Picture(
                 get_renderable=self.picture,
                 console=self.console,
                 vertical_overflow="crop",
@@ -58,7 +53,7 @@ class Display:
 
     def __enter__(self):
         if self.live:
-            self.live.start()
+            self._print(self.live.start)
         return self
 
     def __exit__(self, *_):
@@ -67,7 +62,7 @@ class Display:
     def stop(self):
         """Leave the picture as it is; what is said from now on stands below it."""
         if self.live:
-            self.live.stop()
+            self._print(self.live.stop)
 
     def say(self, text=""):
         """Print a line above the picture, as long as somebody reads it; a terminal has it broken
@@ -88,8 +83,7 @@ class Display:
             sys.stdout.flush()
         except (OSError, SystemExit):  # a closed pipe, which rich would end with, or a full disk
             self.quiet = True
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence(sys.stdout)
 
     def go_on(self, rows):
         """Begin with the losses of a run that goes on: rows as of metrics.csv."""
@@ -132,6 +126,12 @@ class Display:
             head, *lines = before
             self.say("\n".join(["", head, *(f"    {line}" for line in lines)]))
 
+    def failed(self, what, error):
+        """Report once that a file could not be made, without which the run goes on."""
+        if what not in self.missing:
+            self.missing.add(what)
+            complain(f"{what} is not up to date, and the run goes on: {in_one_line(error)}")
+
     # ---- the picture -------------------------------------------------------------------------
 
     def picture(self):
@@ -157,6 +157,30 @@ class Display:
             parts += [Text(), Text(head, style="bold", no_wrap=True, overflow="ellipsis")]
             parts += [Text(f"    {line}", no_wrap=True, overflow="ellipsis") for line in lines]
         return Group(*parts)
+
+
+class Picture(Live):
+    """A Live whose terminal may be gone: its thread redraws it still."""
+
+    def refresh(self):
+        with contextlib.suppress(OSError, SystemExit):
+            super().refresh()
+
+
+def optional(what):
+    """Decorate a method that writes the file `what`: an error there is a line on self.display."""
+
+    def decorate(method):
+        @functools.wraps(method)
+        def attempt(self, *arguments):
+            try:
+                method(self, *arguments)
+            except Exception as error:
+                self.display.failed(what, error)
+
+        return attempt
+
+    return decorate
 
 
 def clock(seconds):

@@ -14,7 +14,7 @@ from gpt_numpy.app import memory, report, resume
 from gpt_numpy.app.cli import Command, flags_of, identity, prepare
 from gpt_numpy.app.inspect_model import loss_by_position
 from gpt_numpy.app.run_folder import Clock, Signals, evaluation_seconds
-from gpt_numpy.app.terminal import Display, show_what_can_be_shown
+from gpt_numpy.app.terminal import Display, optional
 from gpt_numpy.corpus import grammar
 from gpt_numpy.corpus.large import head, with_progress
 from gpt_numpy.data import split
@@ -51,7 +51,6 @@ def run_command(train_and_report, arguments, description):
 
     Errors that a user can mend become a line on standard error.
     """
-    show_what_can_be_shown()
     try:
         ranks = Ranks.of_mpirun()
     except ModuleNotFoundError as error:
@@ -182,9 +181,11 @@ class Run:
         self.max_tokens = self.command.eval_tokens or None
         self.best = self.val_loss = float("inf")
         self.saved = None  # the step of the last save
+        self.waited = 0  # evaluations since the best one
         if job.saved:
             progress, _ = job.saved
             self.best, self.val_loss, self.saved = progress.best, progress.val_loss, progress.step
+            self.waited = progress.waited
         self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
         self.entropy = self.text_entropy = None  # nats per token, of the grammar, if it wrote this
         if job.corpus.entropy is not None:
@@ -229,8 +230,11 @@ class Run:
         """Yield the steps; the ops of some of them are timed."""
         if self.job.notes:
             self.save(self.saved)  # with the new settings
-        if self.saved == self.command.steps and not (self.folder.path / "report.html").exists():
+        there = (self.folder.path / "report.html").exists()
+        if self.is_over(self.saved) and (self.job.notes or not there):
             self.report("finished", self.saved)
+        if self.is_over(self.saved):
+            return
         for n in itertools.count(1):
             try:
                 with self.profiler if n in PROFILED else contextlib.nullcontext():
@@ -244,6 +248,12 @@ class Run:
             if self.is_evaluated(result.step) or result.step % self.command.log_every == 0:
                 self.measured = result.loss.item(), self.clock.rate()  # a GPU is waited for
             yield result
+            if self.is_over(result.step):
+                return
+
+    def is_over(self, step):
+        """Return whether the run ends after a step: at its last one, or out of patience."""
+        return step == self.command.steps or 0 < self.command.patience <= self.waited
 
     def is_evaluated(self, step):
         """Return whether the loop should evaluate the model after a step."""
@@ -264,8 +274,9 @@ class Run:
         self.val_loss = val_loss
         bits = report.bits(val_loss, self.characters_per_token)
         self.folder.sample(step, val_loss, bits, sample)
+        self.waited += 1
         if val_loss < self.best:
-            self.best = val_loss
+            self.best, self.waited = val_loss, 0
             self.model.save_pretrained(self.folder.path, **self.origin)
         held = memory.size(memory.held())
         self.display.evaluation(step, val_loss, bits, sample, held)
@@ -274,7 +285,7 @@ class Run:
             self.draw()
         else:
             self.folder.log(step=step, val_loss=val_loss, seconds=self.clock.seconds())
-        self.report("running" if step < self.command.steps else "finished", step)
+        self.report("finished" if self.is_over(step) else "running", step)
         self.save(step)
 
     def log_step(self, result, val_loss=None):
@@ -295,7 +306,7 @@ class Run:
     def must_stop(self, step):
         """Save after a step if it is time; return whether a signal asked for the run to stop."""
         stop = self.signals.received
-        if step == self.command.steps:
+        if self.is_over(step):
             return False
         if self.saved != step and (stop or self.clock.since_save() > SAVE_EVERY):
             with self.clock.paused():
@@ -316,7 +327,7 @@ class Run:
         """Save all that the next step depends on, unless a step before has gone wrong."""
         if self.optimizer.stopped_at():
             return  # the weights are of that step: train() will say so
-        facts = {"best": self.best, "val_loss": self.val_loss, **self.facts}
+        facts = {"best": self.best, "val_loss": self.val_loss, "waited": self.waited, **self.facts}
         self.folder.save(self.model, self.optimizer, step, **facts)
         self.saved = step
         self.clock.saved()
@@ -335,6 +346,7 @@ class Run:
             command += f" --out {shlex.quote(str(path))}"
         return f"step {self.saved} is saved in {path}; to go on from there: {command}"
 
+    @optional("loss.png")
     def draw(self):
         """Draw the loss so far."""
         self.folder.draw(
@@ -344,6 +356,7 @@ class Run:
             text_entropy=self.text_entropy,
         )
 
+    @optional("report.html")
     def report(self, state, step):
         """Write the report of the run, which is running, finished or stopped."""
         command, ids = self.command, self.passage
@@ -445,9 +458,16 @@ class Run:
             return 128 + self.stopped
         self.display.last(
             f"final val_loss {self.val_loss:.4f} (perplexity "
-            f"{report.perplexity(self.val_loss):.2f}) after {self.command.steps} steps"
+            f"{report.perplexity(self.val_loss):.2f}) after {self.saved} steps{self.why_early()}"
         )
         return 0
+
+    def why_early(self):
+        """Return why the run ended before its last step; nothing if it did not."""
+        if self.saved == self.command.steps:
+            return ""
+        evaluations = f"{self.waited} evaluation" + "s" * (self.waited > 1)
+        return f"; stopped early: {evaluations} without a better val_loss than {self.best:.4f}"
 
 
 def from_a_line_on(ids, tokenizer, block_size):

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.files import read_json, write_whole
+from gpt_numpy.files import message, read_json, write_whole
 
 if TYPE_CHECKING:
     from gpt_numpy.tokenizer import Tokenizer
@@ -90,7 +90,7 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
         config = read_config(theirs)
     except ValueError as error:
         raise ValueError(
-            f"{path} does not describe a GPT-2 that can be read here: {error}"
+            f"{path} does not describe a GPT-2 that can be read here: {message(error)}"
         ) from error
     path = path.with_name("model.safetensors")
     arrays, metadata = read_model(path)

@@ -208,8 +208,9 @@ def start(task, blas_threads):
 
 def worker_main(pipe, task, blas_threads):
     """Run a worker process: one task for every message, until the parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent's business: it may finish a step first
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the parent's business: it may finish a step
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     Thread(target=exit_with_parent, daemon=True).start()
     tune_malloc()
     i, n, model, flat, shared, grad_fn, sequences = task

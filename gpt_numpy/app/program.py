@@ -1,0 +1,75 @@
+"""Run a command as a program, in whatever environment it was started."""
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from minigrad.internals.gpu import in_one_line
+
+
+def run(main: Callable[[], int]) -> int:
+    """Return the exit status of main(), the only task of this process.
+
+    Warnings are for programmers: none is shown, and none is an error (as python -W error asks for).
+    Nor are numbers that overflow; they are looked for in the loss and in the gradient.
+    """
+    warnings.simplefilter("ignore")
+    np.seterr(all="ignore")
+    open_streams()
+    try:
+        return main()
+    except OSError as error:  # main() had no way to report this one: standard error is full, say
+        complain(in_one_line(error))
+        return 2
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library that is written in Rust
+            raise
+        complain(f"a library failed, most likely because memory ran out: {in_one_line(error)}")
+        return 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                silence(stream)  # because Python flushes again at its end
+
+
+def open_streams() -> None:
+    """Open /dev/null for every standard stream that is closed; print ? for what cannot be encoded.
+
+    A file that is opened later could otherwise become the one that programs print to.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            null = os.open(os.devnull, os.O_RDWR)
+            try:
+                os.fstat(descriptor)
+            except OSError:
+                os.dup2(null, descriptor)
+            null = os.dup(null) if null == descriptor else null
+            setattr(sys, name, os.fdopen(null, "r" if name == "stdin" else "w", encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def complain(error: str) -> None:
+    """Print a line on standard error, if it can be written to."""
+    try:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream) -> None:
+    """Send a stream that nobody reads to /dev/null, so that it is no error to write to it."""
+    with contextlib.suppress(OSError, ValueError):  # it has no descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
