@@ -225,7 +225,7 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (FloatingPointError, ValueError, OSError, GPUUnavailable) as error:
-        print(f"generate: {error}", file=sys.stderr)
+        print(f"generate: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print()

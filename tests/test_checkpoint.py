@@ -220,7 +220,11 @@ BROKEN = {  # what is done to a folder, which file is to blame, what else the me
     "config is not JSON": (write(CONFIG, b"{"), CONFIG, ""),
     "config is binary": (write(CONFIG, b"\xff\xfe"), CONFIG, ""),
     "config is a list": (write(CONFIG, b"[]"), CONFIG, ""),
-    "config is another model's": (rewrite_config(n_positions=...), CONFIG, "n_positions"),
+    "config is another model's": (
+        rewrite_config(n_positions=...),
+        CONFIG,
+        "n_positions' is missing",
+    ),
     "config has words for numbers": (rewrite_config(n_layer="two"), CONFIG, ""),
     "config makes no model": (rewrite_config(n_head=4), CONFIG, "n_head"),
     "config has a model_type not ours": (rewrite_config(model_type="bert"), CONFIG, "bert"),

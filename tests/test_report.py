@@ -1,6 +1,7 @@
 """What a loss means, in the lesson's numbers, and the loss figure as a file."""
 
 import math
+import os
 import struct
 
 import pytest
@@ -76,6 +77,7 @@ FIGURES = {
     "no evaluations": ([row(10, 3.5), row(20, 3.0)], {}),
     "a large vocabulary": (ROWS, {"vocab_size": 50_000}),
     "nothing yet": ([], {}),
+    "a text of one character": ([row(0, None, 0.0), row(1, 0.0, 0.0)], {"vocab_size": 1}),
 }
 
 
@@ -90,11 +92,27 @@ def test_loss_figure_is_ten_by_five_inches(name, tmp_path):
     assert struct.unpack(">II", head[16:]) == (1200, 600)  # the width and height of the IHDR chunk
 
 
-@pytest.mark.parametrize("name", ["a$b^{$.txt", "s\udcff.txt", "<b>&amp;", "\x1b[31m"])
+@pytest.mark.parametrize(
+    "name", ["a$b^{$.txt", "s\udcff.txt", "<b>&amp;", "\x1b[31m", "莎士比亚.txt", "W" * 250]
+)
 def test_a_name_is_drawn_whatever_it_is(name, tmp_path):
-    """A dollar sign starts no formula, and a surrogate is replaced."""
+    """A dollar sign starts no formula, a surrogate is replaced, a long name is cut; no warnings."""
     report.loss_figure(ROWS, tmp_path / "loss.png", title=name, vocab_size=65)
     assert (tmp_path / "loss.png").exists()
+
+
+def test_a_figure_is_drawn_with_matplotlibs_own_settings(tmp_path, monkeypatch):
+    """Whatever a user's matplotlibrc and MPLBACKEND say, which stay as they are."""
+    import matplotlib
+
+    report.loss_figure(ROWS, tmp_path / "right.png", "a run", 65)
+    monkeypatch.setenv("MPLBACKEND", "module://not.there")
+    theirs = {"text.usetex": True, "font.family": ["none"], "savefig.dpi": 10, "lines.marker": "x"}
+    with matplotlib.rc_context(theirs):
+        report.loss_figure(ROWS, tmp_path / "loss.png", "a run", 65)
+        assert {name: matplotlib.rcParams[name] for name in theirs} == theirs
+    assert os.environ["MPLBACKEND"] == "module://not.there"
+    assert (tmp_path / "loss.png").read_bytes() == (tmp_path / "right.png").read_bytes()
 
 
 def test_loss_figure_shows_the_runs_numbers(tmp_path):

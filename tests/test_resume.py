@@ -166,10 +166,51 @@ def test_a_finished_run_ends_again(train):
     assert snapshot(first.folder) == before
 
 
+WORSE = (
+    "--lr 5 --warmup-steps 1 --steps 40 --eval-every 2 --log-every 1 --workers 1 --seed 3"
+).split()
+
+
+def test_a_run_that_waited_long_enough_is_over(train):
+    """After so many evaluations that were not the best; the last line says so; the best is kept."""
+    run = train("run", *WORSE, "--patience", "3")
+    losses = [v for v in metrics_of(run.folder)["val_loss"] if v is not None]
+    best = losses.index(min(losses))
+    assert best == len(losses) - 4 and len(losses) < 21
+    last = 2 * (len(losses) - 1)
+    assert run.status == 0 and run.lines[-1].endswith(
+        f"after {last} steps; stopped early: 3 evaluations without a better val_loss than "
+        f"{losses[best]:.4f}"
+    )
+    assert '"state": "finished"' in (run.folder / "report.html").read_text(encoding="utf-8")
+    before = snapshot(run.folder)
+    again = train("run", "--resume")
+    assert (again.status, again.lines[-1], snapshot(run.folder)) == (0, run.lines[-1], before)
+
+
+def test_patience_goes_on_where_it_was(train, stop_at):
+    """Stopped while it waits, at an evaluation and between two; more patience lets it go on."""
+    whole = train("whole", *WORSE, "--patience", "3")
+    last = load_state(whole.folder)[0].step
+    flags = [*WORSE, "--patience", "3"]
+    for step in (last - 3, last - 2):
+        stop_at(step, signal.SIGINT)
+        assert train("run", *flags).status == 130
+        flags = ["--resume"]
+    resumed = train("run", "--resume")
+    assert (resumed.status, resumed.lines[-1]) == (0, whole.lines[-1])
+    assert_same_run(resumed.folder, whole.folder)
+    more = train("run", "--resume", "--patience", "4")
+    assert more.status == 0 and load_state(more.folder)[0].step > last
+    assert any("patience: 3 before, 4 from here on" in line for line in more.lines)
+
+
 # ---- how it is stopped ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_lets_the_step_finish(number, status, train, stop_at):
     """One line says where it is saved and how to go on, also with --quiet; nothing on stderr."""
     stop_at(2, number)

@@ -9,6 +9,7 @@ import math
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def own_settings():
             warnings.simplefilter("ignore")
             import matplotlib  # here, because `--help` need not wait for it
 
-            settings = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
+            settings: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
             with matplotlib.rc_context(settings):
                 yield
     finally:

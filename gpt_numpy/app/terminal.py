@@ -130,7 +130,8 @@ class Display:
         """Report once that a file could not be made, without which the run goes on."""
         if what not in self.missing:
             self.missing.add(what)
-            complain(f"{what} is not up to date, and the run goes on: {in_one_line(error)}")
+            reason = getattr(error, "strerror", None) or in_one_line(error)
+            complain(f"{what} is not up to date, and the run goes on: {reason}")
 
     # ---- the picture -------------------------------------------------------------------------
 
