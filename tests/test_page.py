@@ -22,7 +22,7 @@ from command import example, metrics_of
 import gpt_numpy.app.run_folder
 from gpt_numpy import GPT
 from gpt_numpy.app import report
-from gpt_numpy.app.cli import Command
+from gpt_numpy.app.cli import PATHS, Command, paths_kept
 from gpt_numpy.app.inspect_model import attention_maps, surprise
 from gpt_numpy.app.run_folder import Signals
 from gpt_numpy.config import PRESETS
@@ -51,7 +51,7 @@ def settings_of(flags):
     default = Command(**PRESETS[flags[flags.index("--preset") + 1]])
     command = tyro.cli(Command, args=flags, default=default)
     settings = {f.name: getattr(command, f.name) for f in dataclasses.fields(command)}
-    return {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
+    return settings | {name: paths_kept(settings[name]) for name in PATHS}
 
 
 def facts(folder):
