@@ -11,7 +11,6 @@ import sys
 import threading
 import types
 import webbrowser
-from pathlib import Path
 
 import numpy as np
 import pytest
