@@ -60,6 +60,7 @@ def train(
         return
 
     optimizer = optimizer or adamw(model, config)
+    optimizer.zero_grad()
     check_ids("train", ids, model.config.vocab_size)
     model.train()
     for step in range(start_step + 1, config.steps + 1):
@@ -67,7 +68,6 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
 
-        optimizer.zero_grad()
         loss: Any = 0.0
         for first in range(0, config.sequences_per_step, config.batch_size):  # accumulation
             shape = config.batch_size, config.block_size  # (B, T)
@@ -82,6 +82,7 @@ def train(
         if not math.isfinite(loss.item() + grad_norm.item()):
             raise not_finite(model, ids, config, step)
         optimizer.step()
+        optimizer.zero_grad()
         yield StepResult(step, loss, lr, grad_norm)
 
 

@@ -211,7 +211,7 @@ def test_a_name_leads_to_what_it_means(file, line, word, target, book):
     """In imports, calls, operators and prose."""
     html = (book[0] / f"{file}.html").read_text(encoding="utf-8").splitlines()
     href = os.path.relpath(f"{target}.html", os.path.dirname(file)) if target != file else ""
-    anchor = "" if target.endswith(f"/{word}") or word == "generate" else f"#{word.split('.')[-1]}"
+    anchor = "" if target.endswith(f"/{word}") or word == "sample" else f"#{word.split('.')[-1]}"
     anchor = anchor.replace("#_", "#GPT._")
     shown = [row for row in html if line in re.sub("<[^>]*>", "", row)]
     assert shown and all(f'<a href="{href}{anchor}">{word}</a>' in row for row in shown)

@@ -223,7 +223,7 @@ BROKEN = {  # what is done to a folder, which file is to blame, what else the me
     "config is another model's": (
         rewrite_config(n_positions=...),
         CONFIG,
-        "n_positions' is missing",
+        "it does not say n_positions",
     ),
     "config has words for numbers": (rewrite_config(n_layer="two"), CONFIG, ""),
     "config makes no model": (rewrite_config(n_head=4), CONFIG, "n_head"),

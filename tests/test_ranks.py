@@ -250,12 +250,21 @@ def test_a_spoiled_run_is_refused_once(tmp_path):
 def test_a_rank_that_cannot_write_ends_them_all(tmp_path):
     """The first says why; the others do not wait for it for ever."""
     assert mpirun(2, *command(tmp_path, "run")).returncode == 0
-    figure = tmp_path / "run" / "loss.png"
-    figure.unlink()
-    figure.mkdir()
-    run = resumed(tmp_path / "run", 2, "--steps", "12")
+    model = tmp_path / "run" / "model.safetensors"
+    code = f"""
+import os, runpy, sys, gpt_numpy.app.run_folder as run_folder
+log = run_folder.RunFolder.log
+def full(self, **row):
+    if row["step"] == 9:
+        raise OSError(28, "No space left on device")
+    log(self, **row)
+run_folder.RunFolder.log = full
+sys.argv = ["train_shakespeare.py", "--resume", "--out", {str(model.parent)!r}, "--steps", "12"]
+runpy.run_path({str(ROOT / "examples/train_shakespeare.py")!r}, run_name="__main__")
+"""
+    run = mpirun(2, "-c", code)
     assert run.returncode == 1 and "Traceback" not in run.stderr
-    assert f"cannot write to {tmp_path / 'run'}: Is a directory. step 6 is saved" in run.stderr
+    assert f"cannot write to {model.parent}: No space left on device. step " in run.stderr
 
 
 # ---- without MPI ---------------------------------------------------------------------------------

@@ -431,11 +431,6 @@ def broadcast_to(array, shape):
     return _device(np.broadcast_to(_array_inside(array), shape), array)
 
 
-def take_along_axis(a, indices, axis):
-    a, indices = _array_inside(a), _array_inside(indices)
-    return _device(np.take_along_axis(a, indices % a.shape[axis], axis))
-
-
 def may_share_memory(a, b):
     return np.may_share_memory(_array_inside(a), _array_inside(b))
 
