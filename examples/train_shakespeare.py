@@ -1,14 +1,14 @@
-"""Train a GPT on a text and watch it learn to speak.
+"""Train a GPT on a text and watch it learn to write.
 
     python examples/train_shakespeare.py                  tiny Shakespeare, on a GPU if there is one
     python examples/train_shakespeare.py --device cpu     on a CPU: a small model, a minute
     python examples/train_shakespeare.py --device gpu     on a GPU: a larger model, the preset baby
     python examples/train_shakespeare.py --data my.txt    your own text, of one or more files
-    python examples/train_shakespeare.py --resume         go on where a run was stopped
-    python examples/train_shakespeare.py --open           see it in a browser
+    python examples/train_shakespeare.py --resume         continue a run that was stopped
+    python examples/train_shakespeare.py --open           open the report in a browser
 
-Without a network a built-in grammar writes the text.  The run leaves the model, its metrics, its
-samples, its loss curve and a report in a folder, and all that it takes to go on.
+Without an internet connection a built-in grammar writes the text.  The run leaves the model, its
+metrics, samples, loss curve and report in a folder, and everything needed to resume.
 """
 
 # This file is an example to read and to change.  It shows the way from a text to a trained model;
@@ -28,22 +28,24 @@ SAMPLE_TOKENS = 240
 
 
 def train_and_report(job, ranks):
-    """Do the `job` that the flags describe; return the exit status.
+    """Train as the flags ask; return the exit status.
 
+    job     what the flags describe: the settings, the text and its tokenizer, the run folder
     ranks   the processes that mpirun started; without mpirun, this one
     """
-    # The text, as ids.  For a text of your own that is no file:
-    #     tokenizer = CharTokenizer.from_text(text)
-    #     train_ids, val_ids = encoded(tokenizer, text, config.block_size)
+    # The text, as ids.  To train on a string instead:
+    #     tokenizer = gpt_numpy.tokenizer.CharTokenizer.from_text(text)
+    #     train_ids, val_ids = gpt_numpy.data.encoded(tokenizer, text, config.block_size)
     config, tokenizer = job.command, job.tokenizer
     train_ids, val_ids = job.train_ids, job.val_ids  # integers (N,)
 
-    # The model and its optimizer, new or as they were saved.
+    # The model and its optimizer, new or restored from the run folder.
     mg.manual_seed(config.seed)
     model = GPT(config.model(tokenizer.vocab_size)).to(config.device)
     optimizer = adamw(model, config)
     start_step = load(job, model, optimizer, ranks)
 
+    # Each next(steps) makes a training step: the loop of gpt_numpy/train.py, shared by processes.
     steps = train(model, train_ids, config, ranks, optimizer, start_step)
     if ranks.rank > 0:
         return follow(steps)
@@ -54,10 +56,10 @@ def train_and_report(job, ranks):
         try:
             ids = model.generate(job.prompt, SAMPLE_TOKENS, seed=config.seed)  # (1, T)
             return val_loss, tokenizer.decode(ids.numpy()[0])
-        except FloatingPointError as error:  # the next step will report where it began
+        except FloatingPointError as error:  # if training goes on, it will report where this began
             return val_loss, f"({error})"
 
-    # The loop.  A step returns its number, its loss, its learning rate and its gradient's norm.
+    # The loop.  Each step yields a StepResult: its number, loss, learning rate and gradient norm.
     with Run(job, model, optimizer, ranks) as run:
         if not job.saved:
             with run.evaluation():
@@ -70,12 +72,13 @@ def train_and_report(job, ranks):
                 run.log_step(result)
             if run.must_stop(result.step):
                 break
-        else:
+        else:  # all steps were made
             run.summarize()
     return run.end()
 
 
 def main(arguments=None):
+    """Run the command with these arguments, or those of the shell; return its exit status."""
     return run_command(train_and_report, arguments, __doc__)
 
 

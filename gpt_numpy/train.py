@@ -1,14 +1,14 @@
-"""Training: START HERE.  One step reads straight through, from the batch to the moved weights:
+"""Training: START HERE.  One step reads straight through, from the batch to the updated weights:
 
-    batch → model → cross-entropy → backward → clip → AdamW, at the learning rate of the schedule
+    learning rate → batches → model → cross-entropy → backward → clip → AdamW → zero_grad
 
 The loss is the mean of −ln p, where p is the probability that the model gave to the token that
-came next, in nats per token.  Its gradient tells for every weight how fast the loss would rise
-with it, so AdamW moves each weight the other way.
+came next, in nats per token.  The gradient is the derivative of the loss with respect to each
+weight.  AdamW updates each weight in the direction that lowers the loss.
 
 `train` is a generator: it yields after every step, and the caller may print, evaluate, save or
-stop.  scale/train.py shares the same steps over processes and machines; the training command in
-app/ uses that one, and tests/test_scale.py shows that they compute the same weights.
+stop.  scale/train.py divides each step among processes and machines.  The training command in app/
+uses it, and tests/test_scale.py checks that both give the same weights.
 """
 
 import math
@@ -32,7 +32,7 @@ class StepResult(NamedTuple):
     """What a training step reports."""
 
     step: int  # counted from 1
-    loss: Tensor  # mean over all tokens of the step, in nats, before the weights moved
+    loss: Tensor  # mean over all tokens of the step, in nats, before the update
     lr: float
     grad_norm: Tensor  # before clipping
 
@@ -46,12 +46,14 @@ def train(
 ) -> Iterator[StepResult]:
     """Train `model` on the text `ids` (N,) until step config.steps; yield a StepResult after each.
 
-    To continue a run, pass the optimizer of its first part and the number of steps that it made.
-    All that is random in a step depends on (config.seed, step), so the run continues exactly.
+    This loop runs with config.workers = 1, and on a GPU.  With more workers, scale/train.py runs:
+    a script then needs the line `if __name__ == "__main__":` on some systems.
 
-    With config.workers above 1, processes share each step's sequences: see scale/train.py.
+    optimizer   that of adamw() by default; to continue a run, the one used so far
+    start_step  how many steps were made before.  Batches and dropout masks depend only on
+                (config.seed, step), so the run continues exactly.
 
-    Errors      FloatingPointError if a loss or a gradient is not finite; no weight has moved then
+    Errors      FloatingPointError if a loss or a gradient is not finite, before any weight changes
     """
     if config.workers > 1 and model.device == "cpu":
         from gpt_numpy.scale.train import train as train_in_processes
@@ -60,7 +62,7 @@ def train(
         return
 
     optimizer = optimizer or adamw(model, config)
-    optimizer.zero_grad()
+    optimizer.zero_grad()  # drop gradients of an earlier backward()
     check_ids("train", ids, model.config.vocab_size)
     model.train()
     for step in range(start_step + 1, config.steps + 1):
@@ -68,21 +70,22 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
 
-        loss: Any = 0.0
+        loss: Any = 0.0  # a Tensor from the first batch on
         for first in range(0, config.sequences_per_step, config.batch_size):  # accumulation
             shape = config.batch_size, config.block_size  # (B, T)
-            x, y = random_batch(ids, *shape, config.seed, step, first)
+            x, y = random_batch(ids, *shape, config.seed, step, first)  # `first`: of its sequences
+            # Dropout masks depend on (seed, step, sequence).  Overflow is looked for below.
             with random.rng_scope(config.seed, step, first), np.errstate(all="ignore"):
                 logits = model(x)  # (B, T, V)
                 batch_loss = F.cross_entropy(logits, y.to(model.device)) / config.accumulate
                 batch_loss.backward()  # adds to the gradients
-            loss += batch_loss.detach()
+            loss += batch_loss.detach()  # the number, without its graph
 
         grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
         if not math.isfinite(loss.item() + grad_norm.item()):
             raise not_finite(model, ids, config, step)
         optimizer.step()
-        optimizer.zero_grad()
+        optimizer.zero_grad()  # the next step starts from no gradients
         yield StepResult(step, loss, lr, grad_norm)
 
 
@@ -97,16 +100,17 @@ def evaluate(
     ids: np.ndarray,
     batch_size: int | None = None,
     max_tokens: int | None = None,
-    watch: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+    progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
 ) -> float:
-    """Return the mean loss over `ids` (N,), in nats per token, with dropout off.
+    """Return the mean loss over `ids` (N,), in nats per token, without dropout and graph.
 
-    Every token but the first is predicted once, or a sample of about max_tokens of them: see
-    all_windows().  watch(batches) yields the same batches; it may show progress, or raise an error.
+    batch_size  how many windows are read at once; see all_windows()
+    max_tokens  read evenly spaced windows of about so many tokens, not all of them
+    progress    a function of the batches that yields the same; it may show progress, or raise
     """
     total, n = 0.0, 0
     with model.eval_mode(), np.errstate(all="ignore"):  # the loss of a broken model is NaN
-        for x, y in watch(all_windows(ids, model.config, batch_size, max_tokens)):
+        for x, y in progress(all_windows(ids, model.config, batch_size, max_tokens)):
             loss = F.cross_entropy(model(x), y.to(model.device), reduction="sum")
             total += loss.item()
             n += y.size

@@ -528,7 +528,7 @@ def test_ctrl_c_ends_the_evaluation_of_all_of_the_text(train, monkeypatch):
     evaluate = trainer.evaluate
 
     def interrupted(*arguments, **options):
-        if "watch" in options:
+        if "progress" in options:
             os.kill(os.getpid(), signal.SIGINT)
         return evaluate(*arguments, **options)
 

@@ -94,6 +94,12 @@ def fail(model, step, first, last):
     return mg.Tensor(0.0)
 
 
+def run_out_of_memory(model, step, first, last):
+    if first > 0:
+        np.empty(2**60)
+    return mg.Tensor(0.0)
+
+
 def die(model, step, first, last):
     if first > 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -102,7 +108,11 @@ def die(model, step, first, last):
 
 @pytest.mark.parametrize(
     "work, error, part",
-    [(fail, RuntimeError, "ValueError: no such row"), (die, RuntimeError, "die")],
+    [
+        (fail, RuntimeError, "ValueError: no such row"),
+        (die, RuntimeError, "die"),
+        (run_out_of_memory, MemoryError, "^numpy.*MemoryError: Unable to allocate"),
+    ],
 )
 def test_a_worker_that_fails_ends_the_run(work, error, part, capfd):
     """With its error, or with one that says that it died; not with a hang."""

@@ -1,4 +1,4 @@
-"""What the training command does besides training: log, sample, save, report, and how it ends."""
+"""Log, sample, save and report a training run: what the command does besides training."""
 
 import contextlib
 import itertools
@@ -49,7 +49,7 @@ class Stopped(Exception):
 def run_command(train_and_report, arguments, description):
     """Call train_and_report(job, ranks) with what the flags ask for; return the exit status.
 
-    Errors that a user can mend become a line on standard error.
+    Errors that a user can fix become a line on standard error.
     """
     try:
         ranks = Ranks.of_mpirun()
@@ -70,13 +70,11 @@ def run_command(train_and_report, arguments, description):
             status = refuse("stopped at once; --resume goes on from what was saved, if any", 130)
         except Exception as error:
             if ranks.world_size > 1 or not (out_of_memory(error) or isinstance(error, WorkerDied)):
-                raise  # ranks must see it, to end together
-            *flags, last = memory.LEVERS.values()
-            return refuse(
-                f"there is not enough memory ({in_one_line(error)}): lower {', '.join(flags)} or "
-                f"{last}",
-                status=1,
-            )
+                raise  # so that all ranks stop
+            names = ["workers"] if job.saved else memory.LEVERS  # others would change a saved run
+            *flags, last = [memory.LEVERS[name] for name in names]
+            lower = f"{', '.join(flags)} or {last}" if flags else last
+            return refuse(f"there is not enough memory ({in_one_line(error)}): lower {lower}", 1)
         if status > 128:
             ranks.end_all(status)
         return status
@@ -160,7 +158,7 @@ def introduce(display, job, model, ranks):
 class Run:
     """A run of the training command, as a context: `with Run(job, model, optimizer, ranks) as run`.
 
-    It shows, logs and saves what the loop reports to it.  Errors inside that a user can mend become
+    It shows, logs and saves what the loop reports to it.  Errors inside that a user can fix become
     Refused.
     """
 
@@ -221,10 +219,9 @@ class Run:
             error = Refused(f"{error}\nStep {self.saved}, the last one saved, stays as it is.", 1)
         self.signals.__exit__()
         self.display.__exit__()
+        self.folder.close()
         if isinstance(error, Refused):
             raise error from None
-        if error is None:
-            self.folder.close()
 
     def watch(self, steps):
         """Yield the steps; the ops of some of them are timed."""
@@ -261,7 +258,7 @@ class Run:
 
     @contextlib.contextmanager
     def evaluation(self):
-        """`with run.evaluation():` what happens is no training, and does not count in its rate."""
+        """`with run.evaluation():` exclude this block from the tokens per second."""
         with self.clock.paused():
             yield
         self.evaluation_seconds = self.clock.pause
@@ -402,7 +399,7 @@ class Run:
     def evaluate_all(self):
         """Return the loss on the whole validation text; raise Stopped if a signal comes.
 
-        (That is the last evaluation's, if it read all of the text.)
+        The last evaluation's is returned if it covered all of the text.
         """
         n = len(self.job.val_ids) - 1
         if self.max_tokens is None or n <= self.max_tokens:
@@ -418,7 +415,7 @@ class Run:
                     raise Stopped
                 yield batch
 
-        return evaluate(self.model, self.job.val_ids, watch=watch)
+        return evaluate(self.model, self.job.val_ids, progress=watch)
 
     def summarize(self):
         """Report how much of the loss is due to short contexts, and how much to the model."""

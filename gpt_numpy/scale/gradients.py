@@ -24,7 +24,7 @@ def accumulate_gradients(
     """Add up the gradients of (the sum of all losses in `batches`) / n_tokens; return that loss.
 
     batches     pairs (x, y) of integer Tensors (B, T), of any sizes
-    n_tokens    how many tokens all batches have together: then the result is the mean over them
+    n_tokens    how many tokens the step has: the result is this part's share of the mean
     first       the number of the first sequence within the step: dropout masks depend on it
 
     The mean over all tokens is the sum over batches of (their mean) · (their share of the tokens).
@@ -46,7 +46,8 @@ def gradients_of_sequences(
 ) -> Tensor:
     """Accumulate the gradients of the sequences first ... stop − 1 of a step, one of n_parts of it.
 
-    They are read batch_size / n_parts at a time (rounded up): all parts together hold one batch.
+    They are read batch_size / n_parts at a time (rounded up), so that all parts together hold about
+    one batch.
     """
     size = math.ceil(config.batch_size / n_parts)
     batches = (
@@ -57,7 +58,9 @@ def gradients_of_sequences(
 
 
 def find_anomaly(replay: Callable[[], object]) -> str:
-    """Compute a step's gradients again, watching every op; return what is said of the first NaN."""
+    """Compute a step's gradients again, watching every op; return the description of the first
+    op whose result is not finite, or "".
+    """
     try:
         with detect_anomaly():
             replay()
@@ -69,7 +72,7 @@ def find_anomaly(replay: Callable[[], object]) -> str:
 def not_finite(
     model: GPT, ids: np.ndarray, config: TrainConfig, step: int, found: str | None = None
 ) -> FloatingPointError:
-    """Return the error of a step whose loss or gradient is not finite: it names the op.
+    """Return the error of a step whose loss or gradient is not finite, and drop all gradients.
 
     found   what find_anomaly() has found, if it was called already
     """

@@ -26,7 +26,7 @@ SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # how many ranks MPICH or Open MPI
 
 
 class Ranks:
-    """Rank number `rank` of `size`.  Ranks() is alone, and sends nothing; see of_mpirun().
+    """Rank number `rank` of `world_size`.  Ranks() is alone, and sends nothing; see of_mpirun().
 
     Use as `with Ranks.of_mpirun() as ranks:`; an error that one rank does not get over then ends
     them all, and Ctrl-C is the business of the first.

@@ -1,7 +1,7 @@
 """The loop of train.py for several processes, several machines, and a GPU.
 
 What differs: each process computes the gradients of a part of the step's sequences (workers.py),
-ranks of MPI add theirs up (ranks.py), every process updates a part of the weights, and on a GPU
+MPI ranks sum their gradients (ranks.py), every process updates a part of the weights, and on a GPU
 Python does not wait for the loss.  With one worker the weights are those of train.py, bit for bit.
 """
 
@@ -44,13 +44,16 @@ def train(
     that calls this needs the line `if __name__ == "__main__":`.
 
     On a GPU nothing is read back between steps, so Python runs ahead; loss.item() and
-    grad_norm.item() wait for the GPU.  There FloatingPointError comes when a step is logged or
-    evaluated, and at the last.  No weight has moved since the step that it names.
+    grad_norm.item() wait for the GPU.  There FloatingPointError is raised when a step is logged
+    or evaluated, and at the last step.  No weight has changed since the step that it names.
     """
     ranks = ranks or Ranks()
     optimizer = optimizer or adamw(model, config)
     if not isinstance(optimizer, FusedAdamW):
-        raise TypeError("train: processes share the vectors of AdamW(..., fused=True)")
+        raise TypeError(
+            f"train: the optimizer must be AdamW(..., fused=True), not {type(optimizer).__name__}: "
+            "processes share its vectors"
+        )
     check_ids("train", ids, model.config.vocab_size)
     model.train()
     tune_malloc()  # a step allocates what the last one freed
@@ -77,7 +80,10 @@ def train(
 
 
 def step_not_finite(step, loss, grad_norm, optimizer, config):
-    """Return the first step whose loss or gradient is not finite, as far as is known; else 0."""
+    """Return the first step whose loss or gradient is not finite, or 0.
+
+    On a GPU only steps that are logged or evaluated are checked.
+    """
     if device_of(loss.data) == CPU:
         return 0 if math.isfinite(loss.item() + grad_norm.item()) else step
     optimizer.stop_unless_finite(step, loss, grad_norm)  # the GPU decides: we need not wait for it

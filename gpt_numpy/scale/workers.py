@@ -1,6 +1,6 @@
-"""A step shared by processes: each computes the gradient of some of its sequences.
+"""A step divided among processes: each computes the gradient of some of its sequences.
 
-Accumulation in time reads one part of a batch after another and adds up the gradients.  Here each
+Gradient accumulation reads one part of a batch after another and adds up the gradients.  Here each
 process reads its own part at the same time, into its own gradient vector, and these are added up in
 a fixed order: the same sum.  All vectors (weights, gradients, Adam's moments; see
 minigrad/fast/flat.py) are in memory that every process sees.  So adding up and updating are shared
@@ -10,8 +10,8 @@ as well: each process takes an equal part of the vectors.
     all_reduce   its part of all gradient vectors  →  the same part of the first
     update       AdamW on its part
 
-(Threads could do this too, but Python's global interpreter lock lets only one of them at a time run
-what is between NumPy's calls: benchmarks/workers.py.)
+Threads would help less: Python's global interpreter lock lets only one of them at a time run the
+code between NumPy's calls (benchmarks/workers.py).
 
 A worker ends with its parent, whatever ends the parent.  A parent that exits kills its workers
 first (multiprocessing would send them SIGTERM, which they ignore, and wait).  A parent that is
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -46,7 +46,14 @@ DEAD = (
 
 
 class WorkerDied(RuntimeError):
-    """A process that should have answered is gone."""
+    """A worker process has exited."""
+
+
+class Failure(NamedTuple):
+    """An error in a worker process, as its parent is told."""
+
+    out_of_memory: bool
+    traceback: str
 
 
 def split_range(whole: Range, i: int, n: int) -> Range:
@@ -127,7 +134,7 @@ class Workers:
         del weights, gradient, moments  # forked processes would keep their memory
         vectors = [vector(memory) for memory in shared]
         optimizer.exp_avg, optimizer.exp_avg_sq = vectors[1:3]
-        flat.unbind()  # a process that is started afresh is sent the model, not its numbers
+        flat.unbind()  # a process that is started afresh receives the model without its arrays
         try:
             for i in range(1, n):
                 task = (i, n, model, flat, shared, grad_fn, sequences)
@@ -158,9 +165,10 @@ class Workers:
                 results = [getattr(self.first, task)(*arguments)]
             for pipe, _ in self.others:
                 results.append(pipe.recv())
-                if isinstance(text := results[-1], str):  # the traceback of an error: worker_main()
-                    kind = MemoryError if "\nMemoryError" in text else RuntimeError
-                    raise kind(f"a worker process failed:\n{text}")
+                if isinstance(failure := results[-1], Failure):
+                    if failure.out_of_memory:
+                        raise MemoryError(failure.traceback.splitlines()[-1])
+                    raise RuntimeError(f"a worker process failed:\n{failure.traceback}")
         except BaseException as error:
             self.stop()  # the others may still compute, and their answers would come too late
             if isinstance(error, EOFError | ConnectionError):
@@ -176,7 +184,7 @@ class Workers:
 
 
 def kill(processes):
-    """End the other processes, whatever they are doing: they have nothing to tidy up."""
+    """End the other processes, whatever they are doing: they have nothing to clean up."""
     for pipe, process in processes:
         process.kill()
         process.join()
@@ -221,8 +229,8 @@ def worker_main(pipe, task, blas_threads):
                 name, arguments = pipe.recv()
                 try:
                     result = getattr(worker, name)(*arguments)
-                except Exception:
-                    pipe.send(traceback.format_exc())
+                except Exception as error:
+                    pipe.send(Failure(isinstance(error, MemoryError), traceback.format_exc()))
                     return
                 pipe.send(result)
             except (EOFError, OSError):  # the parent has closed the pipe, or is gone
