@@ -109,6 +109,10 @@ def random_batch(
 
     Every row's window begins at a random place that depends on (seed, step, row) alone.
     """
+    if len(ids) <= block_size:
+        raise ValueError(
+            f"{len(ids)} ids make no window of {block_size} tokens and the one after it"
+        )
     starts = [
         np.random.Generator(random.philox((seed, step, 0, r), random.BATCH)).integers(
             len(ids) - block_size

@@ -198,6 +198,21 @@ def test_lines_of_json(tmp_path, compress):
     assert load_corpus(path).text == "one\ntwo\nthree ä"
 
 
+def test_names_in_capitals_and_hidden_files(tmp_path):
+    """A.JSONL is read as a.jsonl is; a file that systems hide is no text of a folder."""
+    (tmp_path / "A.JSONL").write_text('{"text": "one"}')
+    assert load_corpus(tmp_path / "A.JSONL").text == "one"
+    (tmp_path / "B.TXT").write_text("two")
+    (tmp_path / "._B.txt").write_bytes(bytes(9))
+    assert load_corpus(tmp_path).text == "two"
+
+
+def test_standard_input_is_one_text():
+    """It cannot be the validation text as well."""
+    with pytest.raises(ValueError, match="standard input can be read once"):
+        load_corpus("-", "-")
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
@@ -205,6 +220,10 @@ def test_lines_of_json(tmp_path, compress):
         ("one", "line 2 of {} is no JSON object with a field `text`: Expecting value"),
         ('["text"]', "line 2 of {} is no JSON object"),
         ('{"text": 3}', "line 2 of {} is no JSON object with a field `text`: `text` is not a str"),
+        (
+            r'{"text": "\ud800"}',
+            "line 2 of {} is no JSON object with a field `text`: 'utf-8' codec",
+        ),
         pytest.param("[" * 100_000, "line 2 of {} is no JSON object", id="nested"),
     ],
 )

@@ -134,6 +134,12 @@ def test_a_text_too_short_for_a_window_is_refused():
 # ---- random batches ------------------------------------------------------------------------------
 
 
+def test_a_batch_needs_a_window():
+    """NumPy would only say that high <= 0."""
+    with pytest.raises(ValueError, match="8 ids make no window of 8 tokens"):
+        random_batch(np.arange(8), 2, 8, seed=0, step=1)
+
+
 def test_a_batch_is_a_pure_function_of_seed_step_and_row():
     """Rows 6 to 11 of a batch of 12 are the batch of 6 from row 6, whatever was drawn before."""
     ids = np.arange(1000)

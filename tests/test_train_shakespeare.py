@@ -541,6 +541,30 @@ def test_ctrl_c_ends_the_evaluation_of_all_of_the_text(train, monkeypatch):
     assert (again.status, again.lines[-1]) == (0, right)
 
 
+def test_another_sample_is_evaluated_anew(train):
+    """On --resume with another --eval-tokens: the losses of two samples do not compare."""
+    right = train("right").lines[-1]
+    assert train("run", "--eval-tokens", "16").lines[-1] == right
+    assert train("run", "--resume", "--eval-tokens", "0").lines[-1] == right
+    longer = train("right", "--resume", "--steps", "9").lines[-1]
+    assert train("run", "--resume", "--steps", "9").lines[-1] == longer
+
+
+@pytest.mark.parametrize(
+    "flags", [["--data", ""], ["--data="], ["--val-data", ""], ["--out", ""], ["--init-from="]]
+)
+def test_an_empty_value_is_refused(capsys, flags):
+    """As of a variable that is not set: it would mean the current folder."""
+    assert_refused(capsys, train_shakespeare.main, flags, [flags[0].rstrip("="), "is empty"])
+
+
+def test_a_forgotten_folder_is_refused(tmp_path, monkeypatch, capsys):
+    """--resume reads --out before the flags are checked."""
+    monkeypatch.chdir(tmp_path)
+    assert exit_status(train_shakespeare.main, "--resume", "--out") == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_another_text_validates(train, tmp_path, text_file):
     """The whole of --data trains then, and --val-data is kept for --resume."""
     (tmp_path / "other.txt").write_text("a cat ran by a mat\n" * 20)

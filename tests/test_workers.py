@@ -1,5 +1,6 @@
 """A step shared out over processes: the same gradients, and no process left behind."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -168,6 +169,17 @@ def test_a_run_that_is_left_leaves_no_process():
     next(run)
     run.close()
     assert multiprocessing.active_children() == []
+
+
+def losses_in_a_pool(seed):
+    config = dataclasses.replace(CONFIG, seed=seed)
+    return [result.loss.item() for result in train(make(), IDS, config)]
+
+
+def test_a_process_of_a_pool_trains_alone():
+    """It is a daemon, which may have no children."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(losses_in_a_pool, [1]) == [pytest.approx(losses_in_a_pool(1))]
 
 
 RUN = """

@@ -4,6 +4,7 @@ Nothing is written before everything has been read, and fits.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from dataclasses import dataclass, fields, replace
@@ -169,9 +170,10 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
 
     Raises ValueError, OSError or GPUUnavailable with one line that says what is wrong.
     """
+    refuse_empty_values(sys.argv[1:] if arguments is None else arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--resume", action="store_true")
-    first.add_argument("--out", nargs="?", default=str(Command.out))
+    first.add_argument("--out", nargs="?", default=str(Command.out), const=str(Command.out))
     first.add_argument("--preset", nargs="?")
     first.add_argument("--device", nargs="?", default="auto")
     first.add_argument("--workers", nargs="?")
@@ -184,6 +186,16 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
     if flags.resume and not flags.help:
         return prepare_old(arguments, flags, ranks, description)
     return prepare_new(arguments, flags, ranks, description)
+
+
+def refuse_empty_values(arguments):
+    """ValueError if a flag has an empty value, which as a path would mean the current folder."""
+    for before, argument in itertools.pairwise(["", *map(str, arguments)]):
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--") and equals and not value:
+            raise ValueError(f"{flag} is empty: give it a value or leave it out")
+        if not argument and before.startswith("--"):
+            raise ValueError(f"{before} is empty: give it a value or leave it out")
 
 
 # ---- a new run -----------------------------------------------------------------------------------

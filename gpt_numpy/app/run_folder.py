@@ -65,8 +65,11 @@ class RunFolder:
             raise OSError(f"another process is writing to it ({error})") from error
 
     def _set_aside(self):
-        if not any((self.path / name).exists() for name in WRITTEN):
+        there = [name for name in WRITTEN if (self.path / name).exists()]
+        if not there:
             return None
+        if not any(name in there for name in ("train_config.json", "metrics.csv", resume.FILE)):
+            raise OSError(f"it has a file {there[0]} already, and is no run's folder")
         if sys.platform == "win32":
             self.lock.close()  # no folder can be renamed there that has an open file
         number = 1

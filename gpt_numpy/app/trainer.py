@@ -10,6 +10,7 @@ import threading
 import webbrowser
 
 import minigrad as mg
+from gpt_numpy import GPT
 from gpt_numpy.app import memory, report, resume
 from gpt_numpy.app.cli import Command, flags_of, identity, prepare
 from gpt_numpy.app.inspect_model import loss_by_position
@@ -56,11 +57,12 @@ def run_command(train_and_report, arguments, description):
     except ModuleNotFoundError as error:
         return refuse(error)
     with ranks:
+        job = None
         try:
-            job = ranks.broadcast(lambda: prepare(arguments, ranks, description))
-        except (ValueError, OSError, GPUUnavailable) as error:
-            return refuse(error) if ranks.rank == 0 else 2
-        try:
+            try:
+                job = ranks.broadcast(lambda: prepare(arguments, ranks, description))
+            except (ValueError, OSError, GPUUnavailable) as error:
+                return refuse(error) if ranks.rank == 0 else 2
             status = train_and_report(job, ranks)
         except Refused as error:
             status = refuse(error, error.status) if ranks.rank == 0 else error.status
@@ -71,7 +73,9 @@ def run_command(train_and_report, arguments, description):
         except Exception as error:
             if ranks.world_size > 1 or not (out_of_memory(error) or isinstance(error, WorkerDied)):
                 raise  # so that all ranks stop
-            names = ["workers"] if job.saved else memory.LEVERS  # others would change a saved run
+            names = (
+                ["workers"] if job and job.saved else memory.LEVERS
+            )  # others would change a saved run
             *flags, last = [memory.LEVERS[name] for name in names]
             lower = f"{', '.join(flags)} or {last}" if flags else last
             return refuse(f"there is not enough memory ({in_one_line(error)}): lower {lower}", 1)
@@ -225,6 +229,8 @@ class Run:
 
     def watch(self, steps):
         """Yield the steps; the ops of some of them are timed."""
+        if self.job.saved:
+            self.evaluate_again()
         if self.job.notes:
             self.save(self.saved)  # with the new settings
         there = (self.folder.path / "report.html").exists()
@@ -395,6 +401,22 @@ class Run:
         )
         if command.open and self.opened is None:
             self.opened = opened_in_browser(self.folder.path / "report.html")
+
+    def evaluate_again(self):
+        """Evaluate the last and the best model anew, if --eval-tokens has changed since.
+
+        A loss of one sample of the text cannot be compared with that of another.
+        """
+        n = len(self.job.val_ids) - 1
+        before = self.job.saved[0].settings.get("eval_tokens", 0)
+        if min(before or n, n) == min(self.max_tokens or n, n):
+            return
+        best = GPT.from_pretrained(self.folder.path).to(self.command.device)
+        self.val_loss, self.best = (
+            evaluate(model, self.job.val_ids, max_tokens=self.max_tokens)
+            for model in (self.model, best)
+        )
+        self.waited = 0
 
     def evaluate_all(self):
         """Return the loss on the whole validation text; raise Stopped if a signal comes.

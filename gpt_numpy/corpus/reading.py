@@ -68,7 +68,7 @@ class Files:
     def size(self) -> int | None:
         """Return about how many characters there are, if that is easy to know."""
         stamps = self.stamps()
-        if stamps is None or any(path.suffix in (".gz", ".jsonl") for path in self.paths):
+        if stamps is None or any(path.suffix.lower() in (".gz", ".jsonl") for path in self.paths):
             return None
         return sum(size for _, size, _ in stamps)
 
@@ -87,7 +87,7 @@ class Files:
         try:
             with self.open(path) as raw:
                 file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
-                if path.name.endswith((".jsonl", ".jsonl.gz")):
+                if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
                     for i, line in enumerate(file, 1):
                         if line.strip():
                             yield from (text_of_line(line, f"line {i} of {name}"), None)
@@ -130,7 +130,11 @@ def inside(path):
     try:
         if not path.is_dir():
             return [path]
-        files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() == ".txt" and file.name[0] != "." and file.is_file()
+        )
     except OSError as error:
         raise unreadable(path, error) from error
     if not files:
@@ -193,6 +197,7 @@ def text_of_line(line, where):
         text = json.loads(line.decode("utf-8-sig"))["text"]
         if not isinstance(text, str):
             raise TypeError("`text` is not a string")
+        text.encode()  # which half a surrogate pair, "\\ud800", has not
     except KeyError as error:
         raise ValueError(f"{where} has no field `text`; give it one, or a file .txt") from error
     except (ValueError, TypeError, RecursionError) as error:

@@ -13,7 +13,7 @@ import requests
 
 from gpt_numpy.corpus import grammar
 from gpt_numpy.corpus.large import Text, data_folder, facts_of, head, text_in
-from gpt_numpy.corpus.reading import Files
+from gpt_numpy.corpus.reading import STDIN, Files
 from gpt_numpy.files import fingerprint
 
 FILE = "tinyshakespeare.txt"
@@ -66,6 +66,8 @@ def load_corpus(
     Errors      OSError for a file that cannot be read; ValueError for one without text
     Source      Karpathy 2015, github.com/karpathy/char-rnn
     """
+    if path and validation and STDIN in paths_in(path) and STDIN in paths_in(validation):
+        raise ValueError("standard input can be read once: it is both the text and the validation")
     corpus = corpus_in(path) if path else shakespeare_or_verse()
     if not validation:
         return corpus
@@ -74,9 +76,14 @@ def load_corpus(
     return replace(corpus, name=name, entropy=None, validation=other.text)
 
 
+def paths_in(path):
+    """Return the list of paths that one path or several are."""
+    return [Path(p) for p in ([path] if isinstance(path, str | Path) else path)]
+
+
 def corpus_in(path):
     """Return the Corpus in a file or several."""
-    files = Files([path] if isinstance(path, str | Path) else path)
+    files = Files(paths_in(path))
     return Corpus(text_in(files), files.name)
 
 

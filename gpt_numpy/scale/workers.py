@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
-from threading import Thread
+from threading import Thread, main_thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,6 +118,8 @@ class Workers:
         n_teams: int = 1,
     ):
         n = max(1, min(n, sequences[1] - sequences[0]))
+        if multiprocessing.current_process().daemon:  # as in a Pool: it may have no children
+            n = 1
         self.blas = ThreadpoolController()
         available = [library["num_threads"] for library in self.blas.info()]
         self.blas_threads = max([1, *available]) // (n * n_teams) or 1  # for each one's products
@@ -171,6 +173,8 @@ class Workers:
                     raise RuntimeError(f"a worker process failed:\n{failure.traceback}")
         except BaseException as error:
             self.stop()  # the others may still compute, and their answers would come too late
+            if not main_thread().is_alive():  # the program ends; this is a daemon thread of it
+                raise SystemExit from error
             if isinstance(error, EOFError | ConnectionError):
                 raise WorkerDied(DEAD) from None
             raise
