@@ -20,7 +20,7 @@ import tyro
 from gpt_numpy import GPT
 from gpt_numpy.app import program
 from gpt_numpy.app.report import CONTROL
-from gpt_numpy.corpus.sources import normalized
+from gpt_numpy.corpus.reading import normalized
 from gpt_numpy.hf import checkpoint
 from gpt_numpy.hf.tokenizer_json import load_model
 from gpt_numpy.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
@@ -221,7 +221,7 @@ def show(prompt, columns, samples):
 def main(arguments=None):
     try:
         tyro.cli(speak, args=arguments)
-    except BrokenPipeError:  # whoever read along has left, as `head` does
+    except BrokenPipeError:  # the reader of the output has exited, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (FloatingPointError, ValueError, OSError, GPUUnavailable) as error:

@@ -102,6 +102,14 @@ def eval_batch_size(config: GPTConfig) -> int:
     return max(1, min(64, 2**24 // (config.block_size * config.vocab_size)))
 
 
+def check_length(ids: np.ndarray, block_size: int) -> None:
+    """Raise ValueError if `ids` (N,) are too short for one window."""
+    if len(ids) <= block_size:
+        raise ValueError(
+            f"{len(ids)} ids make no window of {block_size} tokens and the one after it"
+        )
+
+
 def random_batch(
     ids: np.ndarray, batch_size: int, block_size: int, seed: int, step: int, row: int = 0
 ) -> Batch:
@@ -109,10 +117,7 @@ def random_batch(
 
     Every row's window begins at a random place that depends on (seed, step, row) alone.
     """
-    if len(ids) <= block_size:
-        raise ValueError(
-            f"{len(ids)} ids make no window of {block_size} tokens and the one after it"
-        )
+    check_length(ids, block_size)
     starts = [
         np.random.Generator(random.philox((seed, step, 0, r), random.BATCH)).integers(
             len(ids) - block_size
@@ -126,17 +131,14 @@ class DataLoader:
     """Batches for `for x, y in loader`: one iteration is one epoch, the text read once.
 
     ids (N,) integers;  x, y (B, T) integer Tensors, the last batch may have fewer rows.  The
-    windows do not overlap; where the first one begins and the order they come in are drawn anew for
-    every epoch, from (seed, epoch).
+    windows do not overlap; where the first one begins and the order they come in are drawn for each
+    epoch, from (seed, epoch).
     """
 
     def __init__(self, ids: np.ndarray, batch_size: int, block_size: int, seed: int = 0):
         if batch_size < 1 or block_size < 1:
             raise ValueError(f"batch_size {batch_size} and block_size {block_size} must be above 0")
-        if len(ids) <= block_size:
-            raise ValueError(
-                f"{len(ids)} ids make no window of {block_size} tokens and the one after it"
-            )
+        check_length(ids, block_size)
         self.ids, self.batch_size, self.block_size = np.asarray(ids), batch_size, block_size
         self.seed, self.epoch = seed, 0
 

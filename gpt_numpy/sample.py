@@ -1,9 +1,10 @@
 """Sampling: from scores to a token, again and again.
 
 Three knobs on the probabilities of the next token.  Temperature divides the scores: below 1 the
-likely becomes likelier, above 1 all become more alike.  Top-k keeps the k likeliest tokens.  Top-p
-keeps the fewest that together have at least probability p (Holtzman et al. 2020, "The Curious Case
-of Neural Text Degeneration", arXiv:1904.09751).  What is kept is scaled up to sum to 1.
+likely becomes likelier, above 1 the probabilities approach each other.  Top-k keeps the k likeliest
+tokens.  Top-p keeps the fewest that together have at least probability p (Holtzman et al. 2020,
+"The Curious Case of Neural Text Degeneration", arXiv:1904.09751).  What is kept is scaled up to sum
+to 1.
 """
 
 from collections.abc import Iterator, Sequence

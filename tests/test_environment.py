@@ -221,7 +221,7 @@ def test_a_limit_on_memory_ends_in_a_line(text, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
 def test_a_closed_terminal_stops_a_run_that_is_saved(text, tmp_path):
-    """Its processes finish the step, whoever else gets the signal, and however often."""
+    """The run finishes its step and saves, although all its processes get the signal twice."""
     import pty
 
     ours, theirs = pty.openpty()

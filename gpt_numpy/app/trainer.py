@@ -403,7 +403,7 @@ class Run:
             self.opened = opened_in_browser(self.folder.path / "report.html")
 
     def evaluate_again(self):
-        """Evaluate the last and the best model anew, if --eval-tokens has changed since.
+        """Evaluate the last and the best model again if --eval-tokens has changed.
 
         A loss of one sample of the text cannot be compared with that of another.
         """

@@ -203,7 +203,12 @@ def text_of_line(line, where):
     except (ValueError, TypeError, RecursionError) as error:
         fault = " ".join(str(error).split())
         raise ValueError(f"{where} is no JSON object with a field `text`: {fault}") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return normalized(text)
+
+
+def normalized(text: str) -> str:
+    r"""Return a text as models learn it: each line ending in \n, without a byte-order mark."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def join(texts: Iterable[str | None]) -> Iterator[str]:

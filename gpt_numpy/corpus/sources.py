@@ -101,11 +101,6 @@ def shakespeare_or_verse():
         )
 
 
-def normalized(text: str) -> str:
-    r"""Return a text as models learn it: each line ending in \n, without a byte-order mark."""
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-
-
 def fetch_shakespeare():
     """Return the path of tiny Shakespeare, downloaded if it is not there yet.
 
@@ -124,7 +119,7 @@ def fetch_shakespeare():
 def download(url, output_file, folder):
     """Write `url` to `output_file`, giving up if no server answers within SECONDS."""
     http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=SECONDS)
-    # requests' time limit holds for each address of a host anew, and not for finding them.
+    # requests' time limit applies to each address of a host separately, not to finding them.
     within(SECONDS, lambda: http(url, output_file, folder, check_only=True))
     http(url, output_file, folder)
 

@@ -114,7 +114,7 @@ def of_characters(vocab, content):
     return tokenizer
 
 
-# Checked apart; and how to cut and fill a batch, which transformers sets anew at every call.
+# These are checked elsewhere, or say how to pad a batch, which transformers sets at every call.
 UNUSED = ("post_processor", "truncation", "padding")
 
 
