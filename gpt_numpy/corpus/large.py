@@ -88,7 +88,8 @@ class LargeText:
 class IdFile:
     """Ids (N,) in a .npy file, as a stand-in for an array: an index or a slice makes a copy.
 
-    The file ends with the checksum of the ids, 4 bytes that np.load does not read.  The memory of the pages that it reads is given back at once, and pickle sends the file's name.
+    The file ends with the checksum of the ids, 4 bytes that np.load does not read.  The memory of
+    the pages that it reads is given back at once, and pickle sends the file's name.
     """
 
     ndim = 1
