@@ -4,7 +4,8 @@
 
 A mutant is the source with one small mistake: a sign, a factor, a dropped term, an off-by-one, `=`
 for `+=`, operands or arguments that changed places, one name for another, a call left out (an
-unbroadcast, an exp, a transpose), a negated condition.  All mutants of these kinds, of the pages,
+unbroadcast, an exp, a transpose), a negated condition.  In CUDA it is another operator or number,
+or a missing barrier, and the kernel runs on a CPU.  All mutants of these kinds, of the pages,
 the twins and the guards, run against the tests that matter to them.  Those of ops, of twins and of
 the tape first run against PyTorch on the cases, in one memory layout, which takes a tenth of a
 second.  Those that pass run against the files in TESTS, without the tests called "caught", which
@@ -26,6 +27,7 @@ import importlib.machinery
 import inspect
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -61,6 +63,7 @@ TESTS = {  # file -> the tests that matter to it
         "minigrad/random.py": ["random", "ops", "gpu"],
         **dict.fromkeys(sources("minigrad/fast/cpu/*.py"), ["ops", "numerics", "gpu", "errors"]),
         **dict.fromkeys(sources("minigrad/fast/gpu/*.py"), ["gpu", "kernels", "random"]),
+        **dict.fromkeys(sources("minigrad/fast/gpu/*.cu"), ["kernels", "gpu"]),
         "minigrad/fast/__init__.py": ["ops"],
         "minigrad/fast/arrays.py": ["backend", "ops", "numerics", *OF_VECTORS],
         "minigrad/fast/flat.py": OF_VECTORS,
@@ -212,6 +215,34 @@ def mutants_of(file, source):
                 yield Mutant(file, place, line, before, after, whole)
 
 
+CUDA = {  # what may stand in a line -> the mistakes in its place
+    r" \+ ": [" - "], r" - ": [" + "], r" \* ": [" + "], r" / ": [" * "], r" % ": [" / "],
+    r" < ": [" <= "], r" <= ": [" < "], r" > ": [" >= "], r" >= ": [" > "], r" == ": [" != "],
+    r" && ": [" || "], r" \|\| ": [" && "], r" \+= ": [" -= ", " = "], r" >> ": [" << "],
+    r"__syncthreads\(\);": [";"], r"(?<![\w.#])[0-9]+(?![\w.]|u\b)": [lambda m: str(int(m[0]) + 1)],
+}  # fmt: skip
+
+
+def mutants_of_cuda(file, source):
+    """Yield all mutants of a CUDA source: textual ones, outside of comments."""
+    lines = source.splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        code, slashes, comment = line.partition("//")
+        place = re.findall(
+            r"^(?:extern|__device__).*?(\w+)\(", "".join(lines[: i + 1]), re.MULTILINE
+        )
+        if code.startswith(("#pragma", "extern", "template", "struct", "typedef")):
+            continue
+        for before, mistakes in CUDA.items():
+            for found in re.finditer(before, code):
+                for mistake in mistakes:
+                    new = mistake(found) if callable(mistake) else mistake
+                    after = code[: found.start()] + new + code[found.end() :]
+                    text = "".join([*lines[:i], after, slashes, comment, *lines[i + 1 :]])
+                    around = place[-1] if place else ""
+                    yield Mutant(file, around, i + 1, code.strip(), after.strip(), text)
+
+
 def mutants_in(tree):
     """Yield what there is to know of each mutant of a tree: Mutant without the file."""
 
@@ -253,7 +284,8 @@ def unchanged(file):
 
 def all_mutants():
     for file in TESTS:
-        yield from mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
+        make = mutants_of_cuda if file.endswith(".cu") else mutants_of
+        yield from make(file, (ROOT / file).read_text(encoding="utf-8"))
 
 
 # ---- the list of those that compute the same function --------------------------------------------
@@ -270,7 +302,15 @@ EQUIVALENT = {  # mutant -> the heading that it stands under, which is the reaso
 
 
 def put_in_place(mutant):
-    """Have Python import the mutant in place of the file."""
+    """Have Python import the mutant in place of the file, and launch.py read it."""
+    read_text = Path.read_text
+
+    def read_text_of_mutant(path, *arguments, **options):
+        if path == ROOT / mutant.file:
+            return mutant.source
+        return read_text(path, *arguments, **options)
+
+    Path.read_text = read_text_of_mutant  # type: ignore
     get_code = importlib.machinery.SourceFileLoader.get_code
 
     def get_code_of_mutant(loader, name):
@@ -316,9 +356,13 @@ def meet_the_tests(mutant):
             except AssertionError:
                 return FATES.index("wrong value")
     # First the tests with the op's name in theirs, which are few and likely to notice.
+    rest = "not caught"
+    if mutant.file.endswith(".cu"):
+        rest += " and not nvrtc and not spilled"  # which only compile
+        names = [Path(mutant.file).stem] * (mutant.file != "minigrad/fast/gpu/prelude.cu")
     named = " or ".join(names)
-    stages = [f"not caught and ({named})", f"not caught and not ({named})"]
-    for tests in stages if 0 < len(names) < len(OPS) else ["not caught"]:
+    stages = [f"{rest} and ({named})", f"{rest} and not ({named})"]
+    for tests in stages if 0 < len(names) < len(OPS) else [rest]:
         signal.alarm(TIMEOUT)
         files = [str(ROOT / "tests" / name) for name in TESTS[mutant.file]]
         quick = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", tests]

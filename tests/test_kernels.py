@@ -6,25 +6,42 @@ every case of the table, is in test_gpu.py; here are shapes that the table lacks
 """
 
 import importlib.metadata
+import math
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rounding
+from test_gpu import on_cpu, results, worst_error
 
-from minigrad import random
+import minigrad as mg
+import minigrad.ops as F
+from gpt_numpy import data
+from minigrad import Tensor, optim, random
 from minigrad.backend import to_device, to_numpy
 from minigrad.fast.gpu import launch as launch_module
 from minigrad.fast.gpu import masks
+from minigrad.fast.gpu import optim as gpu_optim
 from minigrad.fast.gpu.column_sum import PARTS, ROWS, column_sum
+from minigrad.fast.gpu.cross_entropy import SHORT
 from minigrad.fast.gpu.launch import Strided, launch, sources
 from minigrad.fast.gpu.layer_norm import LONGEST, shape_of
+from minigrad.fast.gpu.layer_norm import PARTS as LAYER_NORM_PARTS
+from minigrad.fast.gpu.layer_norm import ROWS as ROWS_OF_BLOCK
+from minigrad.fast.gpu.windows import windows
+from minigrad.tensor import OPS, TWINS
+from minigrad.testing.cases import Case
+from minigrad.testing.checks import record_twins
 
 KERNELS = Path(launch_module.__file__).parent
 FLOATS = [np.float32, np.float64]
+IDS = np.random.default_rng(3).integers(0, 50, 2000) ** 2 // 50  # below 50, small ones often
+DROPOUT = {"training": True, "key": (1337, 3, 2, 5)}
 
 
 def normal(*shape, dtype=np.float32):
@@ -235,6 +252,263 @@ def test_a_fixed_key_can_be_changed_in_memory(fake_gpu):
         right = random.keep_mask(x, 0.5, (1, step, 0, 4))
         np.testing.assert_array_equal(to_numpy(keep), right)
     assert masks.device_key(77, 88) is not key
+
+
+# ---- twins, at the ends of warps, blocks and parts -----------------------------------------------
+
+EDGES = [
+    *[("gelu", Case([(n,)])) for n in (1, 3, 4, 5, 1023, 1025)],
+    *[("layer_norm", Case([(3, C), (C,), (C,)])) for C in (1, 31, 33, 64, 512, 513, 4096, 8192)],
+    *[("layer_norm", Case([(n, 40), (40,), (40,)])) for n in (1, 7, 8, 9)],
+    ("layer_norm", Case([(ROWS_OF_BLOCK * LAYER_NORM_PARTS + 3, 2), (2,), (2,)])),
+    ("layer_norm", Case([(LAYER_NORM_PARTS + 3, 513), (513,), (513,)])),  # a block a row
+    ("layer_norm", Case([(2, 600)])),
+    ("layer_norm", Case([(2, 600), None, (600,)])),
+    *[("dropout", Case([(2, n), 0.3], DROPOUT)) for n in (1, 7, 8, 9, 2047, 2048, 2049)],
+    ("dropout", Case([(3, 5, 7), 0.3], DROPOUT)),
+    *[("cross_entropy", Case([(3, V), np.array([0, V - 1, V // 2])])) for V in (1, 31, 33)],
+    *[("cross_entropy", Case([(2, V), np.array([V - 1, 0])])) for V in (SHORT, SHORT + 1, 3000)],
+    *[("cross_entropy", Case([(n, 9), IDS[:n] % 9])) for n in (1, 7, 8, 9, 1025)],
+    ("cross_entropy", Case([(3, SHORT + 7), np.arange(3)], {"label_smoothing": 0.2})),
+    ("cross_entropy", Case([(3, SHORT + 7), np.arange(3)], {"ignore_index": 1})),
+    *[("embedding", Case([IDS[:n], (50, 5)])) for n in (1, 8, 9, 256, 257, 600)],
+    *[("embedding", Case([IDS[:20], (50, C)])) for C in (1, 33, 127, 128, 129)],
+    ("embedding", Case([IDS[:40].reshape(5, 8).astype(np.uint8), (51, 3)])),
+]
+
+
+@pytest.mark.parametrize("name, case", EDGES)
+def test_edges(name, case, fake_gpu, monkeypatch):
+    """In float64 like the page; in float32 as near to it as rounding allows: see rounding.py."""
+    with record_twins() as ran:
+        assert worst_error(name, case, "contiguous") <= 1e-10
+        single = results(name, case, "contiguous", np.float32, "gpu")
+    assert ran == {name}
+    counted = partial(results, name, case, "contiguous", np.float32, "cpu")
+    _, n, bound = rounding.bounded(counted, len(case.inputs), np.float32, monkeypatch)
+    for x, exact in zip(single, on_cpu(name, case, "contiguous", np.float64), strict=True):
+        assert abs(x - exact).max(initial=0) <= bound, f"{n} steps"
+
+
+ZEROS = [
+    ("gelu", [(0,)], {}),
+    ("layer_norm", [(0, 7), (7,), (7,)], {}),
+    ("dropout", [(0, 7), 0.5], DROPOUT),
+    ("dropout", [(3, 0), 0.5], DROPOUT),
+    ("embedding", [np.zeros(0, int), (3, 2)], {}),
+]
+
+
+@pytest.mark.parametrize("name, inputs, options", ZEROS)
+def test_nothing_at_all(name, inputs, options, fake_gpu):
+    """No rows: the gradients of what rows share are 0."""
+    with record_twins() as ran:
+        assert worst_error(name, Case(inputs, options), "contiguous") == 0
+    assert ran == {name}
+
+
+BAD = [
+    ("gelu", [(4, 40)], {}),
+    ("layer_norm", [(4, 40), (40,), (40,)], {}),
+    ("layer_norm", [(4, 600), (600,), (600,)], {}),
+    ("dropout", [(4, 40), 0.5], DROPOUT),
+    ("cross_entropy", [(4, 40), np.arange(4)], {"reduction": "none"}),
+    ("cross_entropy", [(4, 40), np.arange(4)], {"label_smoothing": 0.2}),
+    ("cross_entropy", [(4, SHORT + 1), np.arange(4)], {"reduction": "none"}),
+    ("cross_entropy", [(4, 40), np.arange(4)], {"reduction": "none", "ignore_index": 2}),
+]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name, inputs, options", BAD)
+def test_what_is_not_finite_stays_where_it_is(name, inputs, options, bad, fake_gpu):
+    """Out and gradients are finite in the same entries as the page's."""
+    x = normal(*inputs[0])
+    x[2, 17] = bad
+    found = []
+    for device in ("cpu", "gpu"):
+        arrays = [x, *(normal(*y) if isinstance(y, tuple) else y for y in inputs[1:])]
+        arrays = [to_device(y, device) if isinstance(y, np.ndarray) else y for y in arrays]
+        with np.errstate(all="ignore"):
+            op = OPS[name].__wrapped__ if device == "cpu" else TWINS[name, "gpu"]
+            out, backward = op(*arrays, **options)
+            grads = backward(to_device(normal(*out.shape), device))
+        found.append([to_numpy(y) for y in (out, *grads) if y is not None])
+    for right, ours in zip(*found, strict=True):
+        np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(right))
+        finite = np.isfinite(right)
+        np.testing.assert_allclose(ours[finite], right[finite], rtol=1e-4, atol=1e-5)
+
+
+def test_cross_entropy_of_no_row_is_nan(fake_gpu):
+    """Where the page raises an error, for which Python would have to wait."""
+    logits, targets = to_device(normal(3, 5), "gpu"), to_device(np.full(3, -100), "gpu")
+    downloads = fake_gpu.ledger.downloads
+    loss = F.cross_entropy(logits, targets, ignore_index=-100)
+    assert fake_gpu.ledger.downloads == downloads and np.isnan(loss.item())
+    total = F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
+    assert total.item() == 0
+
+
+def test_cross_entropy_of_no_token_is_nan(fake_gpu):
+    """A target beyond the vocabulary; one below 0 counts from the end, as CuPy's indices do."""
+    logits = to_device(normal(3, 5), "gpu")
+    losses = [
+        F.cross_entropy(logits, to_device(np.array(t), "gpu"), reduction="none").numpy()
+        for t in ([0, 4, 5], [0, -1, -6])
+    ]
+    assert np.isnan(losses[0][2]) and np.isnan(losses[1][2])
+    np.testing.assert_array_equal(losses[0][:2], losses[1][:2])
+
+
+def test_an_embeddings_gradient_keeps_what_is_not_finite_apart(fake_gpu):
+    """Only the entries that it is added to are affected."""
+    ids, weight = np.array([3, 1, 3, 0]), normal(5, 40)
+    _, backward = TWINS["embedding", "gpu"](to_device(ids, "gpu"), to_device(weight, "gpu"))
+    dout = normal(4, 40)
+    dout[2, 33] = np.nan
+    dweight = to_numpy(backward(to_device(dout, "gpu"))[1])
+    assert np.isnan(dweight[3, 33]) and np.isnan(dweight).sum() == 1
+    assert not dweight[[2, 4]].any()
+
+
+def test_embedding_reads_where_cupy_would(fake_gpu):
+    """An id beyond the table wraps around, forward and backward."""
+    weight = to_device(normal(5, 3), "gpu")
+    found = []
+    for ids in ([7, -1, 2, 2], [2, 4, 2, 2]):
+        out, backward = TWINS["embedding", "gpu"](to_device(np.array(ids), "gpu"), weight)
+        found.append([to_numpy(out), to_numpy(backward(to_device(normal(4, 3), "gpu"))[1])])
+    for wrapped, right in zip(*found, strict=True):
+        np.testing.assert_array_equal(wrapped, right)
+
+
+def test_windows(fake_gpu):
+    """The batch that gpt_numpy.data.windows makes on a CPU."""
+    ids = np.random.default_rng(0).integers(0, 100, 700)
+    for starts, length in (([0, 5, 699 - 300], 300), ([3], 1), (np.zeros(0, int), 4)):
+        text, there = to_device(ids.astype(np.int32), "gpu"), to_device(np.array(starts), "gpu")
+        pairs = zip(windows(text, there, length), data.windows(ids, starts, length), strict=True)
+        for ours, right in pairs:
+            assert ours.dtype == np.int64
+            np.testing.assert_array_equal(to_numpy(ours), right.data)
+
+
+# ---- the optimizer -------------------------------------------------------------------------------
+
+
+def optimizers(sizes, dtype):
+    """Return a fused AdamW on the CPU and one on the GPU, for the same parameters of two groups."""
+    made = []
+    for device in ("cpu", "gpu"):
+        params = [Tensor(normal(n, dtype=dtype)).to(device) for n in sizes]
+        for i, p in enumerate(params):
+            p.requires_grad = True
+            p.grad = to_device(normal(sizes[i], dtype=dtype) * 3, device)
+        groups = [{"params": params[:1]}, {"params": params[1:], "weight_decay": 0.5, "lr": 0.01}]
+        made.append(optim.AdamW(groups, lr=0.1, fused=True))
+    return made
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 4, 5), (4, 1021, 1), (2048, 7)])
+def test_adamw(sizes, dtype, fake_gpu):
+    """The same bits as on the CPU, where ranges begin between the groups of 4 too."""
+    ours, theirs = (optimizers(sizes, dtype)[i] for i in (1, 0))
+    before = fake_gpu.ledger.launches["adamw"], fake_gpu.ledger.uploads
+    for _ in range(3):
+        theirs.step()
+        ours.step()
+    assert fake_gpu.ledger.launches["adamw"] == before[0] + 3 * 2  # one for each group
+    assert fake_gpu.ledger.uploads == before[1] + 3
+    for one, other in zip(ours.vectors(), theirs.vectors(), strict=True):
+        np.testing.assert_array_equal(to_numpy(one), other)
+
+
+def test_adamw_skips(fake_gpu):
+    """Nothing changes once stop_unless_finite() has stopped."""
+    ours = optimizers((3, 9), np.float32)[1]
+    w, _, m, v = ours.vectors()
+    before = to_numpy(w).copy()
+    finite, nan = (Tensor(np.float32(x)).to("gpu") for x in (1, np.nan))
+    ours.stop_unless_finite(1, finite, nan)
+    ours.step()
+    np.testing.assert_array_equal(to_numpy(w), before)
+    assert not to_numpy(m).any() and not to_numpy(v).any()
+
+
+def test_adamw_reads_its_numbers_from_memory(fake_gpu):
+    """A CUDA graph changes them there."""
+    ours, theirs = (optimizers((3, 9), np.float32)[i] for i in (1, 0))
+    plan = ours.plan_step()
+    numbers = np.array([gpu_optim.hyperparameters(r) for r in theirs.plan_step()], np.float32)
+    gpu_optim.adamw_update(ours.vectors(), plan, hyper=to_device(numbers, "gpu"))
+    theirs.steps = [0, 0]
+    theirs.step()
+    np.testing.assert_array_equal(to_numpy(ours.flat.data), theirs.flat.data)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n", [1, 3, 4, 1025, 2 * 4 * 256 + 5])
+def test_clip(n, dtype, fake_gpu, monkeypatch):
+    """The norm is a sum in float64; the gradients are rounded once."""
+    monkeypatch.setattr(gpu_optim, "PARTS", 2)  # blocks: they begin again with the longest vector
+    g = normal(n, dtype=dtype)
+    exact = math.sqrt(math.fsum(g.astype(np.float64) ** 2))
+    for max_norm in (exact / 3, 2 * exact):
+        there = to_device(g, "gpu")
+        norm = gpu_optim.clip(there, max_norm)
+        assert norm.dtype == np.float64 and abs(norm.item() - exact) <= n * 2**-53 * exact
+        scale = min(1, max_norm / (norm.item() + 1e-6))
+        np.testing.assert_array_equal(to_numpy(there), g * dtype(scale))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_clip_hides_nothing(bad, fake_gpu):
+    """As on the page: NaN makes all gradients NaN; beside an infinite one the others become 0."""
+    for spoil in (0, 5):
+        g = normal(6)
+        g[spoil] = bad
+        there = to_device(g, "gpu")
+        norm = gpu_optim.clip(there, 1.0)
+        np.testing.assert_equal(norm.item(), bad)
+        assert np.isnan(to_numpy(there)).sum() == (6 if np.isnan(bad) else 1)
+
+
+def test_clip_of_all_parameters_is_two_launches(fake_gpu):
+    """Of some of them it goes one by one, with the same result."""
+    ours = optimizers((3, 9), np.float64)[1]
+    for p in ours.parameters:  # into the long vector
+        p.grad, grad = None, p.grad
+        p.accumulate_grad(grad)
+    before = fake_gpu.ledger.launches.total()
+    ours.clip_grad_norm(1.0)
+    assert fake_gpu.ledger.launches.total() == before + 2
+    np.testing.assert_allclose(np.linalg.norm(to_numpy(ours.flat.grad)), 1, rtol=1e-5)
+    norm = optim.clip_grad_norm(ours.parameters[:1], 0.1)
+    assert fake_gpu.ledger.launches.total() == before + 2
+    np.testing.assert_allclose(np.linalg.norm(to_numpy(ours.parameters[0].grad)), 0.1, rtol=1e-4)
+    assert norm.item() > 0.1
+
+
+# ---- pages alone ---------------------------------------------------------------------------------
+
+
+def test_plain_starts_no_kernel(fake_gpu):
+    """Inside `with mg.plain():` CuPy's own functions do everything, the optimizer included."""
+    ours = optimizers((3, 9), np.float32)[1]
+    x = Tensor(normal(4, 40)).to("gpu")
+    x.requires_grad = True
+    before = fake_gpu.ledger.launches.total()
+    with mg.plain():
+        ones = Tensor(np.ones(40, np.float32)).to("gpu")
+        y = F.dropout(F.gelu(F.layer_norm(x, ones)), 0.5, training=True)
+        F.cross_entropy(y, to_device(np.arange(4), "gpu")).backward()
+        ours.clip_grad_norm(1.0)
+        ours.step()
+    assert fake_gpu.ledger.launches.total() == before
+    F.gelu(x)
+    assert fake_gpu.ledger.launches.total() == before + 1
 
 
 # ---- compiled for a GPU --------------------------------------------------------------------------

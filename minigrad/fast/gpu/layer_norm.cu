@@ -54,15 +54,20 @@ extern "C" __global__ void __launch_bounds__(TEAM * ROWS) layer_norm_backward(
         real along_ones = team_sum(sum) / C, along_xhat = team_sum(dot) / C;
         EACH(k, c) store(dx + first + c, r * (dxhat[k] - along_ones - xhat[k] * along_xhat));
     }
+    double *part = parts + (uint64)blockIdx.x * 2 * C;
+#if ROWS == 1
+    EACH(k, c) part[c] = dw[k], part[C + c] = db[k];
+#else
     __shared__ real of_row[ROWS][TEAM * PER];
-    for (int which = 0; which < 2; which++) {  // dw, then db
+    for (int which = 0; which < 2; which++, part += C) {  // dw, then db
         __syncthreads();
         EACH(k, c) of_row[threadIdx.y][c] = which ? db[k] : dw[k];
         __syncthreads();
         for (int c = threadIdx.y * TEAM + threadIdx.x; c < C; c += ROWS * TEAM) {
             double sum = 0;
             for (int k = 0; k < ROWS; k++) sum += of_row[k][c];
-            parts[(uint64)(2 * blockIdx.x + which) * C + c] = sum;
+            part[c] = sum;
         }
     }
+#endif
 }
