@@ -17,9 +17,10 @@ import fake_cupy
 import numpy as np
 import pytest
 from command import TINY, example, exit_status
+from fake_cupy import cuda_source
 
 from minigrad import backend
-from minigrad.fast.gpu.launch import kernel
+from minigrad.fast.gpu.launch import kernel, module
 from minigrad.internals import gpu
 
 
@@ -50,6 +51,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def opened(monkeypatch, cupy=None):
     """Open the GPU once more: through the given CuPy, or through the one that is installed."""
+    if cupy is fake_cupy and (reason := cuda_source.unavailable()):
+        pytest.skip(reason)
     monkeypatch.setattr(backend, "cupy", None)
     if cupy is not None:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -62,6 +65,7 @@ def forget_gpu():
     """Drop the CuPy that init_gpu() has found, and the kernels that it has compiled."""
     gpu.init_gpu.cache_clear()
     kernel.cache_clear()
+    module.cache_clear()
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@
 
 A mutant is the source with one small mistake: a sign, a factor, a dropped term, an off-by-one, `=`
 for `+=`, operands or arguments that changed places, one name for another, a call left out (an
-unbroadcast, an exp, a transpose), a negated condition.  All mutants of these kinds, of the pages,
-the twins and the guards, run against the tests that matter to them: those in the files of TESTS
-that call what was changed, without the tests called "caught", which plant errors of their own.
+unbroadcast, an exp, a transpose), a negated condition.  In CUDA it is another operator or number,
+or a missing barrier, and the kernel runs on a CPU.  All mutants of these kinds, of the pages, the
+twins and the guards, run against the tests that matter to them: those in the files of TESTS that
+call what was changed, without the tests called "caught", which plant errors of their own.
 What survives is printed: either a test is missing, or the mutant computes the same function.  Then
 it is listed, with the reason, in tests/equivalent_mutants.md.  Pages, twins and guards are counted
 separately.
@@ -24,6 +25,7 @@ import importlib.machinery
 import inspect
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -63,6 +65,7 @@ TESTS = {  # file -> the tests that matter to it
         "minigrad/random.py": ["random", "ops", "gpu"],
         **dict.fromkeys(sources("minigrad/fast/cpu/*.py"), ["ops", "numerics", "gpu", "errors"]),
         **dict.fromkeys(sources("minigrad/fast/gpu/*.py"), ["gpu", "kernels", "random"]),
+        **dict.fromkeys(sources("minigrad/fast/gpu/*.cu"), ["kernels", "gpu"]),
         "minigrad/fast/__init__.py": ["ops"],
         "minigrad/fast/arrays.py": ["backend", "ops", "numerics", *OF_VECTORS],
         "minigrad/fast/flat.py": OF_VECTORS,
@@ -214,6 +217,34 @@ def mutants_of(file, source):
                 yield Mutant(file, place, line, before, after, whole)
 
 
+CUDA = {  # what may stand in a line -> the mistakes in its place
+    r" \+ ": [" - "], r" - ": [" + "], r" \* ": [" + "], r" / ": [" * "], r" % ": [" / "],
+    r" < ": [" <= "], r" <= ": [" < "], r" > ": [" >= "], r" >= ": [" > "], r" == ": [" != "],
+    r" && ": [" || "], r" \|\| ": [" && "], r" \+= ": [" -= ", " = "], r" >> ": [" << "],
+    r"__syncthreads\(\);": [";"], r"(?<![\w.#])[0-9]+(?![\w.]|u\b)": [lambda m: str(int(m[0]) + 1)],
+}  # fmt: skip
+
+
+def mutants_of_cuda(file, source):
+    """Yield all mutants of a CUDA source: textual ones, outside of comments."""
+    lines = source.splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        code, slashes, comment = line.partition("//")
+        place = re.findall(
+            r"^(?:extern|__device__).*?(\w+)\(", "".join(lines[: i + 1]), re.MULTILINE
+        )
+        if code.startswith(("#pragma", "extern", "template", "struct", "typedef")):
+            continue
+        for before, mistakes in CUDA.items():
+            for found in re.finditer(before, code):
+                for mistake in mistakes:
+                    new = mistake(found) if callable(mistake) else mistake
+                    after = code[: found.start()] + new + code[found.end() :]
+                    text = "".join([*lines[:i], after, slashes, comment, *lines[i + 1 :]])
+                    around = place[-1] if place else ""
+                    yield Mutant(file, around, i + 1, code.strip(), after.strip(), text)
+
+
 def mutants_in(tree):
     """Yield what there is to know of each mutant of a tree: Mutant without the file."""
 
@@ -250,7 +281,8 @@ def put(node, field, i, child):
 
 def all_mutants():
     for file in TESTS:
-        yield from mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
+        make = mutants_of_cuda if file.endswith(".cu") else mutants_of
+        yield from make(file, (ROOT / file).read_text(encoding="utf-8"))
 
 
 # ---- the list of those that compute the same function --------------------------------------------
@@ -332,6 +364,23 @@ def put_in_place(mutant, functions):
     return names
 
 
+def have_compiled(mutant):
+    """Have launch.py compile the mutant of a CUDA source; return the function that does it."""
+    from minigrad.fast.gpu import launch
+
+    read_text = Path.read_text
+
+    def read_text_of_mutant(path, *arguments, **options):
+        if path == ROOT / mutant.file:
+            return mutant.source
+        return read_text(path, *arguments, **options)
+
+    Path.read_text = read_text_of_mutant  # type: ignore
+    for cached in (launch.sources, launch.module, launch.kernel):
+        cached.cache_clear()
+    return "minigrad/fast/gpu/launch.py", "launch"
+
+
 def import_instead(mutant):
     """Forget the modules of this project; have Python import the mutant in place of its file."""
     for name, module in [*sys.modules.items()]:
@@ -348,7 +397,8 @@ def import_instead(mutant):
 
 
 ME = sys.modules[__name__]
-QUIET = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", "not caught"]
+LEFT_OUT = "not caught and not nvrtc and not spilled"  # the last two only compile CUDA
+QUIET = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", LEFT_OUT]
 FATES = ["survived", "tests", "crash", "timed out"]  # the first three are exit statuses
 
 
@@ -392,7 +442,11 @@ class Trial:
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
             sys.setprofile(None)
             threading.setprofile(None)
-            names = {(c.co_filename, c.co_qualname.partition(".<locals>")[0]) for c in seen}
+            names = {
+                (os.path.relpath(c.co_filename, ROOT), c.co_qualname.partition(".<locals>")[0])
+                for c in seen
+                if c.co_filename.startswith(str(ROOT))
+            }
             calls[item.nodeid] = time.perf_counter() - begin, names
             if session.testsfailed:
                 break
@@ -428,13 +482,16 @@ class Trial:
             os._exit(status)  # no traceback, no clean-up: nobody is there to see it
 
     def judged(self, mutant, session):
-        try:
-            names = put_in_place(mutant, self.functions[mutant.file])
-        except AnotherModule:
-            import_instead(mutant)
-            files = [str(ROOT / "tests" / name) for name in TESTS[mutant.file]]
-            return FATES.index("survived" if pytest.main([*QUIET, *files]) == 0 else "tests")
-        called = {(str(ROOT / mutant.file), name) for name in names}
+        if mutant.file.endswith(".cu"):
+            called = {have_compiled(mutant)}
+        else:
+            try:
+                names = put_in_place(mutant, self.functions[mutant.file])
+            except AnotherModule:
+                import_instead(mutant)
+                files = [str(ROOT / "tests" / name) for name in TESTS[mutant.file]]
+                return FATES.index("survived" if pytest.main([*QUIET, *files]) == 0 else "tests")
+            called = {(mutant.file, name) for name in names}
         items = [
             item
             for item in self.items
@@ -443,6 +500,7 @@ class Trial:
         ]
         if self.calls:
             items.sort(key=lambda item: self.calls[item.nodeid][0])
+        items.sort(key=lambda item: Path(mutant.file).stem not in item.nodeid)  # likely to notice
         for item, following in zip(items, [*items[1:], None], strict=True):
             signal.alarm(TIMEOUT)
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)

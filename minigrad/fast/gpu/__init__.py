@@ -1,8 +1,16 @@
 """The twins in CUDA, through CuPy; importing this attaches them, and needs no CuPy.
 
-GELU, layer norm and linear use the twins of fast/cpu/, which CuPy runs as they are.
+linear uses the twin of fast/cpu/, which CuPy runs as it is.
 """
 
-from minigrad.fast.gpu import add_up, attention, dropout
+from minigrad.fast.gpu import (
+    add_up,
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    layer_norm,
+)
 
-__all__ = ["add_up", "attention", "dropout"]
+__all__ = ["add_up", "attention", "cross_entropy", "dropout", "embedding", "gelu", "layer_norm"]
