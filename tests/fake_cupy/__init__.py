@@ -9,7 +9,8 @@ It is strict:
 * Where CuPy differs from NumPy, so does the fake.  A result of one entry is an array, not a number,
   and cannot be a Python index.  An index out of range wraps around.  Assigning to one entry twice
   is undefined (here: an error).  Atomic additions come in any order.  The result of an elementwise
-  function is contiguous.  A single number has no axis, and cannot be concatenated.
+  function is contiguous.  A single number has no axis, and cannot be concatenated.  A fraction as
+  index is cut off, and an integer has negative powers.
 * `ledger` counts copies to the GPU (uploads) and back, for which Python waits (downloads).
 * Fresh memory is full of NaN, or of other nonsense if the dtype has no NaN.
 
@@ -115,6 +116,19 @@ class ufunc:
         order = _order.permutation(places.size)
         places = np.unravel_index(places.ravel()[order], target.shape)
         np.add.at(target, places, values[order])
+
+
+class _Power(ufunc):
+    """x ** y, where CuPy has a value for an integer to a negative integer power: 0, 1 or −1."""
+
+    def __call__(self, x, y, out=None):
+        base, exponent = _host(x), _host(y)
+        negative = np.less(exponent, 0)
+        if out is not None or np.result_type(base, exponent).kind == "f" or not np.any(negative):
+            return super().__call__(x, y, out=out)
+        of_minus_one = np.where(np.bitwise_and(exponent, 1), -1, 1)
+        special = np.where(np.equal(base, -1), of_minus_one, np.equal(base, 1))
+        return _device(np.where(negative, special, np.power(base, np.where(negative, 0, exponent))))
 
 
 class ndarray:
@@ -269,7 +283,7 @@ class ndarray:
                 if isinstance(part, list) and parts[i].size == 0:
                     parts[i] = parts[i].astype(np.int32)
             elif part is not None and part is not Ellipsis and not isinstance(part, slice):
-                parts[i] = operator.index(part)
+                parts[i] = int(part)  # CuPy cuts a fraction off
 
         def length(part):  # how many axes it takes
             if part is None or part is Ellipsis:
@@ -334,7 +348,7 @@ isfinite, isinf, isnan = (ufunc(name) for name in ("isfinite", "isinf", "isnan")
 
 for _name, _function in {
     "add": add, "sub": subtract, "mul": multiply, "truediv": ufunc("true_divide"),
-    "pow": ufunc("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
+    "pow": _Power("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
 }.items():  # fmt: skip
     _binary(_name, _function)
 for _name, _function in {
