@@ -39,7 +39,6 @@ import heapq
 import itertools
 from typing import Any
 
-from minigrad.backend import as_array
 from minigrad.internals import errors, guards, half
 from minigrad.internals.arguments import Arguments
 from minigrad.internals.contexts import also_for_generators
@@ -101,14 +100,15 @@ class Tensor(Operators):
     """
 
     node: Node | None = None
-    _requires_grad, _grad = False, None  # what the next two keep; they check what is assigned
+    _requires_grad, _grad = False, None  # what two of these keep; they check what is assigned
+    data = property(guards.get_data, guards.set_data)
     requires_grad = property(guards.get_requires_grad, guards.set_requires_grad)
     grad = property(guards.get_grad, guards.set_grad)
     grad_buffer = None  # the array in which an optimizer wants the gradient: fast/flat.py
     version = 0  # how often an optimizer has written into data; guards compare it
 
     def __init__(self, data, requires_grad=False):
-        self.data = data.data if isinstance(data, Tensor) else as_array(data)
+        self.data = data  # as an array
         if requires_grad:
             self.requires_grad = True
 

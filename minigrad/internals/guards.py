@@ -11,6 +11,7 @@ CuPy has no read-only arrays, so on a GPU there are versions alone.
 """
 
 import contextlib
+import operator
 import threading
 import warnings
 import weakref
@@ -299,6 +300,13 @@ def like(x, y):
 
 
 # ---- attributes of a Tensor --------------------------------------------------------------------
+
+get_data = operator.attrgetter("_data")
+
+
+def set_data(x, data):
+    """Set the data to an array; a Tensor, a list or a number becomes one."""
+    x._data = as_array(data.data if hasattr(data, "node") else data)
 
 
 def get_requires_grad(x):

@@ -247,8 +247,8 @@ def relu(x):
     xp = array_module(x)
     out = xp.maximum(x, 0)
 
-    def backward(dout):  # out > 0 where x > 0; x itself is not needed again
-        return (xp.where(out > 0, dout, 0),)
+    def backward(dout):  # out is 0 where x ≤ 0, so x is not needed again; NaN is not ≤ 0
+        return (xp.where(out <= 0, 0, dout),)
 
     return out, backward
 
