@@ -363,6 +363,7 @@ def names_of_the_fake():
             names[f"ndarray.{name}"] = parameters or None
     names |= {f"ndarray.__{name}__": None for name in f"{DUNDERS} {OPERATOR_NAMES}".split()}
     names |= {f"cuda.runtime.{name}": None for name in vars(fake_cupy.cuda.runtime)}
+    names |= {f"cuda.{name}": None for name in vars(fake_cupy.cuda)}
     names["add.at"] = None
     init = inspect.signature(fake_cupy.RawKernel.__init__)
     names["RawKernel"] = [*init.parameters][1:]

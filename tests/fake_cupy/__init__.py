@@ -20,10 +20,12 @@ place; tests/test_kernels.py runs the CUDA source itself.)
 """
 
 import builtins
+import collections
 import functools
 import operator
 import types
 import warnings
+import weakref
 
 import numpy as np
 
@@ -33,7 +35,9 @@ __version__ = "fake"
 
 inf, finfo = np.inf, np.finfo  # the real CuPy, too, imports these from NumPy
 
-ledger = types.SimpleNamespace(uploads=0, downloads=0)
+ledger = types.SimpleNamespace(
+    uploads=0, downloads=0, launches=collections.Counter(), flops=0, bytes=0
+)
 _order = np.random.default_rng(0)  # the order of atomic additions
 
 
@@ -67,6 +71,17 @@ def _device(result, owner=None):
 def _upload(x, dtype=None):
     ledger.uploads += 1
     return np.array(x, dtype)
+
+
+_memory: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # address -> its owner
+
+
+def memory_at(address, size):
+    """Return `size` bytes at an address that an array's `data.ptr` led to, as a NumPy array."""
+    for start, owner in _memory.items():
+        if start <= address and address + size <= start + owner.nbytes:
+            return owner.ravel("K").view(np.uint8)[address - start :][:size]
+    raise AssertionError(f"{size} bytes at {address} are not in one array: out of bounds")
 
 
 def _poison(array):
@@ -167,12 +182,22 @@ class ndarray:
     ndim = property(lambda self: self._array.ndim)
     size = property(lambda self: self._array.size)
     dtype = property(lambda self: self._array.dtype)
+    itemsize = property(lambda self: self._array.itemsize)
+    strides = property(lambda self: self._array.strides)
     T = property(lambda self: _device(self._array.T, self))
 
     @property
     def flags(self):
         names = ("c_contiguous", "f_contiguous")
         return types.SimpleNamespace(**{name: getattr(self._array.flags, name) for name in names})
+
+    @property
+    def data(self):
+        owner = self._array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        _memory[owner.ctypes.data] = owner
+        return types.SimpleNamespace(ptr=self._array.ctypes.data)
 
     def __len__(self):
         return len(self._array)
@@ -509,12 +534,14 @@ cuda = types.SimpleNamespace(
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
         deviceSynchronize=lambda: None,
+        getDevice=lambda: 0,
         driverGetVersion=lambda: 12080,
         runtimeGetVersion=lambda: 12080,
         getDeviceCount=lambda: 1,
         getDeviceProperties=lambda device: {
-            "name": b"no GPU, but NumPy", "totalGlobalMem": 2**34, "major": 0, "minor": 0
+            "name": b"no GPU, but NumPy", "totalGlobalMem": 2**34, "major": 9, "minor": 0
         },
         memGetInfo=lambda: (2**33, 2**34),
     ),
+    get_current_stream=lambda: types.SimpleNamespace(ptr=0),
 )  # fmt: skip
