@@ -114,6 +114,14 @@ DECLINED = [  # op, arrays, options: what the docstring of the twin says it decl
     ("layer_norm", [F32, np.zeros(2), None], {}),
     ("layer_norm", [F32[:, :0], F32[0, :0], None], {}),
     ("linear", [F32, F32, np.zeros(3)], {}),
+    ("linear", [F32, F32, np.zeros(2)], {}),  # a bias of float64
+    ("linear", [F32.astype(int), F32.astype(int)], {}),
+    ("matmul", [F32, F32[0]], {}),
+    ("matmul", [F32[0], F32.T], {}),
+    ("matmul", [F32, F32], {}),
+    ("matmul", [F32, F32.T.astype(float)], {}),
+    ("matmul", [F32.astype(int), F32.T.astype(int)], {}),
+    ("matmul", [np.zeros((2, 4, 5)), np.zeros((3, 5, 4))], {}),
 ]
 
 
@@ -136,6 +144,8 @@ def test_twins_accept_the_rest(gpu):
         ("layer_norm", [x, row, None], {}),
         ("layer_norm", [x, row, row], {}),
         ("linear", [x, x, to_device(np.zeros(2, np.float32), "gpu")], {}),
+        ("matmul", [x, x.T], {}),
+        ("matmul", [heads, heads.swapaxes(2, 3)], {}),
         ("gelu", [x], {}),
     ):
         out, backward = TWINS[name, "gpu"](*arrays, **options)
@@ -145,7 +155,8 @@ def test_twins_accept_the_rest(gpu):
 def test_every_twin_has_cases():
     """A twin for the GPU whose op has no case would be tested by nothing."""
     twins = {name for name, device in TWINS if device == "gpu"}
-    assert twins >= {"attention", "dropout", "embedding", "gelu", "getitem", "layer_norm", "linear"}
+    expected = "attention dropout embedding gelu getitem layer_norm linear matmul"
+    assert twins >= {*expected.split()}
     assert twins <= CASES.keys()
 
 

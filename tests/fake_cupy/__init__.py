@@ -76,7 +76,7 @@ def _upload(x, dtype=None):
 _memory: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # address -> its owner
 
 
-def memory_at(address, size):
+def _memory_at(address, size):
     """Return `size` bytes at an address that an array's `data.ptr` led to, as a NumPy array."""
     for start, owner in _memory.items():
         if start <= address and address + size <= start + owner.nbytes:

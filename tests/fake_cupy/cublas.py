@@ -99,7 +99,7 @@ class Library:
     def SetWorkspace(self, handle, address, size):
         if handle not in self.handles:
             return NOT_INITIALIZED
-        fake_cupy.memory_at(address, size)
+        fake_cupy._memory_at(address, size)
         self.handles[handle]["workspace"] = address
         return OK
 
@@ -168,7 +168,7 @@ def matrices(address, dtype, rows, columns, ld, step, count):
     size = dtype.itemsize
     n = (step * (count - 1) + ld * (columns - 1) + rows) * size
     assert address % size == 0, "an entry lies between two places"
-    memory = fake_cupy.memory_at(address, n).view(dtype)
+    memory = fake_cupy._memory_at(address, n).view(dtype)
     return as_strided(memory, (count, rows, columns), (step * size, size, ld * size))
 
 
