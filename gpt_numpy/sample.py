@@ -7,6 +7,7 @@ least p (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", a
 The probabilities of the tokens that are kept are scaled up to sum to 1.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -121,7 +122,7 @@ def stream(
     prompts = rows_of(ids)
     for prompt in prompts:
         check_ids("a prompt", prompt, model.config.vocab_size)
-    if max_new_tokens < 0:
+    if operator.index(max_new_tokens) < 0:
         raise ValueError(f"max_new_tokens must be at least 0, not {max_new_tokens}")
     if not 0 < repetition_penalty < np.inf:
         raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}")
@@ -184,11 +185,14 @@ def rows_of(ids) -> list[np.ndarray]:
     """Return the prompts, arrays (T,): the rows of ids (B, T), or of a list of lists."""
     if isinstance(ids, Tensor):
         ids = ids.numpy()
-    if isinstance(ids, list | tuple) and len({np.shape(row) for row in ids}) > 1:
-        rows = [np.asarray(row) for row in ids]
-    else:
-        ids = np.asarray(ids)
-        rows = [*ids] if ids.ndim == 2 else []
+    try:
+        if isinstance(ids, list | tuple) and len({np.shape(row) for row in ids}) > 1:
+            rows = [np.asarray(row) for row in ids]
+        else:
+            ids = np.asarray(ids)
+            rows = [*ids] if ids.ndim == 2 else []
+    except ValueError as error:  # a list of lists of lists, of different lengths
+        raise ValueError(f"a prompt must be a list of ids, not {ids}") from error
     if not rows or any(row.ndim != 1 or row.size == 0 for row in rows):
         raise ValueError(
             "a prompt must have shape (B, T) with at least one token, not "

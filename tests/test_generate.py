@@ -469,6 +469,15 @@ def test_a_prompt_among_others_is_refused(model, prompts):
         model.stream([[1, 2], [V]], 5)
 
 
+@pytest.mark.parametrize("prompts", [[[1, [2]], [3]], [[[1], 2], [[3]]]])
+def test_a_prompt_of_lists_is_refused(model, prompts):
+    """NumPy would speak of inhomogeneous shapes."""
+    with pytest.raises(ValueError, match="a prompt must be a list of ids, not \\[\\["):
+        model.generate(prompts, 5)
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        model.stream([[1]], 2.5)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_the_model_stays(model, training):
     """Training goes on where it was, between two tokens and after an error."""
