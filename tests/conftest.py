@@ -18,10 +18,11 @@ import fake_cupy.cublas
 import numpy as np
 import pytest
 from command import TINY, example, exit_status
+from fake_cupy import cuda_source
 
 from minigrad import backend
 from minigrad.fast.gpu.cublas import handle_of
-from minigrad.fast.gpu.launch import kernel
+from minigrad.fast.gpu.launch import kernel, module
 from minigrad.internals import cublas, gpu
 
 
@@ -52,6 +53,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def opened(monkeypatch, cupy=None):
     """Open the GPU once more: through the given CuPy, or through the one that is installed."""
+    if cupy is fake_cupy and (reason := cuda_source.unavailable()):
+        pytest.skip(reason)
     monkeypatch.setattr(backend, "cupy", None)
     if cupy is not None:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -63,7 +66,7 @@ def opened(monkeypatch, cupy=None):
 
 def forget_gpu():
     """Drop CuPy and cuBLAS as they were found, kernels that are compiled, and handles."""
-    for found in (gpu.init_gpu, kernel, cublas.library, cublas.why_not, handle_of):
+    for found in (gpu.init_gpu, kernel, module, cublas.library, cublas.why_not, handle_of):
         found.cache_clear()
 
 

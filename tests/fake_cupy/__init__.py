@@ -11,12 +11,15 @@ It is strict:
   is undefined (here: an error).  Atomic additions come in any order.  The result of an elementwise
   function is contiguous.  A single number has no axis, and cannot be concatenated.  A fraction as
   index is cut off, and an integer has negative powers.
-* `ledger` counts copies to the GPU (uploads) and back, for which Python waits (downloads).
+* `ledger` counts copies to the GPU (uploads) and back, for which Python waits (downloads); launches
+  of our kernels by name, and the bytes of the arrays that they are given.  Calls of cuBLAS count
+  too: see cublas.py.
 * Fresh memory is full of NaN, or of other nonsense if the dtype has no NaN.
 
-It cannot show races between threads, how tensor cores round, memory that runs out, whether a driver
-accepts a kernel, and speed.  (The NumPy function that specifies one of our kernels runs in its
-place; tests/test_kernels.py runs the CUDA source itself.)
+Our kernels run from their CUDA source: see cuda_source.py.
+
+It cannot show how tensor cores round, memory that runs out, whether a driver accepts a kernel, and
+speed; and of races only those that show in one of two orders of threads.
 """
 
 import builtins
@@ -29,7 +32,7 @@ import weakref
 
 import numpy as np
 
-from fake_cupy import kernels
+from fake_cupy import cuda_source
 
 __version__ = "fake"
 
@@ -509,21 +512,18 @@ ndarray.__matmul__ = _matmul  # type: ignore[attr-defined]
 # ---- kernels and the driver ----------------------------------------------------------------------
 
 
-class RawKernel:
-    """One of our kernels: the arguments are checked against its source, and NumPy computes."""
+class RawModule:
+    """A CUDA source.  As with CuPy, it is compiled when a kernel is first asked for."""
 
-    def __init__(self, code, name):
-        self.name, self.parameters = name, kernels.parameters(code, name)
+    def __init__(self, code, *, options=()):
+        self._code, self._options = code, tuple(options)
 
-    def __call__(self, grid, block, args):
-        assert all(type(n) is int and n > 0 for n in (*grid, *block)), "CUDA refuses such a grid"
-        arguments = []
-        for (name, dtype, is_array), x in zip(self.parameters, args, strict=True):
-            right = ndarray if is_array else np.generic
-            assert isinstance(x, right) and x.dtype == dtype, f"{self.name}: {name} is a {type(x)}"
-            assert not is_array or x.flags.c_contiguous, f"{self.name}: {name} has gaps"
-            arguments.append(x._array if is_array else x.item())
-        getattr(kernels, self.name)(grid[0] * block[0], *arguments)
+    def get_function(self, name):
+        declared = cuda_source.parameters(self._code, self._options)
+        assert name in declared, f"there is no kernel {name} in the source"
+        compiled = cuda_source.library(self._code, self._options)
+        function = getattr(compiled, f"run_{name}")
+        return cuda_source.Function(name, declared[name], function, ledger, ndarray)
 
 
 class CUDARuntimeError(RuntimeError):
