@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 import fake_cupy
-from fake_cupy import ledger
+from fake_cupy import streams
 
 OK, NOT_INITIALIZED, INVALID_VALUE, NOT_SUPPORTED = 0, 1, 7, 15
 WORDS = {
@@ -136,40 +136,46 @@ class Library:
         dtype = np.dtype(TYPES[type_a])
         number = ctypes.c_float if dtype == np.float32 else ctypes.c_double
         assert type(alpha) is type(beta) is number, "α and β have the type of the sums"
-        A = matrices(a, dtype, rows_a, columns_a, lda, step_a, count)
-        B = matrices(b, dtype, rows_b, columns_b, ldb, step_b, count)
-        C = matrices(c, dtype, m, n, ldc, step_c, count)
-        places = entries(C)
+        A, of_a = matrices(a, dtype, rows_a, columns_a, lda, step_a, count)
+        B, of_b = matrices(b, dtype, rows_b, columns_b, ldb, step_b, count)
+        C, of_c = matrices(c, dtype, m, n, ldc, step_c, count)
+        places = entries(C) if streams.poisoning else np.arange(C.size)
         assert np.unique(places).size == C.size, "the results of a batch overlap"
         for operand in (A, B):
             if np.may_share_memory(operand, C):
                 shared = np.intersect1d(entries(operand), places)
                 assert not shared.size, "a result overlaps an operand"
-        if beta.value == 0:
-            C[...] = np.nan
-        if compute == 77:
-            A, B = tf32(A), tf32(B)
-        if flag_a:
-            A = A.swapaxes(1, 2)
-        if flag_b:
-            B = B.swapaxes(1, 2)
-        with np.errstate(all="ignore"):
-            product = np.matmul(A, B) * dtype.type(alpha.value)
-            C[...] = product if beta.value == 0 else product + dtype.type(beta.value) * C
-        ledger.launches["cublas"] += 1
-        ledger.flops += 2 * m * n * k * count
-        ledger.bytes += A.nbytes + B.nbytes + (1 + (beta.value != 0)) * C.nbytes
+        stream = fake_cupy.cuda.get_current_stream().ptr
+        assert self.handles[handle]["stream"] == stream, "the handle is on another stream"
+        factor, keep = dtype.type(alpha.value), dtype.type(beta.value)
+
+        def product():
+            x, y = (tf32(A), tf32(B)) if compute == 77 else (A, B)
+            x, y = x.swapaxes(1, 2) if flag_a else x, y.swapaxes(1, 2) if flag_b else y
+            if keep == 0:
+                C[...] = np.nan
+            with np.errstate(all="ignore"):
+                xy = np.matmul(x, y) * factor
+                C[...] = xy if keep == 0 else xy + keep * C
+
+        n_bytes = A.nbytes + B.nbytes + (1 + (beta.value != 0)) * C.nbytes
+        workspace = fake_cupy._owner_at(self.handles[handle]["workspace"], 1)
+        arrays = of_a, of_b, of_c, workspace
+        fake_cupy._launch("cublas", product, arrays, n_bytes, 2 * m * n * k * count)
         return OK
 
 
 def matrices(address, dtype, rows, columns, ld, step, count):
-    """Return the matrices (count, rows, columns) that lie at an address of the GPU, by columns."""
+    """Return the matrices (count, rows, columns) at an address of the GPU, by columns; and the array
+    that they are in.
+    """
     assert step >= 0, "matrices of a batch come one after another"
     size = dtype.itemsize
     n = (step * (count - 1) + ld * (columns - 1) + rows) * size
     assert address % size == 0, "an entry lies between two places"
     memory = fake_cupy._memory_at(address, n).view(dtype)
-    return as_strided(memory, (count, rows, columns), (step * size, size, ld * size))
+    strides = step * size, size, ld * size
+    return as_strided(memory, (count, rows, columns), strides), fake_cupy._owner_at(address, n)
 
 
 def entries(x):
