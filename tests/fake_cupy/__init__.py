@@ -35,7 +35,7 @@ import weakref
 import numpy as np
 
 from fake_cupy import cuda_source, streams
-from fake_cupy.streams import CUDARuntimeError
+from fake_cupy.streams import CUDARuntimeError, get_default_memory_pool
 
 __version__ = "fake"
 
