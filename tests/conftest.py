@@ -14,14 +14,17 @@ if n_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
         os.environ.setdefault(f"{library}_NUM_THREADS", str(n_threads))  # before NumPy is loaded
 
 import fake_cupy
+import fake_cupy.cublas
 import numpy as np
 import pytest
 from command import TINY, example, exit_status
 from fake_cupy import cuda_source
 
+import gpt_numpy.scale.train
 from minigrad import backend
+from minigrad.fast.gpu.cublas import handle_of
 from minigrad.fast.gpu.launch import kernel, module
-from minigrad.internals import gpu
+from minigrad.internals import cublas, gpu
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -57,15 +60,15 @@ def opened(monkeypatch, cupy=None):
     if cupy is not None:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setattr(gpu, "installed_cupys", lambda: ["cupy-fake"])
+        monkeypatch.setattr(cublas, "load", fake_cupy.cublas.Library)
     forget_gpu()
     backend.to_device(np.zeros(1), "gpu")
 
 
 def forget_gpu():
-    """Drop the CuPy that init_gpu() has found, and the kernels that it has compiled."""
-    gpu.init_gpu.cache_clear()
-    kernel.cache_clear()
-    module.cache_clear()
+    """Drop CuPy and cuBLAS as they were found, kernels that are compiled, and handles."""
+    for found in (gpu.init_gpu, kernel, module, cublas.library, cublas.why_not, handle_of):
+        found.cache_clear()
 
 
 @pytest.fixture
@@ -115,3 +118,24 @@ def train(text_file, tmp_path, capsys):
         )
 
     return train
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(step, *signals): the process gets these when it has done that step, once."""
+    program = example("train_shakespeare")
+
+    def stop_at(step, *signals):
+        steps = gpt_numpy.scale.train.train
+
+        def stopping(*arguments):
+            for result in steps(*arguments):
+                if result.step == step:
+                    monkeypatch.setattr(program, "train", steps)
+                    for number in signals:
+                        os.kill(os.getpid(), number)
+                yield result
+
+        monkeypatch.setattr(program, "train", stopping)
+
+    return stop_at

@@ -163,6 +163,26 @@ def test_a_single_number_has_no_axis():
         fake_cupy.concatenate([x, x])
 
 
+def test_a_fraction_as_index_is_cut_off(x):
+    """CuPy takes int() of every number that is an index, in reading and in writing."""
+    assert x[1.9].get().tolist() == [3, 4, 5] and x[-0.5, np.float32(1.5)].item() == 1
+    x[0, 2.5] = 7.0
+    assert x[0].get().tolist() == [0, 1, 7]
+    with pytest.raises(IndexError):
+        x[2.0]
+
+
+def test_integers_have_negative_powers():
+    """0, 1 or −1, where NumPy raises an error; other powers are NumPy's."""
+    integers = fake_cupy.asarray(np.array([-2, -1, 0, 1, 2]))
+    assert (integers**-1).get().tolist() == [0, -1, 0, 1, 0]
+    assert (integers**-2).get().tolist() == [0, 1, 0, 1, 0]
+    assert (2**integers).get().tolist() == [0, 0, 1, 2, 4]
+    assert (integers**integers).get().tolist() == [0, -1, 1, 1, 4]
+    assert ((integers * 1.0) ** 2).get().tolist() == [4, 1, 0, 1, 4]
+    assert (2.0**integers).get().tolist() == [0.25, 0.5, 1, 2, 4]
+
+
 def test_a_condition_is_an_array(x):
     """`where` calls astype() of its condition, which Python's booleans lack; NumPy's have it."""
     with pytest.raises(AttributeError, match="'bool' object has no attribute 'astype'"):
@@ -317,6 +337,7 @@ def names_of_the_fake():
             names[f"ndarray.{name}"] = parameters or None
     names |= {f"ndarray.__{name}__": None for name in f"{DUNDERS} {OPERATOR_NAMES}".split()}
     names |= {f"cuda.runtime.{name}": None for name in vars(fake_cupy.cuda.runtime)}
+    names |= {f"cuda.{name}": None for name in vars(fake_cupy.cuda)}
     names["add.at"] = None
     init = inspect.signature(fake_cupy.RawModule.__init__)
     names["RawModule"] = [*init.parameters][1:]

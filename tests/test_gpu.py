@@ -126,6 +126,14 @@ DECLINED = [  # op, arrays, options: what the docstring of the twin says it decl
     ("layer_norm", [np.zeros((1, 8_193), np.float32), None, None], {}),
     ("layer_norm", [F32[:, :0], F32[0, :0], None], {}),
     ("linear", [F32, F32, np.zeros(3)], {}),
+    ("linear", [F32, F32, np.zeros(2)], {}),  # a bias of float64
+    ("linear", [F32.astype(int), F32.astype(int)], {}),
+    ("matmul", [F32, F32[0]], {}),
+    ("matmul", [F32[0], F32.T], {}),
+    ("matmul", [F32, F32], {}),
+    ("matmul", [F32, F32.T.astype(float)], {}),
+    ("matmul", [F32.astype(int), F32.T.astype(int)], {}),
+    ("matmul", [np.zeros((2, 4, 5)), np.zeros((3, 5, 4))], {}),
 ]
 
 
@@ -153,6 +161,8 @@ def test_twins_accept_the_rest(gpu):
         ("layer_norm", [x, row, None], {}),
         ("layer_norm", [x, row, row], {}),
         ("linear", [x, x, to_device(np.zeros(2, np.float32), "gpu")], {}),
+        ("matmul", [x, x.T], {}),
+        ("matmul", [heads, heads.swapaxes(2, 3)], {}),
         ("gelu", [x], {}),
     ):
         out, backward = TWINS[name, "gpu"](*arrays, **options)
@@ -162,8 +172,8 @@ def test_twins_accept_the_rest(gpu):
 def test_every_twin_has_cases():
     """A twin for the GPU whose op has no case would be tested by nothing."""
     twins = {name for name, device in TWINS if device == "gpu"}
-    assert twins >= {"attention", "cross_entropy", "dropout", "embedding", "gelu", "getitem"}
-    assert twins >= {"layer_norm", "linear"}
+    expected = "attention cross_entropy dropout embedding gelu getitem layer_norm linear matmul"
+    assert twins >= {*expected.split()}
     assert twins <= CASES.keys()
 
 
@@ -582,9 +592,10 @@ def final_loss(out):
 @pytest.mark.parametrize("device", ["gpu", "auto"])
 def test_the_training_command(device, cupy, tmp_path):
     """It runs on the GPU if one is asked for or found, and learns what a CPU learns."""
-    out = command(tmp_path, cupy, "--device", device)
+    out = command(tmp_path, cupy, "--device", device, "--precision", "float32")
     name = r"no GPU, but NumPy, 16 GiB, CuPy fake" if cupy == "fake" else r"NVIDIA .*, CuPy \d.*"
-    assert re.search(rf"^device: gpu \({name}\)$", out, re.MULTILINE)
+    head = rf"^device: gpu \({name}\)\nprecision: float32, products by cuBLAS [\d.]+$"
+    assert re.search(head, out, re.MULTILINE)
     assert "training: preset baby, 20 steps" in out
     saved = (tmp_path / "run/train_config.json").read_text(encoding="utf-8")
     assert '"device": "gpu"' in saved and '"preset": "baby"' in saved and '"dropout": 0.2' in saved

@@ -50,8 +50,15 @@ class FusedAdamW(optim.AdamW):
 
         For a GPU, where looking at a number means waiting for it: the decision is made there, and
         stopped_at() asks for it when there is time to wait.
+
+        step    a number, or an array (1,) of uint64 on the GPU
         """
         xp = array_module(self.flat.data)
+        if device_of(self.flat.data) == GPU and not this_thread.plain:
+            if isinstance(self.found_inf, int):
+                self.found_inf = xp.full((), self.found_inf, np.int64)
+            gpu_optim.stop_unless_finite(self.found_inf, step, loss.data, norm.data)
+            return
         finite = xp.isfinite(loss.data) & xp.isfinite(norm.data)
         self.found_inf = xp.where((self.found_inf != 0) | finite, self.found_inf, step)
 
@@ -67,18 +74,23 @@ class FusedAdamW(optim.AdamW):
         """Return (w, g, m, v), each the vector of all parameters, one after another."""
         return self.flat.data, self.flat.grad, self.exp_avg, self.exp_avg_sq
 
-    def plan_step(self):
+    def plan_step(self, updated=None):
         """Advance the step counters; return the parameter ranges to update, as ParamRanges.
+
+        updated     the parameters to update; by default those that have a gradient
 
         Neighbours that are updated with the same numbers make one range, so that there are usually
         as many as groups.
         """
         groups = optimizers.check_groups(self)
+        if updated is None:
+            updated = [p for p in self.parameters if p.grad is not None]
+        updated = {*updated}
         self.flat.sync()
         plan: list[ParamRange] = []
         for group, options in groups:
             for p in group["params"]:
-                if p.grad is None:
+                if p not in updated:
                     continue
                 i = self.numbers[p]
                 self.steps[i] += 1

@@ -234,14 +234,9 @@ class Function:
 
     max_dynamic_shared_size_bytes = 48 * 1024
 
-    def __init__(self, name, declared, function, ledger, device_array):
-        self.name, self.declared, self.ledger, self.device_array = (
-            name,
-            declared,
-            ledger,
-            device_array,
-        )
-        self.function = function
+    def __init__(self, name, declared, function, launch, device_array):
+        self.name, self.declared, self.launch = name, declared, launch
+        self.device_array, self.function = device_array, function
         function.restype = ctypes.c_char_p
         function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_bool, ctypes.c_void_p]
 
@@ -254,8 +249,13 @@ class Function:
             f"{self.name}: {len(args)} arguments for {len(self.declared)} parameters"
         )
         arguments = [self.inside(p, x) for p, x in zip(self.declared, args, strict=True)]
-        self.ledger.launches[self.name] += 1
-        self.ledger.bytes += sum(x.nbytes for x in arguments if isinstance(x, np.ndarray))
+        arrays = [x for x in args if isinstance(x, self.device_array)]
+        n_bytes = sum(x.nbytes for x in arguments if isinstance(x, np.ndarray))
+        run = functools.partial(self.in_both_orders, shape, shared_mem, arguments)
+        self.launch(self.name, run, arrays, n_bytes)
+
+    def in_both_orders(self, shape, shared_mem, arguments):
+        """Run the threads in their order, and in reverse."""
         options = self.function, self.name, shape, shared_mem, arguments
         in_order, in_reverse = run(*options, False), run(*options, True)
         for one, other in zip(in_order, in_reverse, strict=True):

@@ -1,7 +1,4 @@
-"""The twins in CUDA, through CuPy; importing this attaches them, and needs no CuPy.
-
-linear uses the twin of fast/cpu/, which CuPy runs as it is.
-"""
+"""The twins in CUDA, through CuPy; importing this attaches them, and needs no CuPy."""
 
 from minigrad.fast.gpu import (
     add_up,
@@ -11,6 +8,18 @@ from minigrad.fast.gpu import (
     embedding,
     gelu,
     layer_norm,
+    linear,
+    matmul,
 )
 
-__all__ = ["add_up", "attention", "cross_entropy", "dropout", "embedding", "gelu", "layer_norm"]
+__all__ = [
+    "add_up",
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "matmul",
+]

@@ -5,6 +5,7 @@ import numpy as np
 from minigrad import ops
 from minigrad.backend import array_module
 from minigrad.fast import twin
+from minigrad.ops.shape import parts_of
 
 
 def add_up(values, index, shape):
@@ -33,7 +34,7 @@ def getitem(x, *, index):
     """Differs    An index with arrays or lists, which may name an entry twice, uses add_up above.
     Declines      any other index
     """
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = parts_of(index)
     if not any(hasattr(part, "__len__") for part in parts):
         return NotImplemented
     index = tuple(part.copy() if hasattr(part, "copy") else part for part in parts)

@@ -52,3 +52,15 @@ def clip(g, max_norm):
     numbers = n, np.int32(n_parts), np.float64(max_norm)
     launch("clip", n_parts, THREADS, g, parts, norm, *numbers, options=options)
     return norm
+
+
+def stop_unless_finite(found_inf, step, loss, norm):
+    """Write `step` into found_inf if that is 0, and the loss or the norm is not finite.
+
+    found_inf   (), int64
+    step        a number, or uint64 (1,) on the GPU, for a CUDA graph
+    """
+    there = hasattr(step, "dtype") and step.ndim > 0
+    numbers = (step, np.int64(0)) if there else (None, np.int64(step))
+    norm = norm.astype(np.float64, copy=False)
+    launch("stop_unless_finite", 1, 1, loss, norm, found_inf, *numbers, options=of_dtype(loss.dtype))
