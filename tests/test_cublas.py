@@ -256,6 +256,16 @@ def test_flops_and_bytes_are_counted(fake_gpu):
 # ---- what is refused -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "b", [random(4, 6), random(2, 5, 6, dtype=np.float64)], ids=["length", "dtype"]
+)
+def test_operands_that_do_not_fit(b, gpu):
+    """cuBLAS would read beyond them, or read one dtype as another."""
+    words = r"gemm: \(4, 5\) of float32 and .* do not fit: axis -1 of the first must be as long"
+    with pytest.raises(ValueError, match=words):
+        gemm(to_device(random(4, 5), "gpu"), to_device(b, "gpu"))
+
+
 def test_a_result_that_does_not_fit(gpu):
     """Of another shape or dtype, or with gaps within its rows and its columns."""
     a, b = to_device(random(4, 5), "gpu"), to_device(random(5, 6), "gpu")
