@@ -21,8 +21,10 @@ place; tests/test_kernels.py runs the CUDA source itself.)
 import builtins
 import functools
 import operator
+import os
 import types
 import warnings
+import weakref
 
 import numpy as np
 
@@ -33,7 +35,16 @@ __version__ = "fake"
 inf, finfo = np.inf, np.finfo  # the real CuPy, too, imports these from NumPy
 
 ledger = types.SimpleNamespace(uploads=0, downloads=0)
+_memory: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # address -> its owner
 _order = np.random.default_rng(0)  # the order of atomic additions
+
+
+def memory_at(address, size):
+    """Return `size` bytes at an address that an array's `data.ptr` led to, as a NumPy array."""
+    for start, owner in _memory.items():
+        if start <= address and address + size <= start + owner.nbytes:
+            return owner.ravel("K").view(np.uint8)[address - start :][:size]
+    raise AssertionError(f"{size} bytes at {address} are not in one array: out of bounds")
 
 
 def _host(x):
@@ -156,6 +167,21 @@ class ndarray:
     T = property(lambda self: _device(self._array.T, self))
 
     @property
+    def data(self):
+        owner = self._array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        _memory[owner.ctypes.data] = owner
+        return types.SimpleNamespace(ptr=self._array.ctypes.data)
+
+    @property
+    def __cuda_array_interface__(self):
+        """What an MPI that reaches the GPU reads; here it finds memory of the CPU."""
+        return {
+            key: self._array.__array_interface__[key] for key in ("data", "shape", "typestr")
+        } | {"version": 3}
+
+    @property
     def flags(self):
         names = ("c_contiguous", "f_contiguous")
         return types.SimpleNamespace(**{name: getattr(self._array.flags, name) for name in names})
@@ -167,6 +193,10 @@ class ndarray:
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d array")
         return (self[i] for i in range(len(self)))
+
+    def set(self, arr):
+        assert (arr.shape, arr.dtype) == (self.shape, self.dtype) and arr.flags.c_contiguous
+        self._array[...] = _upload(arr)
 
     # ---- copies to the CPU ----
 
@@ -491,16 +521,32 @@ class CUDARuntimeError(RuntimeError):
     """Raised where the driver reports a failure."""
 
 
+class Device:
+    """One of the machine's GPUs, of which the environment variable FAKE_CUPY_DEVICES has any."""
+
+    current = 0
+
+    def __init__(self, device):
+        self.id = device
+
+    def use(self):
+        assert 0 <= self.id < cuda.runtime.getDeviceCount()
+        Device.current = self.id
+
+
 cuda = types.SimpleNamespace(
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
         deviceSynchronize=lambda: None,
         driverGetVersion=lambda: 12080,
         runtimeGetVersion=lambda: 12080,
-        getDeviceCount=lambda: 1,
+        getDevice=lambda: Device.current,
+        getDeviceCount=lambda: int(os.environ.get("FAKE_CUPY_DEVICES", 1)),
         getDeviceProperties=lambda device: {
             "name": b"no GPU, but NumPy", "totalGlobalMem": 2**34, "major": 0, "minor": 0
         },
         memGetInfo=lambda: (2**33, 2**34),
     ),
+    Device=Device,
+    get_current_stream=lambda: types.SimpleNamespace(ptr=0),
 )  # fmt: skip

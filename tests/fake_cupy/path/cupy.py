@@ -3,5 +3,8 @@
 import sys
 
 import fake_cupy
+import fake_cupy.nccl
 
 sys.modules["cupy"] = fake_cupy
+sys.modules["cupy.cuda"] = fake_cupy.cuda
+fake_cupy.cuda.nccl = fake_cupy.nccl
