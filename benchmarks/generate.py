@@ -122,12 +122,12 @@ def parts(config, n):
     import numpy as np
 
     from gpt_numpy import GPT
-    from gpt_numpy.scale.decoder import Reader
+    from gpt_numpy.scale.decoder import Decoder
 
     model = GPT(config)
-    reader, half = Reader(model), config.block_size // 2
-    maps = [m for b in reader.blocks for m in (b.query_key_value, b.proj, b.fc, b.mlp_proj)]
-    products = [(np.ones((1, len(m.weight)), np.float32), m.weight) for m in [*maps, reader.head]]
+    decoder, half = Decoder(model), config.block_size // 2
+    maps = [m for b in decoder.blocks for m in (b.query_key_value, b.proj, b.fc, b.mlp_proj)]
+    products = [(np.ones((1, len(m.weight)), np.float32), m.weight) for m in [*maps, decoder.head]]
     one, many = np.zeros((1, 1), int), np.zeros((1, half), int)
 
     def multiply():
@@ -135,13 +135,13 @@ def parts(config, n):
             x @ weight
 
     def read_one():
-        if reader.n == config.block_size:
-            reader.forget()
-        reader.read(one)
+        if decoder.length == config.block_size:
+            decoder.reset()
+        decoder.forward(one)
 
     def read_half():
-        reader.forget()
-        reader.read(many)
+        decoder.reset()
+        decoder.forward(many)
 
     def microseconds(work, times=500):
         """The median of 9, each of several times in a row: as work goes on without a pause."""

@@ -49,20 +49,13 @@ def ours(config, ids, vocab_size=VOCAB_SIZE, device="cpu", precision="float32"):
     from gpt_numpy import GPT
     from gpt_numpy.scale.train import train  # on a GPU, gpt_numpy/train.py waits for every loss
 
-    config = with_precision(config, precision)
+    if hasattr(config, "precision"):  # a setting of the run, where there is one
+        config = dataclasses.replace(config, precision=precision)
     mg.manual_seed(config.seed)
     model = GPT(config.model(vocab_size)).to(device)
-    for _ in train(model, ids, config):
-        yield model
-
-
-def with_precision(config, precision):
-    """Return the config that computes in `precision`; end the process if gpt_numpy cannot yet."""
-    if hasattr(config, "precision"):
-        return dataclasses.replace(config, precision=precision)
-    if precision != "float32":
-        sys.exit(f"gpt_numpy does not compute in {precision} yet")
-    return config
+    with mg.precision(precision):
+        for _ in train(model, ids, config):
+            yield model
 
 
 def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):

@@ -103,7 +103,9 @@ def eval_batch_size(config: GPTConfig) -> int:
 
 
 def check_length(ids: np.ndarray, block_size: int) -> None:
-    """Raise ValueError if `ids` (N,) are too short for one window."""
+    """Raise ValueError if `ids` are no vector (N,), or too short for one window."""
+    if np.ndim(ids) != 1:
+        raise ValueError(f"the ids of a text must have shape (N,), not {np.shape(ids)}")
     if len(ids) <= block_size:
         raise ValueError(
             f"{len(ids)} ids make no window of {block_size} tokens and the one after it"

@@ -1,23 +1,24 @@
-"""Sampling: from scores to a token, again and again.
+"""Sampling: turn the scores of a model into a token, again and again.
 
-Three knobs on the probabilities of the next token.  Temperature divides the scores: below 1 the
-likely becomes likelier, above 1 the probabilities approach each other.  Top-k keeps the k likeliest
-tokens.  Top-p keeps the fewest that together have at least probability p (Holtzman et al. 2020,
-"The Curious Case of Neural Text Degeneration", arXiv:1904.09751).  What is kept is scaled up to sum
-to 1.
+Three options change the probabilities of the next token.  Temperature divides the scores: below 1
+likely tokens become likelier, above 1 the probabilities approach each other.  Top-k keeps the k
+likeliest tokens.  Top-p keeps the smallest set of likeliest tokens whose probabilities sum to at
+least p (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", arXiv:1904.09751).
+The probabilities of the tokens that are kept are scaled up to sum to 1.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
-from gpt_numpy.scale.decoder import Reader
+from gpt_numpy.scale.decoder import Decoder
 from minigrad import Tensor, random
 from minigrad.backend import to_numpy
 from minigrad.ops.embedding import check_ids
 
-ROUNDING = 1e-6  # 0.4 + 0.3 + 0.2 is 0.9 to us, and a little less in floating point
+ROUNDING = 1e-6  # 0.4 + 0.3 + 0.2 should reach top_p = 0.9, and is a little less in floating point
 
 
 def probabilities(
@@ -26,11 +27,14 @@ def probabilities(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> np.ndarray:
-    """The distribution that a token is drawn from: logits (B, V) → probabilities (B, V), float64.
+    """Return the distribution of the next token: logits (B, V) → probabilities (B, V), float64.
 
-    temperature   at least 0; 0 puts all on the likeliest token
-    top_k         at least 1: how many tokens to keep;   top_p   0 < p ≤ 1: how much probability
-    Temperature comes first, then top-k, then top-p of what top-k left; ties keep the smaller id.
+    temperature   at least 0; 0 gives the likeliest token probability 1
+    top_k         at least 1: how many tokens to keep
+    top_p         0 < p ≤ 1: how much probability to keep
+
+    Temperature is applied first, then top-k, then top-p to the tokens that top-k left.  Of tokens
+    with the same score, those with the smaller ids are kept.
     Raises ValueError for other options, FloatingPointError for scores that are not finite.
     """
     if not temperature >= 0:
@@ -42,7 +46,7 @@ def probabilities(
     if temperature == 0:
         temperature, top_k = 1.0, 1
     logits = np.asarray(logits, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # −∞ is welcome: e^−∞ is 0; NaN: see below
+    with np.errstate(over="ignore", invalid="ignore"):  # −∞ is allowed: e^−∞ is 0
         p = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
     total = p.sum(-1, keepdims=True)
     if not np.isfinite(total).all():
@@ -62,26 +66,28 @@ def probabilities(
     return p
 
 
-def draw(p: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """The token at height u of the staircase of cumulative probabilities: p (B, V), u (B,) → (B,).
+def sample(p: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Return tokens (B,) distributed as p (B, V), from numbers u (B,) uniform on [0, 1).
 
-    u is uniform on [0, 1): the chance that it meets a stair is the stair's height, p of its token.
+    The cumulative sums of p divide [0, 1) into one interval per token, as long as the token's
+    probability.  So u falls into the interval of token i with probability pᵢ.
     """
-    stairs = np.cumsum(p, -1)
-    return (stairs <= u[:, None] * stairs[:, -1:]).sum(-1)  # how many end below; the last is ≈ 1
+    cdf = np.cumsum(p, -1)
+    return (cdf <= u[:, None] * cdf[:, -1:]).sum(-1)  # how many intervals end before u
 
 
 def penalized(logits: np.ndarray, text: np.ndarray, penalty: float) -> np.ndarray:
-    """Make the tokens that a text has already less likely: logits (B, V), text (B, T) → (B, V).
+    """Make the tokens that occur in a text less likely: logits (B, V), text (B, T) → (B, V).
 
-    x of such a token becomes  x / penalty where x > 0,  x · penalty where x < 0,  once for each
-    token, however often it occurs.  1 changes nothing; a penalty below 1 makes them likelier.
+    The score x of such a token becomes x / penalty where x > 0, and x · penalty where x < 0, once
+    for each token, however often it occurs.  1 changes nothing; a penalty below 1 makes them
+    likelier.
 
     Source      Keskar et al. 2019, "CTRL: A Conditional Transformer Language Model for Controllable
-                Generation", arXiv:1909.05858, section 4.1, which divides alone: that would make a
-                token with x < 0 likelier.  `transformers` multiplies those, and so do we.
-    In words    Softmax does not change when a number is added to all scores, but this does: what it
-                pays depends on where a model has its zero.
+                Generation", arXiv:1909.05858, section 4.1.  The paper always divides, which makes a
+                token with x < 0 likelier.  `transformers` multiplies there, and so do we.
+    In words    Softmax ignores a number that is added to all scores.  The penalty does not, so its
+                strength depends on where the scores of a model have their zero.
     """
     logits = np.asarray(logits, np.float64)
     old = np.take_along_axis(logits, text, -1)  # (B, T)
@@ -102,22 +108,21 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Continue the prompts ids (B, T), yielding the new ids (B,) of one position at a time.
 
-    The model reads every token once (scale/decoder.py).  When block_size tokens are read and one
-    more is to come, it forgets them and reads the last half again, block_size // 2 tokens, the new
-    one among them; and of a longer prompt the last block_size.  It is the model as it is now, at
-    the call.
+    The decoder takes in every token once (scale/decoder.py).  When block_size tokens are in and
+    another one follows, it starts again from the last block_size // 2 tokens, the new one included.
+    Of a longer prompt it takes in the last block_size tokens.  The weights are those at the call.
 
-    Prompts in a list may have different lengths.  Those of one length are read together; the
-    groups take turns, and each is what it would be without the others.
+    Prompts in a list may have different lengths.  Those of one length form a batch.  The text of
+    each prompt is the same as without the others.
 
-    Row b draws from a generator of its own, (seed, b).  With a `seed` the text depends on nothing
-    else; without one it goes on from `minigrad.manual_seed`.  repetition_penalty: see penalized().
-    Raises ValueError or TypeError, at the call, for options and ids that make no sense.
+    Row b has its own random generator, (seed, b).  With a `seed` the text depends on nothing else;
+    without one the seed follows from `minigrad.manual_seed`.  repetition_penalty: see penalized().
+    Raises ValueError or TypeError, at the call, for invalid options and ids.
     """
     prompts = rows_of(ids)
     for prompt in prompts:
         check_ids("a prompt", prompt, model.config.vocab_size)
-    if max_new_tokens < 0:
+    if operator.index(max_new_tokens) < 0:
         raise ValueError(f"max_new_tokens must be at least 0, not {max_new_tokens}")
     if not 0 < repetition_penalty < np.inf:
         raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}")
@@ -132,16 +137,16 @@ def stream(
         groups.setdefault(len(prompt), []).append(row)
 
     def next_ids(logits, text, row_rngs):
-        """The ids (B,) that follow the text (B, T), by the scores (B, V) for them."""
+        """Sample the ids (B,) that follow the text (B, T), from their scores (B, V)."""
         if repetition_penalty != 1:
             logits = penalized(logits, text, repetition_penalty)
         u = np.array([rng.random() for rng in row_rngs])
-        return draw(probabilities(logits, temperature, top_k, top_p), u)
+        return sample(probabilities(logits, temperature, top_k, top_p), u)
 
     with np.errstate(all="ignore"):
         streams = [
             continued(
-                Reader(model, len(rows)),
+                Decoder(model, len(rows)),
                 np.stack([prompts[row] for row in rows]),
                 max_new_tokens,
                 partial(next_ids, row_rngs=[rngs[row] for row in rows]),
@@ -159,32 +164,35 @@ def stream(
     return tokens()
 
 
-def continued(reader, ids, max_new_tokens, next_ids):
-    """Yield the ids (B,) that next_ids chooses, for texts that begin with ids (B, T)."""
-    (B, T), size = ids.shape, reader.positions.shape[0]
+def continued(decoder, ids, max_new_tokens, next_ids):
+    """Yield the ids (B,) that next_ids samples, for texts that begin with ids (B, T)."""
+    (B, T), size = ids.shape, decoder.positions.shape[0]
     text = np.empty((B, T + max_new_tokens), np.int64)
     text[:, :T] = ids
-    first = max(0, T - size)  # of those that are not read yet
+    first = max(0, T - size)  # the first token that the decoder has not taken in
     for end in range(T, T + max_new_tokens):
-        if reader.n + end - first > size:
-            reader.forget()
+        if decoder.length + end - first > size:
+            decoder.reset()
             first = end - max(1, size // 2)
-        with np.errstate(all="ignore"):  # probabilities() looks for what is not finite
-            scores = to_numpy(reader.read(text[:, first:end]))  # (B, V)
+        with np.errstate(all="ignore"):  # probabilities() refuses what is not finite
+            scores = to_numpy(decoder.forward(text[:, first:end]))  # (B, V)
         text[:, end] = next_ids(scores, text[:, :end])
         first = end
         yield text[:, end].copy()
 
 
 def rows_of(ids) -> list[np.ndarray]:
-    """The prompts, arrays (T,): the rows of ids (B, T), or of a list of lists; else ValueError."""
+    """Return the prompts, arrays (T,): the rows of ids (B, T), or of a list of lists."""
     if isinstance(ids, Tensor):
         ids = ids.numpy()
-    if isinstance(ids, list | tuple) and len({np.shape(row) for row in ids}) > 1:
-        rows = [np.asarray(row) for row in ids]
-    else:
-        ids = np.asarray(ids)
-        rows = [*ids] if ids.ndim == 2 else []
+    try:
+        if isinstance(ids, list | tuple) and len({np.shape(row) for row in ids}) > 1:
+            rows = [np.asarray(row) for row in ids]
+        else:
+            ids = np.asarray(ids)
+            rows = [*ids] if ids.ndim == 2 else []
+    except ValueError as error:  # a list of lists of lists, of different lengths
+        raise ValueError(f"a prompt must be a list of ids, not {ids}") from error
     if not rows or any(row.ndim != 1 or row.size == 0 for row in rows):
         raise ValueError(
             "a prompt must have shape (B, T) with at least one token, not "
@@ -194,9 +202,9 @@ def rows_of(ids) -> list[np.ndarray]:
 
 
 def generate(model, ids, max_new_tokens: int, **options) -> Tensor | list[Tensor]:
-    """The prompts ids (B, T) and what `stream` adds to them: a Tensor (B, T + max_new_tokens).
+    """Return the prompts ids (B, T) with what `stream` adds: a Tensor (B, T + max_new_tokens).
 
-    Of prompts with different lengths it is a list with a Tensor (T + max_new_tokens,) for each.
+    For prompts of different lengths, return a list with one Tensor (T + max_new_tokens,) for each.
     """
     prompts = rows_of(ids)
     columns = [*stream(model, prompts, max_new_tokens, **options)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -178,10 +179,10 @@ def may_be_parameter(value):
 
 
 def items(value):
-    """Return the (key, element) pairs of a dict, list, tuple or set; none of any other value."""
+    """Return the (key, element) pairs of a dict, list, deque, tuple or set; else none."""
     if isinstance(value, dict):
         return value.items()
-    return enumerate(value) if isinstance(value, list | tuple | set | frozenset) else ()
+    return enumerate(value) if isinstance(value, list | tuple | deque | set | frozenset) else ()
 
 
 def join(path, name):

@@ -23,15 +23,22 @@ MASK, BATCH, WEIGHT, SAMPLE = range(4)  # uses: no two of them share random bits
 
 
 class _Counter(threading.local):
-    seed = step = layer = row = 0
+    """The running key of a thread.  It starts from the last seed that manual_seed() was given."""
+
+    first_seed = 0
+    step = layer = row = 0
+
+    def __init__(self):
+        self.seed = self.first_seed
 
 
 _counter = _Counter()
 
 
 def manual_seed(seed):
-    """Restart the running key: later draws in this thread depend on `seed` alone."""
-    _counter.seed, _counter.step, _counter.layer, _counter.row = check_seed(seed), 0, 0, 0
+    """Restart the running key: later draws in this thread, and in new ones, depend on `seed`."""
+    _Counter.first_seed = check_seed(seed)
+    _counter.seed, _counter.step, _counter.layer, _counter.row = seed, 0, 0, 0
 
 
 @contextlib.contextmanager

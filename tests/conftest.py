@@ -14,13 +14,16 @@ if n_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
         os.environ.setdefault(f"{library}_NUM_THREADS", str(n_threads))  # before NumPy is loaded
 
 import fake_cupy
+import fake_cupy.cublas
 import numpy as np
 import pytest
 from command import TINY, example, exit_status
+from fake_cupy import cuda_source
 
 from minigrad import backend
-from minigrad.fast.gpu.launch import kernel
-from minigrad.internals import gpu
+from minigrad.fast.gpu.cublas import handle_of
+from minigrad.fast.gpu.launch import kernel, module
+from minigrad.internals import cublas, gpu
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -58,18 +61,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def opened(monkeypatch, cupy=None):
     """Open the GPU once more: through the given CuPy, or through the one that is installed."""
+    if cupy is fake_cupy and (reason := cuda_source.unavailable()):
+        pytest.skip(reason)
     monkeypatch.setattr(backend, "cupy", None)
     if cupy is not None:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setattr(gpu, "installed_cupys", lambda: ["cupy-fake"])
+        monkeypatch.setattr(cublas, "load", fake_cupy.cublas.Library)
     forget_gpu()
     backend.to_device(np.zeros(1), "gpu")
 
 
 def forget_gpu():
-    """Drop the CuPy that init_gpu() has found, and the kernels that it has compiled."""
-    gpu.init_gpu.cache_clear()
-    kernel.cache_clear()
+    """Drop CuPy and cuBLAS as they were found, kernels that are compiled, and handles."""
+    for found in (gpu.init_gpu, kernel, module, cublas.library, cublas.why_not, handle_of):
+        found.cache_clear()
 
 
 @pytest.fixture

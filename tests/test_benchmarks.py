@@ -34,6 +34,7 @@ import minigrad.tensor  # noqa: E402
 from gpt_numpy import GPT, TrainConfig  # noqa: E402
 from gpt_numpy.config import PRESETS  # noqa: E402
 from minigrad import manual_seed  # noqa: E402
+from minigrad.internals.hooks import this_thread  # noqa: E402
 from minigrad.tensor import TWINS  # noqa: E402
 
 
@@ -151,14 +152,16 @@ def test_the_precision_of_pytorch(precision, products, dtype, monkeypatch):
 
 
 def test_the_precision_of_ours():
-    """It is a setting of the run; where there is none, only float32 is computed."""
-    config = TrainConfig()
-    if hasattr(config, "precision"):
-        assert side.with_precision(config, "tf32").precision == "tf32"
-        return
-    assert side.with_precision(config, "float32") is config
-    with pytest.raises(SystemExit, match="gpt_numpy does not compute in tf32 yet"):
-        side.with_precision(config, "tf32")
+    """It holds while a step is computed; one that gpt_numpy does not have is an error."""
+    config = TrainConfig(n_layer=1, n_embd=16, block_size=8, batch_size=3, workers=1)
+    for precision in ("tf32", "float32"):
+        steps = side.ours(config, np.arange(50) % VOCAB_SIZE, precision=precision)
+        next(steps)
+        assert this_thread.precision == precision
+        steps.close()
+        assert this_thread.precision == "float32"
+    with pytest.raises(ValueError, match="precision"):
+        next(side.ours(config, np.arange(50) % VOCAB_SIZE, precision="float8"))
 
 
 # ---- the benchmark of a GPU ----------------------------------------------------------------------
@@ -391,7 +394,15 @@ def test_the_least_work_in_half_the_bytes():
         ("nll_loss_forward_reduce_cuda_kernel_2d", "cross-entropy"),
         ("multi_tensor_apply_kernel<FusedAdamMathFunctor<float>>", "optimizer"),
         ("embedding_backward_feature_kernel<float>", "embedding"),
-        ("column_sum", "bias gradients"),
+        ("column_sum_parts", "bias gradients"),
+        ("flash_forward", "attention, forward"),
+        ("flash_backward_key", "attention, backward"),
+        ("layer_norm_forward", "layer norm, forward"),
+        ("layer_norm_backward", "layer norm, backward"),
+        ("gelu_backward", "GELU, backward"),
+        ("dropout_backward", "residual and dropout, backward"),
+        ("cross_entropy_reduce", "cross-entropy"),
+        ("embedding_backward", "embedding"),
         ("Memcpy DtoD (Device -> Device)", "copies"),
         ("Memset (Device)", "copies"),
         ("cupy_multiply__float32_float32_float32", "others"),

@@ -138,6 +138,8 @@ def test_a_batch_needs_a_window():
     """NumPy would only say that high <= 0."""
     with pytest.raises(ValueError, match="8 ids make no window of 8 tokens"):
         random_batch(np.arange(8), 2, 8, seed=0, step=1)
+    with pytest.raises(ValueError, match=r"shape \(N,\), not \(3, 20\)"):
+        random_batch(np.zeros((3, 20), int), 2, 2, seed=0, step=1)
 
 
 def test_a_batch_is_a_pure_function_of_seed_step_and_row():

@@ -8,8 +8,8 @@ import torch
 from transformers import GPT2LMHeadModel, RepetitionPenaltyLogitsProcessor
 
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.sample import draw, generate, penalized, probabilities
-from gpt_numpy.scale.decoder import Reader
+from gpt_numpy.sample import generate, penalized, probabilities, sample
+from gpt_numpy.scale.decoder import Decoder
 from minigrad import Tensor, manual_seed
 
 V, BLOCK = 7, 6
@@ -203,7 +203,7 @@ def spoken(scores, **options):
 def test_draw_follows_the_distribution():
     """100,000 draws of five tokens of which the rarest has 2.5 %; those without any never come."""
     u = np.random.default_rng(0).random(100_000)
-    assert chi_squared(draw(np.tile(P, (len(u), 1)), u), P) < 1
+    assert chi_squared(sample(np.tile(P, (len(u), 1)), u), P) < 1
 
 
 E, LN = math.exp, np.log(LIKELY)
@@ -262,13 +262,13 @@ def test_the_ends_of_the_staircase(u, token, scale):
 
     Nor where rounding has left the probabilities a little below or above 1 in sum.
     """
-    assert draw(P[None] * scale, np.array([u])).tolist() == [token]
+    assert sample(P[None] * scale, np.array([u])).tolist() == [token]
 
 
 def test_the_stairs_are_as_high_as_the_probabilities():
     """u at a stair's edge belongs to the next one."""
     u = np.array([0.0, 0.499, 0.5, 0.749, 0.75, 0.999])
-    assert draw(np.tile([0.5, 0.25, 0.25], (6, 1)), u).tolist() == [0, 0, 1, 1, 2, 2]
+    assert sample(np.tile([0.5, 0.25, 0.25], (6, 1)), u).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 # ---- generating ----------------------------------------------------------------------------------
@@ -358,8 +358,13 @@ def test_greedy_text_is_what_the_whole_model_would_write(model, T):
 
 def test_the_window_slides_by_its_last_half(model, monkeypatch):
     """How many tokens are read, one call after another, from a prompt of 2 on: BLOCK is 6."""
-    read, lengths = Reader.read, []
-    monkeypatch.setattr(Reader, "read", lambda r, ids: lengths.append(ids.shape[1]) or read(r, ids))
+    forward, lengths = Decoder.forward, []
+
+    def counted(decoder, ids):
+        lengths.append(ids.shape[1])
+        return forward(decoder, ids)
+
+    monkeypatch.setattr(Decoder, "forward", counted)
     model.generate([[1, 2]], 13, seed=0)
     assert lengths == [2, 1, 1, 1, 1, 3, 1, 1, 1, 3, 1, 1, 1]
 
@@ -462,6 +467,15 @@ def test_a_prompt_among_others_is_refused(model, prompts):
         model.stream(prompts, 5)
     with pytest.raises(ValueError, match=f"id {V} is outside the vocabulary"):
         model.stream([[1, 2], [V]], 5)
+
+
+@pytest.mark.parametrize("prompts", [[[1, [2]], [3]], [[[1], 2], [[3]]]])
+def test_a_prompt_of_lists_is_refused(model, prompts):
+    """NumPy would speak of inhomogeneous shapes."""
+    with pytest.raises(ValueError, match="a prompt must be a list of ids, not \\[\\["):
+        model.generate(prompts, 5)
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        model.stream([[1]], 2.5)
 
 
 @pytest.mark.parametrize("training", [True, False])

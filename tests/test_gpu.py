@@ -29,7 +29,7 @@ from gpt_numpy.train import adamw, evaluate
 from minigrad import random
 from minigrad.backend import device_of, to_device, to_numpy
 from minigrad.fast.gpu import add_up as gpu_add_up
-from minigrad.fast.gpu import dropout as gpu_dropout
+from minigrad.fast.gpu import masks as gpu_masks
 from minigrad.tensor import OPS, TWINS, Tensor, op
 from minigrad.testing.cases import CASES, Case
 from minigrad.testing.checks import LAYOUTS, gradients, prepare
@@ -114,6 +114,14 @@ DECLINED = [  # op, arrays, options: what the docstring of the twin says it decl
     ("layer_norm", [F32, np.zeros(2), None], {}),
     ("layer_norm", [F32[:, :0], F32[0, :0], None], {}),
     ("linear", [F32, F32, np.zeros(3)], {}),
+    ("linear", [F32, F32, np.zeros(2)], {}),  # a bias of float64
+    ("linear", [F32.astype(int), F32.astype(int)], {}),
+    ("matmul", [F32, F32[0]], {}),
+    ("matmul", [F32[0], F32.T], {}),
+    ("matmul", [F32, F32], {}),
+    ("matmul", [F32, F32.T.astype(float)], {}),
+    ("matmul", [F32.astype(int), F32.T.astype(int)], {}),
+    ("matmul", [np.zeros((2, 4, 5)), np.zeros((3, 5, 4))], {}),
 ]
 
 
@@ -136,6 +144,8 @@ def test_twins_accept_the_rest(gpu):
         ("layer_norm", [x, row, None], {}),
         ("layer_norm", [x, row, row], {}),
         ("linear", [x, x, to_device(np.zeros(2, np.float32), "gpu")], {}),
+        ("matmul", [x, x.T], {}),
+        ("matmul", [heads, heads.swapaxes(2, 3)], {}),
         ("gelu", [x], {}),
     ):
         out, backward = TWINS[name, "gpu"](*arrays, **options)
@@ -145,7 +155,8 @@ def test_twins_accept_the_rest(gpu):
 def test_every_twin_has_cases():
     """A twin for the GPU whose op has no case would be tested by nothing."""
     twins = {name for name, device in TWINS if device == "gpu"}
-    assert twins >= {"attention", "dropout", "embedding", "gelu", "getitem", "layer_norm", "linear"}
+    expected = "attention dropout embedding gelu getitem layer_norm linear matmul"
+    assert twins >= {*expected.split()}
     assert twins <= CASES.keys()
 
 
@@ -165,7 +176,7 @@ def test_masks_are_the_same_bits(shape, p, key, gpu):
     x = np.zeros(shape, np.float32)
     there = to_device(x, "gpu")
     right = random.keep_mask(x, p, key)
-    for mask in (random.keep_mask(there, p, key), gpu_dropout.keep_mask(there, p, key)):
+    for mask in (random.keep_mask(there, p, key), gpu_masks.keep_mask(there, p, key)):
         assert (mask.shape, mask.dtype, device_of(mask)) == (shape, bool, "gpu")
         np.testing.assert_array_equal(to_numpy(mask), right)
 
@@ -177,7 +188,7 @@ def test_scaled_masks_are_the_same_bits(shape, p, key, dtype, gpu):
     x = np.zeros(shape, dtype)
     there = to_device(x, "gpu")
     right = random.dropout_mask(x, p, key)
-    for mask in (random.dropout_mask(there, p, key), gpu_dropout.dropout_mask(there, p, key)):
+    for mask in (random.dropout_mask(there, p, key), gpu_masks.dropout_mask(there, p, key)):
         assert mask.dtype == dtype
         np.testing.assert_array_equal(to_numpy(mask), right)
 
@@ -186,7 +197,7 @@ def test_page_and_kernel_draw_from_the_same_counter(gpu):
     """Without a key, either takes the next one of the thread; out-of-range p is refused by both."""
     x = to_device(np.zeros((4, 33)), "gpu")
     masks = []
-    for keep_mask in (random.keep_mask, gpu_dropout.keep_mask):
+    for keep_mask in (random.keep_mask, gpu_masks.keep_mask):
         with random.rng_scope(5, 6, row=7):
             masks.append([to_numpy(keep_mask(x, 0.5)) for _ in range(3)])
         with pytest.raises(ValueError, match="at least 0 and below 1"):
@@ -484,7 +495,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
 @pytest.mark.parametrize("vocab_size", [V, 600])  # two ways to compute the table's gradient
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_step_waits_for_nothing(accumulate, vocab_size, fake_gpu):
-    """The batch is uploaded, x and y once each, and nothing is downloaded."""
+    """The batch is uploaded, x and y once each, and [seed, step]; nothing is downloaded."""
     model = model_on("gpu", dropout=0.2, vocab_size=vocab_size)
     config = TrainConfig(**RUN | {"accumulate": accumulate}, steps=5)
     steps = train(model, IDS, config)
@@ -493,7 +504,7 @@ def test_a_step_waits_for_nothing(accumulate, vocab_size, fake_gpu):
         before = vars(fake_gpu.ledger).copy()
         result = next(steps)
         assert fake_gpu.ledger.downloads == before["downloads"]
-        assert fake_gpu.ledger.uploads == before["uploads"] + 2 * accumulate
+        assert fake_gpu.ledger.uploads == before["uploads"] + 2 * accumulate + 1
     result.loss.item()
     assert fake_gpu.ledger.downloads == before["downloads"] + 1
 

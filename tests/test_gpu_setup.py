@@ -385,7 +385,7 @@ def test_the_diagnosis_with_a_gpu():
     for line in (
         "CuPy       fake, for CUDA 12.8",
         "driver     for CUDA 12.8",
-        "GPU 0      no GPU, but NumPy, compute capability 0.0, 16.0 GiB",
+        "GPU 0      no GPU, but NumPy, compute capability 9.0, 16.0 GiB",
         "can        hold an array",
         "free       8.0 GiB on GPU 0, the one that is used",
         "can        multiply matrices",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.scale.decoder import Reader
+from gpt_numpy.scale.decoder import Decoder
 from minigrad import manual_seed
 
 BLOCK = 12
@@ -43,20 +43,20 @@ def test_scores_are_those_of_the_whole_model(cut, shape, bias):
     model = make_model(bias=bias, **shape)
     ids = np.random.default_rng(1).integers(model.config.vocab_size, size=(3, BLOCK))
     reference = model(ids).numpy()  # (B, T, V)
-    reader = Reader(model, 3)
+    decoder = Decoder(model, 3)
     for _ in range(2):  # the second time after what it has forgotten
-        reader.forget()
+        decoder.reset()
         for T in CUTS[cut]:
-            scores = reader.read(ids[:, reader.n : reader.n + T])
-            close(scores, reference[:, reader.n - 1], 1e-10)
-        assert reader.n == BLOCK
+            scores = decoder.forward(ids[:, decoder.length : decoder.length + T])
+            close(scores, reference[:, decoder.length - 1], 1e-10)
+        assert decoder.length == BLOCK
 
 
 def test_float32_stays_float32():
     """And is as exact as float32 is."""
     model = make_model(np.float32)
     ids = np.random.default_rng(1).integers(11, size=(2, BLOCK))
-    close(Reader(model, 2).read(ids), model(ids).numpy()[:, -1], 1e-5)
+    close(Decoder(model, 2).forward(ids), model(ids).numpy()[:, -1], 1e-5)
 
 
 def test_it_reads_the_model_as_it_was():
@@ -64,11 +64,11 @@ def test_it_reads_the_model_as_it_was():
     model = make_model()
     before = model.state_dict()
     ids = np.arange(5)[None]
-    reader, reference = Reader(model), model(ids).numpy()[:, -1]
+    decoder, reference = Decoder(model), model(ids).numpy()[:, -1]
     for name, p in model.named_parameters():
         np.testing.assert_array_equal(p.data, before[name])
         p.data = p.data * 2
-    close(reader.read(ids), reference, 1e-10)
+    close(decoder.forward(ids), reference, 1e-10)
 
 
 @pytest.mark.parametrize("name", [f"h.1.{n}" for n in ("ln_1", "attn.key", "mlp.proj")] + ["ln_f"])
@@ -76,10 +76,10 @@ def test_every_parameter_counts(name):
     """A weight or a bias that is off by a millionth is noticed: the comparison can fail."""
     model = make_model()
     ids = np.random.default_rng(1).integers(11, size=(1, BLOCK))
-    reader, parameters = Reader(model), dict(model.named_parameters())
+    decoder, parameters = Decoder(model), dict(model.named_parameters())
     parameters[f"{name}.weight"].data = parameters[f"{name}.weight"].data * (1 + 1e-6)
     with pytest.raises(AssertionError):
-        close(reader.read(ids), model(ids).numpy()[:, -1], 1e-10)
+        close(decoder.forward(ids), model(ids).numpy()[:, -1], 1e-10)
 
 
 def test_on_a_gpu(gpu):
@@ -87,8 +87,8 @@ def test_on_a_gpu(gpu):
     model = make_model()
     ids = np.random.default_rng(1).integers(11, size=(2, BLOCK))
     reference = model(ids).numpy()
-    reader = Reader(model.to("gpu"), 2)
+    decoder = Decoder(model.to("gpu"), 2)
     for t in range(BLOCK):
-        scores = reader.read(ids[:, t : t + 1])
+        scores = decoder.forward(ids[:, t : t + 1])
         assert scores.shape == (2, 11)
         close(scores.get(), reference[:, t], 1e-10)

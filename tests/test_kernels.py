@@ -1,11 +1,12 @@
-"""The CUDA sources without a GPU: run on the CPU through g++, and compiled for GPUs by NVRTC.
+"""The CUDA kernels without a GPU: run on a CPU, and compiled for GPUs by NVRTC and nvcc.
 
-The result of a kernel is compared with that of the NumPy function that specifies it.  Its threads
-run one after another here, which is enough for kernels whose threads do not communicate.
+On a CPU they run inside the fake CuPy, which is strict (fake_cupy/cuda_source.py): in two orders of
+threads, with locked memory around every array.  That each twin computes what its page computes, in
+every case of the table, is in test_gpu.py; here are shapes that the table lacks.
 """
 
-import ctypes
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -13,53 +14,152 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_cupy import kernels
 
 from minigrad import random
-from minigrad.fast.gpu.launch import launch
+from minigrad.backend import to_device, to_numpy
+from minigrad.fast.gpu import launch as launch_module
+from minigrad.fast.gpu import masks
+from minigrad.fast.gpu.column_sum import PARTS, ROWS, column_sum
+from minigrad.fast.gpu.launch import Strided, launch, sources
 
-KERNELS = Path(random.__file__).parent / "fast/gpu"
-HEADER = Path(kernels.__file__).with_name("cuda_on_cpu.h")
+KERNELS = Path(launch_module.__file__).parent
+FLOATS = [np.float32, np.float64]
 
 
-@pytest.fixture(scope="module")
-def on_cpu(tmp_path_factory):
-    """Return a function that runs a kernel: (name, number of threads, arrays and numbers)."""
-    if not shutil.which("g++"):
-        pytest.skip("needs g++")
+def normal(*shape, dtype=np.float32):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
 
-    def compiled(name, source):
-        folder = tmp_path_factory.mktemp(name)
-        declared = kernels.parameters(source, name)
-        types = {"bool": "bool", "uint64": "unsigned long long"}
-        names = ", ".join(parameter for parameter, _, _ in declared)
-        listed = ", ".join(f"{types[d.name]} {'*' * array}{p}" for p, d, array in declared)
-        program = folder / "kernel.cpp"
-        program.write_text(
-            f'#include "{HEADER}"\n{source}\n'
-            f'extern "C" void run(unsigned int blocks, unsigned int threads, {listed}) {{\n'
-            "    blockDim.x = threads;\n"
-            "    for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++)\n"
-            "        for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++)\n"
-            f"            {name}({names});\n}}\n",
-            encoding="utf-8",
-        )
-        library = folder / "kernel.so"
-        flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]
-        flags += ["-fsanitize-undefined-trap-on-error", "-Wno-sign-compare"]
-        subprocess.run(["g++", *flags, "-o", library, program], check=True)
-        return ctypes.CDLL(str(library)).run
 
-    def run(name, n_threads, *arguments, source=None, threads=256):
-        source = source or (KERNELS / f"{name}.cu").read_text(encoding="utf-8")
-        converted = [
-            ctypes.c_void_p(x.ctypes.data) if isinstance(x, np.ndarray) else ctypes.c_uint64(x)
-            for x in arguments
-        ]
-        compiled(name, source)(-(-n_threads // threads), threads, *converted)
+@pytest.fixture
+def planted(monkeypatch):
+    """Return plant(kernel, right, wrong): put a mistake into the source of a kernel."""
 
-    return run
+    def plant(name, right, wrong):
+        text = sources()[name]
+        assert text.count(right) == 1, right
+        changed = text.replace(right, wrong)
+        monkeypatch.setattr(launch_module, "sources", lambda: {**sources(), name: changed})
+        launch_module.kernel.cache_clear()
 
+    return plant
+
+
+# ---- starting them -------------------------------------------------------------------------------
+
+
+def test_launch_checks_its_arguments(fake_gpu):
+    """A kernel would read beyond an array, or the gaps in it, so launch() does not start it."""
+    array = fake_gpu.zeros((4, 4))
+    for bad in (array.T[1:], np.zeros(3), 3, 2.0):
+        with pytest.raises(TypeError, match="column_sum_total: an argument must be"):
+            launch("column_sum_total", 1, 32, bad)
+
+
+@pytest.mark.parametrize(
+    "grid, block", [((1, 2**16), 32), (2**31, 1), (1, 1025), (1, (32, 33)), (1, 0), (1, -1)]
+)
+def test_launch_checks_sizes(grid, block, fake_gpu):
+    """CuPy checks none."""
+    with pytest.raises(ValueError, match="column_sum_total: a (grid|block) of"):
+        launch("column_sum_total", grid, block)
+
+
+def test_nothing_to_do_is_no_launch(fake_gpu):
+    """CuPy would start one block."""
+    before = fake_gpu.ledger.launches.total()
+    launch("column_sum_total", 0, 256)
+    launch("column_sum_total", (3, 0), 256)
+    assert fake_gpu.ledger.launches.total() == before
+
+
+def test_views_are_passed_on_request(fake_gpu):
+    """A kernel that knows the strides may read between the gaps."""
+    x = fake_gpu.asarray(np.arange(64.0).reshape(32, 2))
+    parts, out = x[:, 1], fake_gpu.empty(32, np.float32)
+    launch("column_sum_total", 1, (32, 8), Strided(parts), out, np.int32(1), np.int32(32))
+    np.testing.assert_array_equal(out.get(), np.arange(1, 33))  # 32 neighbours from 1 on
+
+
+def test_a_kernel_has_one_source():
+    """Its name alone finds it."""
+    found = [
+        name
+        for path in KERNELS.glob("*.cu")
+        for name in re.findall(r"__global__ void.*? (\w+)\(", path.read_text(encoding="ascii"))
+    ]
+    assert sorted(found) == sorted(sources()) and len(found) == len({*found})
+
+
+def test_a_kernel_is_compiled_once(fake_gpu):
+    """One source with the same options makes one module."""
+    before = launch_module.module.cache_info().misses
+    for _ in range(2):
+        column_sum(fake_gpu.zeros((2, 3)))
+    assert launch_module.module.cache_info().misses == before + 1
+
+
+# ---- column sums ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "n_rows, n", [(1, 1), (1, 33), (7, 32), (8, 31), (ROWS + 1, 65), (3 * ROWS, 2), (0, 5), (5, 0)]
+)
+def test_column_sum(n_rows, n, dtype, fake_gpu):
+    """Exactly accurate_sum: the sum in float64, rounded once."""
+    x = normal(n_rows, n, dtype=dtype)
+    out = column_sum(to_device(x, "gpu"))
+    exact = x.sum(0, dtype=np.longdouble)
+    unit = np.finfo(np.float64).eps / 2
+    error = (n_rows * unit * abs(x).sum(0) if n_rows else 0) + np.finfo(dtype).eps / 2 * abs(exact)
+    assert out.dtype == dtype and out.shape == (n,)
+    assert (abs(to_numpy(out) - exact) <= error).all()
+
+
+def test_column_sum_of_many_rows(fake_gpu):
+    """More than PARTS parts of ROWS rows: then the parts are longer."""
+    x = fake_gpu.ones((ROWS * PARTS + 3, 1), np.float32)
+    assert column_sum(x).get() == [ROWS * PARTS + 3]
+
+
+def test_column_sum_of_a_view(fake_gpu):
+    """It is made contiguous first."""
+    x = normal(6, 10)
+    out = column_sum(to_device(x, "gpu")[::2, 1::2])
+    np.testing.assert_array_equal(to_numpy(out), x[::2, 1::2].sum(0, dtype=np.float64).astype("f"))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_column_sum_hides_nothing(bad, fake_gpu):
+    """One entry that is not finite makes its column so, and no other."""
+    x = normal(20, 40)
+    x[7, 33] = bad
+    out = to_numpy(column_sum(to_device(x, "gpu")))
+    np.testing.assert_equal(out[33], bad)
+    assert np.isfinite(np.delete(out, 33)).all()
+
+
+@pytest.mark.parametrize(
+    "kernel, right, wrong",
+    [
+        ("column_sum_parts", "row += 8", "row += 7"),
+        ("column_sum_parts", "k = 1; k < 8", "k = 2; k < 8"),
+        ("column_sum_parts", "first + warp", "first"),
+        ("column_sum_parts", "__syncthreads();\n    if (warp", "if (warp"),
+        ("column_sum_parts", "* rows_of_part;", "* (rows_of_part - 1);"),
+        ("column_sum_total", "parts, 0, n_parts, n", "parts, 0, n_parts - 1, n"),
+    ],
+)
+def test_a_mistake_in_column_sum_is_caught(kernel, right, wrong, planted, fake_gpu):
+    """A row left out or counted twice, a barrier missing."""
+    planted(kernel, right, wrong)
+    x = normal(ROWS + 40, 3)
+    with pytest.raises(AssertionError):
+        out = to_numpy(column_sum(to_device(x, "gpu")))
+        np.testing.assert_allclose(out, x.sum(0, dtype=np.float64), rtol=1e-5)
+
+
+# ---- dropout -------------------------------------------------------------------------------------
 
 KEYS = [  # rows, entries of a row, p, (seed, step, layer, row)
     (3, 16, 0.5, (1, 2, 3, 4)),
@@ -70,54 +170,83 @@ KEYS = [  # rows, entries of a row, p, (seed, step, layer, row)
 ]
 
 
-def right_mask(n_rows, size, p, key):
-    """Return what the kernel is specified to compute."""
-    return random.keep_mask(np.empty((n_rows, size)), p, key)
-
-
-def run_dropout_keep(on_cpu, n_rows, size, p, key, **options):
-    """Return the mask that the kernel computes."""
-    UNTOUCHED = 7
-    keep = np.full(
-        (n_rows + 1, size), UNTOUCHED, np.uint8
-    )  # one more row, which must not be written
-    numbers = (n_rows, size, round(p * 2**32), *key, random.MASK)
-    on_cpu("dropout_keep", n_rows * -(-size // 8), keep, *numbers, **options)
-    assert (keep[-1] == UNTOUCHED).all()
-    return keep[:-1]
+def check_mask(n_rows, size, p, key):
+    """Compare a mask with NumPy's."""
+    x = np.zeros((n_rows, size))
+    keep = masks.keep_mask(to_device(x, "gpu"), p, key)
+    np.testing.assert_array_equal(to_numpy(keep), random.keep_mask(x, p, key))
 
 
 @pytest.mark.parametrize("n_rows, size, p, key", KEYS)
-def test_dropout_keep(on_cpu, n_rows, size, p, key):
+def test_dropout_keep(n_rows, size, p, key, fake_gpu):
     """Every bit is NumPy's."""
-    keep = run_dropout_keep(on_cpu, n_rows, size, p, key)
-    np.testing.assert_array_equal(keep, right_mask(n_rows, size, p, key))
+    check_mask(n_rows, size, p, key)
 
 
 @pytest.mark.parametrize(
     "right, wrong",
     [
-        ("0xD2E7470EE14C6C93", "0xD2E7470EE14C6C91"),
+        ("m0 = 0xD2E7470EE14C6C93", "m0 = 0xD2E7470EE14C6C91"),
         ("group + 1;", "group;"),
-        ("c2 = row + b", "c2 = row"),
+        ("row + at.row, threshold);\n    for", "row, threshold);\n    for"),
         ("round < 10", "round < 9"),
-        ("entry < size", "entry < size + 1"),
-        (">= threshold", "> threshold"),
+        ("if (at.first + i < size)", "if (at.first + i < size + 1)"),
+        ("bits >= threshold", "bits > threshold"),
+        ("k0 = key[0], k1 = key[1]", "k0 = key[1], k1 = key[0]"),
     ],
 )
-def test_a_mistake_in_the_kernel_is_caught(on_cpu, right, wrong):
+def test_a_mistake_in_the_mask_is_caught(right, wrong, planted, fake_gpu):
     """Another constant, one round less, an entry too far: some case fails."""
-    source = (KERNELS / "dropout_keep.cu").read_text(encoding="utf-8")
-    assert source.count(right) == 1
+    planted("dropout_keep", right, wrong)
     cases = [*KEYS]
-    if "threshold" in right:  # one number in 2³² shows this: take a drawn one as the threshold
+    if right == "bits >= threshold":  # one number in 2³² shows this: take a drawn one
         bits = int(random.philox((1, 2, 3, 4), random.MASK).random_raw(1).view(np.uint32)[0])
         cases = [(1, 8, bits / 2**32, (1, 2, 3, 4))]
     with pytest.raises(AssertionError):
         for case in cases:
-            keep = run_dropout_keep(on_cpu, *case, source=source.replace(right, wrong))
-            np.testing.assert_array_equal(keep, right_mask(*case))
+            check_mask(*case)
 
+
+def test_the_key_is_uploaded_once(fake_gpu):
+    """By the first kernel of a scope; again when the step changes; and never written to."""
+    x = fake_gpu.zeros((2, 9))
+    before = fake_gpu.ledger.uploads
+    with random.rng_scope(5, 6):
+        for _ in range(3):
+            masks.keep_mask(x, 0.5)
+    first = masks.device_key(5, 6)
+    assert fake_gpu.ledger.uploads == before + 1 and first.get().tolist() == [5, 6]
+    with random.rng_scope(5, 7):
+        masks.keep_mask(x, 0.5)
+    assert fake_gpu.ledger.uploads == before + 2 and first.get().tolist() == [5, 6]
+
+
+def test_a_fixed_key_can_be_changed_in_memory(fake_gpu):
+    """For a CUDA graph: the kernels' arguments stay the same, and the masks follow the key."""
+    x = np.zeros((3, 20))
+    there, key = to_device(x, "gpu"), fake_gpu.asarray(np.array([1, 2], np.uint64))
+    for step in (2, 3):
+        key[1] = np.uint64(step)
+        with masks.fixed_key(key), random.rng_scope(77, 88, row=4):
+            keep = masks.keep_mask(there, 0.5)
+        right = random.keep_mask(x, 0.5, (1, step, 0, 4))
+        np.testing.assert_array_equal(to_numpy(keep), right)
+    assert masks.device_key(77, 88) is not key
+
+
+# ---- compiled for a GPU --------------------------------------------------------------------------
+
+FILES = {  # file -> its source, with the prelude
+    re.findall(r'#line 1 "(\w+\.cu)"', text)[-1]: text for text in sources().values()
+}
+OPTIONS: dict[str, list] = {}  # file -> the options that it needs, if any
+COMPILED = [
+    pytest.param(file, (*options, *double), id=" ".join([file, *options, *double]))
+    for file in FILES
+    for options in OPTIONS.get(file, [()])
+    for double in ((), ("-DDOUBLE",))
+]
+ARCHITECTURES = ["sm_80", "sm_90"]  # an A100, an H100
 
 NVRTC = """
 import os, sys
@@ -127,7 +256,7 @@ library = pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path
 program = nvrtc.createProgram(sys.stdin.read(), "kernel.cu", (), ())
 options = (f"-arch={sys.argv[1]}", "-std=c++17", "-ftz=true", "--device-as-default-execution-space")
 try:
-    nvrtc.compileProgram(program, options)
+    nvrtc.compileProgram(program, (*options, *sys.argv[2:]))
 except nvrtc.NVRTCError:
     sys.exit(nvrtc.getProgramLog(program))
 """
@@ -141,36 +270,63 @@ def installed(package):
     return True
 
 
-def test_launch_checks_its_arguments(fake_gpu):
-    """A kernel would read beyond an array, or the gaps in it, so launch() does not start it."""
-    array = fake_gpu.zeros((4, 4))
-    for bad in (array.T[1:], np.zeros(3), 3, 2.0):
-        with pytest.raises(TypeError, match="dropout_keep: an argument must be"):
-            launch("dropout_keep", 8, bad)
-    launch("dropout_keep", 0, array)  # no threads, no kernel
-
-
 @pytest.mark.parametrize("path", sorted(KERNELS.glob("*.cu")), ids=lambda path: path.stem)
 def test_a_source_is_ascii(path):
     """CuPy writes it to a file in the machine's encoding, which may have no other characters."""
     assert path.read_bytes().isascii()
 
 
-@pytest.mark.skipif(
+def nvrtc_compiles(source, *options):
+    return subprocess.run(
+        [sys.executable, "-c", NVRTC, *options], input=source, capture_output=True, encoding="utf-8"
+    )
+
+
+needs_nvrtc = pytest.mark.skipif(
     not (
         (installed("cupy-cuda12x") and installed("nvidia-cuda-nvrtc-cu12"))
         or (installed("cupy-cuda13x") and installed("nvidia-cuda-nvrtc"))
     ),
     reason="needs CuPy and NVRTC, but no GPU: pip install cupy-cuda12x nvidia-cuda-nvrtc-cu12",
 )
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("path", sorted(KERNELS.glob("*.cu")), ids=lambda path: path.stem)
-def test_nvrtc_compiles_it(path, architecture):
-    """NVIDIA's compiler accepts the source, for an A100 and for an H100."""
-    source = path.read_text(encoding="ascii")
-    for text, status in ((source, 0), (source.replace("threadIdx", "threadIndex"), 1)):
-        done = subprocess.run(
-            [sys.executable, "-c", NVRTC, architecture],
-            input=text, capture_output=True, encoding="utf-8",
-        )  # fmt: skip
-        assert done.returncode == status, done.stderr
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("file, options", COMPILED)
+def test_nvrtc_compiles_it(file, options, architecture):
+    """NVIDIA's compiler, which CuPy calls, accepts the source, and says nothing."""
+    done = nvrtc_compiles(FILES[file], architecture, *options)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_nvrtc
+def test_nvrtc_finds_a_mistake():
+    """Otherwise the test above would show nothing."""
+    wrong = FILES["column_sum.cu"].replace("threadIdx", "threadIndex")
+    assert "column_sum.cu(" in nvrtc_compiles(wrong, "sm_90").stderr
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc, but no GPU")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("file, options", COMPILED)
+def test_nothing_is_spilled(file, options, architecture, tmp_path, record_property):
+    """All variables fit into registers: what does not would be kept in memory, and is slow."""
+    (tmp_path / file).write_text(FILES[file], encoding="ascii")
+    flags = [f"-arch={architecture}", "-std=c++17", "-ftz=true", "-cubin", "-Xptxas", "-v"]
+    done = subprocess.run(
+        ["nvcc", *flags, *options, "-o", tmp_path / "out.cubin", tmp_path / file],
+        capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = re.findall(
+        r"Function properties for (\w+)\n.*?(\d+) bytes spill stores, (\d+) bytes spill loads\n"
+        r".*?Used (\d+) registers",
+        done.stderr,
+    )
+    assert {name for name, *_ in found} == {
+        n for n, text in sources().items() if text == FILES[file]
+    }
+    for name, stores, loads, registers in found:
+        record_property(name, registers)  # `pytest --junit-xml=FILE` lists them
+        assert (stores, loads) == ("0", "0"), f"{name}: {registers} registers, and spills"

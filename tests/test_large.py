@@ -100,6 +100,20 @@ def test_a_broken_cache_is_made_again(small_pieces):
     np.testing.assert_array_equal(train, tokenizer.encode(split(text)[0]))
 
 
+@pytest.mark.parametrize("offset", [-1, -5, -200])
+def test_a_cache_with_another_byte_is_made_again(small_pieces, offset):
+    """One byte of the checksum, of the last id, or of one in the middle has changed."""
+    text = write(small_pieces / "text", awkward(1))
+    tokenizer = CharTokenizer.from_text(text)
+    found = load_corpus(small_pieces / "text").text
+    path = found.encoded_by(tokenizer).path
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+    np.testing.assert_array_equal(found.encoded_by(tokenizer), tokenizer.encode(text))
+    assert path.read_bytes() != bytes(data)
+
+
 def test_a_cache_that_cannot_be_written(small_pieces):
     """One line says where, why, and which variable names another folder; no half file is left."""
     write(small_pieces / "text", awkward(4))

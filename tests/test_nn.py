@@ -11,6 +11,7 @@ import gc
 import math
 import pickle
 import weakref
+from collections import deque
 
 import numpy as np
 import pytest
@@ -152,6 +153,15 @@ def test_a_tied_tensor_appears_once():
     assert [name for name, _ in net.named_parameters()] == NAMES[:-1]
     assert net.head.weight is net.embed.weight
     assert list(net.state_dict()) == NAMES[:-1]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, deque, lambda modules: dict(enumerate(modules))])
+def test_modules_in_containers(kind):
+    """Each is found, under its index or key."""
+    net = nn.Module()
+    net.layers = kind([nn.Linear(1, 1), nn.Linear(1, 1, bias=False)])
+    names = ["layers.0.weight", "layers.0.bias", "layers.1.weight"]
+    assert [name for name, _ in net.named_parameters()] == names
 
 
 def test_module_list():

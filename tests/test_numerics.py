@@ -76,6 +76,25 @@ def test_a_flat_place_stays_flat(name):
     np.testing.assert_array_equal(x.grad, right)
 
 
+NAN = {  # a function, an input with a NaN, and its gradient: that of the NaN is not lost
+    "relu": (F.relu, [np.nan, 4, -1], [1, 1, 0]),
+    "max": (lambda x: F.max(x), [2, np.nan, 1], [0, 1, 0]),
+    "max, two": (lambda x: F.max(x), [np.nan, np.nan, 1], [0.5, 0.5, 0]),
+    "max of rows": (lambda x: F.max(x.reshape(2, 2), axis=1), [2, 3, np.nan, 1], [0, 1, 1, 0]),
+}
+
+
+@pytest.mark.parametrize("name", NAN)
+def test_a_gradient_reaches_nan(name):
+    """A NaN in the forward pass is where the gradient comes from, so it gets it."""
+    function, values, right = NAN[name]
+    x = leaf(values)
+    out = function(x)
+    out.sum().backward()
+    assert np.isnan(out.data).any()
+    np.testing.assert_array_equal(x.grad, right)
+
+
 def test_a_logarithm_behind_relu():
     """As √, with the slope 1/x."""
     x = leaf([-1, 4])

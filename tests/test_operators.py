@@ -424,7 +424,7 @@ def test_ids_and_targets_stay_integers():
     assert F.embedding(weight=weight, ids=[1]).shape == (1, 2)
     assert mg.nn.Embedding(4, 2)([1, 2]).shape == (2, 2)
     for ids in ([0.5], [True], np.zeros(2), Tensor([1.0]), np.zeros(0)):
-        with pytest.raises(TypeError, match="embedding: ids must be integers, not"):
+        with pytest.raises(TypeError, match="embedding: ids must be an array of integers, not"):
             F.embedding(ids, weight)
 
 

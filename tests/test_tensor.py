@@ -726,6 +726,20 @@ def test_no_grad_ends_with_an_exception():
     assert (leaf(1.0) * 2).requires_grad
 
 
+@pytest.mark.parametrize("data", [[3, 4], (3.0, 4.0), Tensor([3, 4]), np.array([3, 4], np.float32)])
+def test_data_is_always_an_array(data):
+    """What is assigned to it is converted as Tensor() converts it."""
+    x = Tensor([1, 2], requires_grad=True)
+    x.data = data
+    assert type(x.data) is np.ndarray and x.dtype == np.float32
+    (x * x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [6, 8])
+    for wrong in ["no", None, [Tensor(1, requires_grad=True)]]:
+        with pytest.raises(TypeError):
+            x.data = wrong
+    np.testing.assert_array_equal(x.data, [3, 4])
+
+
 def test_no_grad_is_per_thread():
     """Evaluating in one thread does not stop another from training, in either direction."""
     x, seen = leaf(2.0), {}

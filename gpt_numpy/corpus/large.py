@@ -13,6 +13,7 @@ import mmap
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from gpt_numpy.tokenizer import Tokenizer
 
 SMALL = 2**24  # characters
-FORMAT = 1  # of the files in the cache: a number of its own for each way of making them
+FORMAT = 2  # of the files in the cache: a number of its own for each way of making them
 
 
 class Facts(NamedTuple):
@@ -75,7 +76,9 @@ class LargeText:
         about = [self.facts.fingerprint, self.start, self.stop, tokenizer.fingerprint()]
         path = cache_path(about, ".npy")
         with contextlib.suppress(OSError, ValueError):
-            return cast(np.ndarray, IdFile(path))
+            ids = IdFile(path)
+            ids.verify()
+            return cast(np.ndarray, ids)
         with cache_errors(path):
             pieces = with_progress(self, "encoding the text", len(self), len)
             n = write_ids(path, (tokenizer.encode(piece) for piece in pieces), tokenizer.vocab_size)
@@ -85,7 +88,8 @@ class LargeText:
 class IdFile:
     """Ids (N,) in a .npy file, as a stand-in for an array: an index or a slice makes a copy.
 
-    The memory of the pages that it reads is given back at once, and pickle sends the file's name.
+    The file ends with the checksum of the ids, 4 bytes that np.load does not read.  The memory of
+    the pages that it reads is given back at once, and pickle sends the file's name.
     """
 
     ndim = 1
@@ -114,16 +118,29 @@ class IdFile:
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def min(self):
-        return self._extremes[0]
+        return self._survey[0]
 
     def max(self):
-        return self._extremes[1]
+        return self._survey[1]
+
+    def verify(self):
+        """Raise ValueError if the file was damaged since it was written."""
+        with open(self.path, "rb") as file:
+            file.seek(self.ids.offset + self.ids.nbytes)
+            checksum = file.read()
+        if checksum != self._survey[2].to_bytes(4, "big"):
+            raise ValueError(f"{self.path} is damaged: remove it")
 
     @cached_property
-    def _extremes(self):
-        parts = (self[i : i + 2**22] for i in range(0, len(self), 2**22))
-        lows, highs = zip(*[(part.min(), part.max()) for part in parts], strict=True)
-        return min(lows), max(highs)
+    def _survey(self):
+        """The smallest id, the largest, and the checksum: all of the file is read once."""
+        lows, highs, checksum = [], [], 0
+        for i in range(0, len(self), 2**22):
+            part = self[i : i + 2**22]
+            lows.append(part.min())
+            highs.append(part.max())
+            checksum = zlib.crc32(part.data, checksum)
+        return min(lows), max(highs), checksum
 
     def __reduce__(self):
         return IdFile, (self.path, len(self))
@@ -189,12 +206,15 @@ def ids_of(tokenizer: "Tokenizer", text: Text) -> np.ndarray:
 
 def write_ids(path: Path, parts: Iterable[np.ndarray], vocab_size: int) -> int:
     """Write a .npy file of all ids, or nothing if that fails; return how many there are."""
-    dtype, n = np.min_scalar_type(vocab_size - 1), 0
+    dtype, n, checksum = np.min_scalar_type(vocab_size - 1), 0, 0
     with replacing(path) as temporary, open(temporary, "wb") as file:
         write_header(file, dtype, 0)  # as long as the one with the right number
         for ids in parts:
-            file.write(ids.astype(dtype).data)
+            data = ids.astype(dtype).data
+            checksum = zlib.crc32(data, checksum)
+            file.write(data)
             n += len(ids)
+        file.write(checksum.to_bytes(4, "big"))
         file.seek(0)
         write_header(file, dtype, n)
     return n

@@ -1,26 +1,28 @@
-"""A GPT that only speaks: every token is read once, and what later ones ask of it is kept.
+"""The decoder: a GPT that generates text, and computes the key and value of each token only once.
 
-While a text is written its beginning stays, and no position sees what comes after it (the causal
-mask).  So the key and the value of a token, in every block, are what they were when it was read.
-They stay in the *key/value cache*, and a new token costs the work of one row instead of T.
+While a text is generated, its beginning does not change, and no position sees a later one (the
+causal mask).  So in every block the key and the value of a token stay what they were when it came
+in.  The *key/value cache* keeps them, and a new token costs the work of one row instead of T.
 
-Nothing here is to be differentiated, so the model becomes plain arrays, and simpler ones.  They
-compute the function of model.py; tests/test_inference.py compares every score.
+Nothing is differentiated here, so the model becomes plain arrays, with fewer operations.  They
+compute the same function as model.py; tests/test_inference.py compares every score.
 
-Derivation  Let P take the mean off a vector of C entries, and g, β be a norm's weight and bias.
-            Then Px = x − μ, and its mean square is σ² = |Px|²/C.  So layer norm, w and b of
-            ops/layer_norm.py being g and β, is  √C Px / √(|Px|² + Cε) ⊙ g + β.  Three things can
-            be done beforehand:
+Derivation  Let P subtract the mean of a vector of C entries, and let g, β be a norm's weight and
+            bias.  Then Px = x − μ, and its mean square is σ² = |Px|²/C.  So layer norm, with w = g
+            and b = β in ops/layer_norm.py, is  √C Px / √(|Px|² + Cε) ⊙ g + β.  Three parts of that
+            can be computed beforehand, and are folded into the weights:
 
-            1. Whoever reads the stream x reads it through a norm, which begins with Px.  The stream
-               is a sum, and P is linear: take the mean off all that is ever added (the vectors of
-               tokens and positions, the last map of a branch), in the weights.  Then Px is x.
-            2. The map W, b after a norm is given  √C u ⊙ g + β,  with u = x / √(|x|² + Cε):
+            1. Every layer that reads the residual stream x reads it through a norm, which begins
+               with Px.  The stream is a sum, and P is linear.  So P can be applied to everything
+               that is ever added: the token and position vectors, and the last linear layer of each
+               branch.  Then Px is x.
+            2. The linear layer W, b after a norm receives  √C u ⊙ g + β,  with the normalized
+               vector u = x / √(|x|² + Cε), whose length is 1 up to ε:
 
                    W (√C u ⊙ g + β) + b  =  (√C W ⊙ g) u + (W β + b)
 
-               which is another map of u, a vector of length 1 (up to ε).
-            3. q / √D is q of a query map that is divided by √D.
+               That is another linear layer, of u.
+            3. q / √D is the output of a query layer that is divided by √D.
 """
 
 import math
@@ -33,15 +35,15 @@ from minigrad.ops.gelu import A
 from minigrad.ops.gelu import C as C_GELU
 
 
-class Map(NamedTuple):
-    """x (N, I) → x weight + bias (N, O)"""
+class FoldedLinear(NamedTuple):
+    """x (N, I) → x weight + bias (N, O): a linear layer with other computations folded in."""
 
     weight: Any  # (I, O)
     bias: Any  # (O,) or None
 
     @classmethod
-    def of(cls, weight, bias):
-        """The map of a Linear's weight, (O, I), and bias."""
+    def transposed(cls, weight, bias):
+        """Return the layer for a weight (O, I), as Linear has it, and its bias."""
         return cls(array_module(weight).ascontiguousarray(weight.T), bias)
 
     def __call__(self, x):
@@ -51,23 +53,23 @@ class Map(NamedTuple):
         return y
 
 
-def after_norm(norm: nn.LayerNorm, weight, bias=None) -> Map:
-    """The map `weight` (O, C), `bias` (O,) of norm(x), as a map of unit(x): see 2. above."""
+def after_norm(norm: nn.LayerNorm, weight, bias=None) -> FoldedLinear:
+    """Fold a norm into the layer that follows it, weight (O, C) and bias (O,): see 2. above."""
     if norm.bias is not None:
         through = weight @ norm.bias.data
         bias = through if bias is None else through + bias
-    return Map.of(weight * (norm.weight.data * math.sqrt(weight.shape[1])), bias)
+    return FoldedLinear.transposed(weight * (norm.weight.data * math.sqrt(weight.shape[1])), bias)
 
 
-def without_mean(linear: nn.Linear) -> Map:
-    """The map of `linear`, less the mean of what it returns: see 1. above."""
+def without_mean(linear: nn.Linear) -> FoldedLinear:
+    """Fold the subtraction of the output's mean into a linear layer: see 1. above."""
     weight = linear.weight.data
     bias = None if linear.bias is None else linear.bias.data - linear.bias.data.mean()
-    return Map.of(weight - weight.mean(0), bias)
+    return FoldedLinear.transposed(weight - weight.mean(0), bias)
 
 
 class Block:
-    """The four maps of a block, and keys and values (2, B, H, block_size, D) of what was read."""
+    """The four linear layers of a block, and its key/value cache (2, B, H, block_size, D)."""
 
     def __init__(self, block, batch_size, block_size):
         attn, mlp = block.attn, block.mlp
@@ -88,10 +90,10 @@ class Block:
         self.cache = xp.empty((2, batch_size, H, block_size, D), weight.dtype)
 
 
-class Reader:
-    """Reads a batch of texts on and on, up to block_size tokens, and predicts the next one.
+class Decoder:
+    """Takes in the tokens of a batch of texts, up to block_size, and predicts the next one.
 
-    It has copies of the weights, as they are now.
+    It copies the weights: training the model afterwards does not change it.
     """
 
     def __init__(self, model, batch_size: int = 1):
@@ -100,49 +102,51 @@ class Reader:
         self.positions = wpe - wpe.mean(1, keepdims=True)  # (block_size, C)
         self.blocks = [Block(block, batch_size, config.block_size) for block in model.h]
         self.head = after_norm(model.ln_f, wte)
-        self.eps = config.n_embd * model.ln_f.eps  # C ε, alike in all norms
+        self.eps = config.n_embd * model.ln_f.eps  # C ε, the same in all norms
         self.device = model.device
-        self.n = 0  # how many tokens were read
+        self.length = 0  # of the text so far, in tokens
 
-    def forget(self):
+    def reset(self):
         """Begin another text."""
-        self.n = 0
+        self.length = 0
 
-    def read(self, ids):
-        """The tokens after those read so far, ids (B, T) → scores of the next one (B, V)."""
+    def forward(self, ids):
+        """ids (B, T), the next tokens of the text → scores (B, V) of the token after them."""
         ids = to_device(ids, self.device)
-        (B, T), start = ids.shape, self.n
-        self.n = stop = start + T
+        (B, T), start = ids.shape, self.length
+        self.length = stop = start + T
         x = self.tokens[ids] + self.positions[start:stop]  # (B, T, C)
         x = x.reshape(B * T, -1)
         for block in self.blocks:
-            q_k_v = heads(block.query_key_value(self.unit(x)), block.cache.shape, T)
+            q_k_v = heads(block.query_key_value(rms_normalize(x, self.eps)), block.cache.shape, T)
             block.cache[:, :, :, start:stop] = q_k_v[1:]
             y = attention(q_k_v[0], *block.cache[:, :, :, :stop])  # (B, H, T, D)
             x += block.proj(y.swapaxes(1, 2).reshape(x.shape))
-            x += block.mlp_proj(gelu(block.fc(self.unit(x))))
-        return self.head(self.unit(x[T - 1 :: T]))  # of the last position of each text
+            x += block.mlp_proj(gelu(block.fc(rms_normalize(x, self.eps))))
+        last = x[T - 1 :: T]  # (B, C): the last position of each text
+        return self.head(rms_normalize(last, self.eps))
 
-    def unit(self, x):
-        """x (N, C) → the unit vectors u of the derivation."""
-        return x * ((vecdot(x, x) + self.eps) ** -0.5)[:, None]
+
+def rms_normalize(x, eps):
+    """x (N, C) → the normalized vectors u of the derivation, with eps = C ε."""
+    return x * ((vecdot(x, x) + eps) ** -0.5)[:, None]
 
 
 def heads(x, shape, T):
-    """q, k and v, (3, B, H, T, D), of the rows x (B·T, 3 C)."""
+    """Return q, k and v, (3, B, H, T, D), from the rows x (B·T, 3 C)."""
     _, B, H, _, D = shape
     return x.reshape(B, T, 3, H, D).transpose(2, 0, 3, 1, 4)
 
 
 def attention(q, k, v):
-    """softmax(q kᵀ) v, where query t of the last T positions sees the positions up to its own.
+    """Return softmax(q kᵀ) v; query t of the last T positions sees the positions up to its own.
 
     Shapes      q, out (B, H, T, D)   k, v (B, H, N, D)
     """
     xp = array_module(q)
     T, N = q.shape[2], k.shape[2]
     p = q @ k.swapaxes(2, 3)  # (B, H, T, N), at first the scores
-    if T > 1:  # a single query is the last, and sees all
+    if T > 1:  # a single query is the last one and sees every key
         p += xp.triu(xp.full((T, N), -xp.inf, p.dtype), N - T + 1)
     p -= p.max(-1, keepdims=True)
     xp.exp(p, out=p)
@@ -152,7 +156,7 @@ def attention(q, k, v):
 
 
 def gelu(x):
-    """x s of ops/gelu.py, without the slope."""
+    """Return the value of ops/gelu.py, x s, without a backward."""
     xp = array_module(x)
     s = x * x
     s *= C_GELU * A

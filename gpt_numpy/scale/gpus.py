@@ -17,13 +17,14 @@ None of this has run on real GPUs yet: tests/test_gpus.py runs it on a CuPy made
 
 import os
 import platform
+from collections import Counter
 from functools import partial
 
 from minigrad import backend
 from minigrad.backend import synchronize, to_numpy
 from minigrad.internals.gpu import GPUUnavailable, import_nccl, use_gpu
 
-INSTALL = "pip install nvidia-nccl-cu12, or -cu13 for CUDA 13"
+INSTALL = "pip install nvidia-nccl-cu12 (for CUDA 13: nvidia-nccl-cu13)"
 
 
 def open_gpus(ranks):
@@ -35,27 +36,29 @@ def open_gpus(ranks):
     """
     if ranks.world_size == 1:
         return
-    n_gpus, failure = 1, ""
+    node, address, failure = platform.node(), "", ""
     try:
-        n_gpus = use_gpu(ranks.rank_on_this_machine)
+        address = use_gpu(ranks.rank_on_this_machine)
     except GPUUnavailable as error:
-        failure = f"rank {ranks.rank} on {platform.node()}: {error}"
+        failure = f"rank {ranks.rank} on {node}: {error}"
     if failure := ranks.first(failure):
         raise GPUUnavailable(failure)
-    n = ranks.on_this_machine
-    ranks.on_this_gpu = -(-n // n_gpus)  # rounded up
-    sharing = f"{n} ranks share {n_gpus} GPU" + "s" * (n_gpus > 1) if n > n_gpus else ""
-    sharing = ranks.first(sharing)  # on the first machine where some do
+    # Numbers of GPUs would not do: a cluster may show each rank its own GPU alone, as number 0.
+    n_ranks = Counter(ranks.comm.allgather((node, address)))  # GPU -> how many ranks use it
+    ranks.on_this_gpu = max(n_ranks.values())
+    whose = f"{ranks.world_size} ranks share {len(n_ranks)} GPU" + "s" * (len(n_ranks) > 1)
+    shared = len(n_ranks) < ranks.world_size
     no_nccl = ranks.first("" if import_nccl() else f"NCCL is not installed: {INSTALL}")
-    default = "host" if sharing or no_nccl else "nccl"
+    default = "host" if shared or no_nccl else "nccl"
     way = ranks.broadcast(lambda: os.environ.get("GPT_NUMPY_SUM") or default)
     if way not in WAYS:
         raise ValueError(f"GPT_NUMPY_SUM must be one of {', '.join(WAYS)}; it is {way}")
-    if way == "nccl" and (sharing or no_nccl):
-        raise ValueError(no_nccl or f"NCCL needs a GPU for each rank, and {sharing}")
+    if way == "nccl" and (shared or no_nccl):
+        raise ValueError(no_nccl or f"NCCL needs a GPU for each rank, and {whose}")
+    if not shared:
+        whose = f"a GPU for each of {ranks.world_size} ranks"
     prepare, words = WAYS[way]
     ranks.sum_on_gpus = prepare(ranks)
-    whose = sharing or f"a GPU for each of {ranks.world_size} ranks"
     ranks.gpu_note = f"{whose}; gradients are summed {words}"
 
 

@@ -36,7 +36,7 @@ class Ranks:
         self.in_place: Any = None
         self.rank, self.world_size = 0, 1
         self.rank_on_this_machine, self.on_this_machine = 0, 1  # the number there, and how many
-        self.on_this_gpu = 1  # how many ranks compute on the GPU of this one: see gpus.py
+        self.on_this_gpu = 1  # how many ranks compute on one GPU, at most: see gpus.py
         self.sum_on_gpus: Any = None  # replaces an array on the GPU by its sum over all ranks
         self.gpu_note = ""  # which ranks have which GPUs, and how they sum
         self.shared_error: BaseException | None = None  # one that every rank has

@@ -12,7 +12,7 @@ flat.py, adamw.py    all parameters as one vector: AdamW(..., fused=True)
 import contextlib
 
 from minigrad.internals.contexts import also_for_generators
-from minigrad.internals.hooks import this_thread
+from minigrad.internals.hooks import check_precision, this_thread
 from minigrad.tensor import OPS, TWINS
 
 
@@ -39,3 +39,17 @@ def plain():
         yield
     finally:
         this_thread.plain = before
+
+
+@contextlib.contextmanager
+def precision(name):
+    """Multiply float32 matrices on a GPU in "float32" or in "tf32", in this thread.
+
+    fast/gpu/cublas.py says what they are.  Whatever is computed inside the context has its
+    precision: a backward() too, wherever its forward pass was.  A CPU has float32 alone.
+    """
+    before, this_thread.precision = this_thread.precision, check_precision(name)
+    try:
+        yield
+    finally:
+        this_thread.precision = before

@@ -58,16 +58,17 @@ def select_device(device):
 
 
 def use_gpu(i):
-    """Compute on GPU number i from now on, modulo how many there are; return how many there are.
+    """Compute on GPU number i from now on, modulo how many there are; return its address.
 
-    Call it before anything else asks for a GPU, in the thread that computes.
+    The address is that of the GPU in its machine, on the PCI bus.  Call this before anything else
+    asks for a GPU, in the thread that computes.
     """
     library = import_cupy()
     find_gpu(library)
-    n_gpus = library.cuda.runtime.getDeviceCount()
-    library.cuda.Device(i % n_gpus).use()
+    device = library.cuda.Device(i % library.cuda.runtime.getDeviceCount())
+    device.use()
     init_gpu()
-    return n_gpus
+    return device.pci_bus_id
 
 
 def import_nccl():

@@ -11,6 +11,7 @@ CuPy has no read-only arrays, so on a GPU there are versions alone.
 """
 
 import contextlib
+import operator
 import threading
 import warnings
 import weakref
@@ -270,6 +271,16 @@ def check_dtype(op, names, arrays, out, recorded):
     return out
 
 
+def refuse_negative_powers(x, y):
+    """Raise ValueError for an integer to a negative integer power: CuPy returns 0, 1 or −1.
+
+    To look at exponents in an array, Python waits for the GPU; no training step has such integers.
+    """
+    kinds = {x.dtype.kind if is_array(x) else np.min_scalar_type(x).kind for x in (x, y)}
+    if kinds <= set("iub") and (y < 0 if isinstance(y, int) else (y < 0).any()):
+        raise ValueError("Integers to negative integer powers are not allowed.")
+
+
 def input_names(names, arrays):
     """Return a name for each input; arrays[0], arrays[1] and so on of an op that takes a list."""
     if len(names) == len(arrays):
@@ -289,6 +300,13 @@ def like(x, y):
 
 
 # ---- attributes of a Tensor --------------------------------------------------------------------
+
+get_data = operator.attrgetter("_data")
+
+
+def set_data(x, data):
+    """Set the data to an array; a Tensor, a list or a number becomes one."""
+    x._data = as_array(data.data if hasattr(data, "node") else data)
 
 
 def get_requires_grad(x):

@@ -18,12 +18,21 @@ class ThreadState(threading.local):
     """The state of the tape, one for each thread."""
 
     recording = True  # False inside `with no_grad():`
+    precision = "float32"  # or "tf32", of matrix products on a GPU: inside `with precision(...):`
     plain = os.environ.get("MINIGRAD_PLAIN", "0") not in ("", "0")  # True inside `with plain():`
     hook: Any = None
     module_stack: Any = None  # the innermost module call that is running: see enter_module
 
 
 this_thread = ThreadState()
+PRECISIONS = ("float32", "tf32")
+
+
+def check_precision(name):
+    """Return the name of a precision; ValueError if there is none of that name."""
+    if name not in PRECISIONS:
+        raise ValueError(f"there is no precision {name!r}: choose {' or '.join(PRECISIONS)}")
+    return name
 
 
 def enter_module(module):

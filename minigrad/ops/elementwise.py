@@ -8,6 +8,7 @@ incoming gradient may be infinite there, as that of √y at y = 0 is, and 0 · �
 
 from minigrad.backend import accurate_sum, array_module, is_array
 from minigrad.internals.errors import elementwise_error, explain_errors_with
+from minigrad.internals.guards import refuse_negative_powers
 from minigrad.tensor import op
 
 
@@ -127,6 +128,7 @@ def pow(x, y):
                 logarithm is taken and x ** 2 can be differentiated at negative x.
                 x⁰ is flat, also at x = 0; and so is 0ʸ in y, for y ≥ 0.
     """
+    refuse_negative_powers(x, y)
     out = x**y
     xp = array_module(out)
 
@@ -245,8 +247,8 @@ def relu(x):
     xp = array_module(x)
     out = xp.maximum(x, 0)
 
-    def backward(dout):  # out > 0 where x > 0; x itself is not needed again
-        return (xp.where(out > 0, dout, 0),)
+    def backward(dout):  # out is 0 where x ≤ 0, so x is not needed again; NaN is not ≤ 0
+        return (xp.where(out <= 0, 0, dout),)
 
     return out, backward
 

@@ -1,8 +1,8 @@
 """Layer normalization: give each token's vector mean 0 and variance 1, then scale and shift it.
 
 In a Transformer each layer adds its output to a running sum, the residual stream, so the scale of
-that sum grows with depth.  The next layer works best on inputs of one scale.  A row of x, below, is
-the vector of one token.
+that sum grows with depth.  A layer works best if its inputs always have the same scale, so what it
+reads is normalized first.  A row of x, below, is the vector of one token.
 """
 
 from minigrad.backend import accurate_sum
@@ -42,21 +42,22 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
                 Since out = w ⊙ x̂ + b, and all rows share w and b,  dw = Σ dout ⊙ x̂  and
                 db = Σ dout,  summed over the rows.
 
-    In words    Adding a constant to a row does not change out, and neither does stretching the row
-                about its mean, which moves x along x̂ (up to ε).  A move m changes the loss by
-                Σ dx ⊙ m, which must be 0 for these two.  So the parts of dx̂ along (1, ..., 1) and
-                along x̂ have to go.  Subtracting mean(dx̂) removes the first, and subtracting
-                x̂ mean(dx̂ ⊙ x̂) the second, because mean(x̂) = 0 and mean(x̂ ⊙ x̂) = 1, up to ε.
+    In words    Adding a constant to a row does not change out.  Neither, up to ε, does stretching
+                the row about its mean, which moves x along x̂.  A small move m changes the loss by
+                Σ dx ⊙ m, where dx is the gradient of the loss, and that must be 0 for these two.
+                So the parts of dx̂ along (1, ..., 1) and along x̂ have to go.  Subtracting mean(dx̂)
+                removes the first, and subtracting x̂ mean(dx̂ ⊙ x̂) the second, because
+                mean(x̂) = 0 and, up to ε, mean(x̂ ⊙ x̂) = 1.
 
-    Numerics    The variance is the mean of (x − μ)²; mean(x²) − μ² would lose digits, in float32
-                all of them where μ² is 10⁷ times σ².  In a nearly constant row even the rounding of
-                μ can exceed σ.  So the mean is subtracted twice: what is left after the first time
-                is small, and its mean is nearly exact.  (Without rounding that mean is 0, and the
-                derivation holds.)  accurate_sum adds up float32 in float64, because there may be
-                very many rows, and rounds the sum to float32.
+    Numerics    The variance is the mean of (x − μ)².  The formula mean(x²) − μ² loses digits; in
+                float32 it loses all of them once μ² is about 10⁷ σ².  In a nearly constant row even
+                the rounding of μ can exceed σ.  So the mean is subtracted twice: what is left after
+                the first time is small, and its mean is nearly exact.  (Without rounding that mean
+                is 0, and the derivation holds.)  accurate_sum adds up float32 in float64, because
+                there may be very many rows, and rounds the sum to float32.
     """
     centred = x - x.mean(-1, keepdims=True)
-    centred = centred - centred.mean(-1, keepdims=True)  # the rounding error of the first mean
+    centred = centred - centred.mean(-1, keepdims=True)  # removes the rounding error of the first
     var = (centred * centred).mean(-1, keepdims=True)  # (..., 1); divides by C, not C − 1
     rstd = (var + eps) ** -0.5  # (..., 1)
     xhat = centred * rstd

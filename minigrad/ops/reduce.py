@@ -4,7 +4,7 @@ The entries that become one are a group.  `axis` is None (all), a number or a tu
 as in NumPy; with `keepdims` the axes stay, with length 1.
 """
 
-from minigrad.backend import accurate_sum, array_module
+from minigrad.backend import accurate_sum, array_module, axis_of
 from minigrad.internals.errors import axis_error, explain_errors_with
 from minigrad.tensor import op
 
@@ -97,12 +97,13 @@ def max(x, *, axis=None, keepdims=False):
     Derivation  Where one entry is the largest, out moves with it alone:  ∂out/∂xᵢ = [xᵢ = out].
                 Where n of them tie (`ties`), any share among them is a subgradient, and equal
                 shares are the symmetric one:  dxᵢ = dout [xᵢ = out] / n
+    Numerics    A NaN in the group is its maximum, although NaN does not equal itself.
     """
-    xp = array_module(x)
+    xp, axis = array_module(x), axis_of(x, axis)
     out = x.max(axis, keepdims=keepdims)
 
     def backward(dout):
-        largest = x == spread(out, x.shape, axis, keepdims)
+        largest = (x == spread(out, x.shape, axis, keepdims)) | xp.isnan(x)
         ties = largest.sum(axis, keepdims=keepdims).astype(x.dtype)  # not integers, which widen
         share = spread(dout / ties, x.shape, axis, keepdims)
         return (xp.where(largest, share, 0),)

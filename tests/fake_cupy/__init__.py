@@ -9,16 +9,21 @@ It is strict:
 * Where CuPy differs from NumPy, so does the fake.  A result of one entry is an array, not a number,
   and cannot be a Python index.  An index out of range wraps around.  Assigning to one entry twice
   is undefined (here: an error).  Atomic additions come in any order.  The result of an elementwise
-  function is contiguous.  A single number has no axis, and cannot be concatenated.
-* `ledger` counts copies to the GPU (uploads) and back, for which Python waits (downloads).
+  function is contiguous.  A single number has no axis, and cannot be concatenated.  A fraction as
+  index is cut off, and an integer has negative powers.
+* `ledger` counts copies to the GPU (uploads) and back, for which Python waits (downloads); launches
+  of our kernels by name, and the bytes of the arrays that they are given.  Calls of cuBLAS count
+  too: see cublas.py.
 * Fresh memory is full of NaN, or of other nonsense if the dtype has no NaN.
 
-It cannot show races between threads, how tensor cores round, memory that runs out, whether a driver
-accepts a kernel, and speed.  (The NumPy function that specifies one of our kernels runs in its
-place; tests/test_kernels.py runs the CUDA source itself.)
+Our kernels run from their CUDA source: see cuda_source.py.
+
+It cannot show how tensor cores round, memory that runs out, whether a driver accepts a kernel, and
+speed; and of races only those that show in one of two orders of threads.
 """
 
 import builtins
+import collections
 import functools
 import operator
 import os
@@ -28,23 +33,16 @@ import weakref
 
 import numpy as np
 
-from fake_cupy import kernels
+from fake_cupy import cuda_source
 
 __version__ = "fake"
 
 inf, finfo = np.inf, np.finfo  # the real CuPy, too, imports these from NumPy
 
-ledger = types.SimpleNamespace(uploads=0, downloads=0)
-_memory: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # address -> its owner
+ledger = types.SimpleNamespace(
+    uploads=0, downloads=0, launches=collections.Counter(), flops=0, bytes=0
+)
 _order = np.random.default_rng(0)  # the order of atomic additions
-
-
-def memory_at(address, size):
-    """Return `size` bytes at an address that an array's `data.ptr` led to, as a NumPy array."""
-    for start, owner in _memory.items():
-        if start <= address and address + size <= start + owner.nbytes:
-            return owner.ravel("K").view(np.uint8)[address - start :][:size]
-    raise AssertionError(f"{size} bytes at {address} are not in one array: out of bounds")
 
 
 def _host(x):
@@ -77,6 +75,17 @@ def _device(result, owner=None):
 def _upload(x, dtype=None):
     ledger.uploads += 1
     return np.array(x, dtype)
+
+
+_memory: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # address -> its owner
+
+
+def _memory_at(address, size):
+    """Return `size` bytes at an address that an array's `data.ptr` led to, as a NumPy array."""
+    for start, owner in _memory.items():
+        if start <= address and address + size <= start + owner.nbytes:
+            return owner.ravel("K").view(np.uint8)[address - start :][:size]
+    raise AssertionError(f"{size} bytes at {address} are not in one array: out of bounds")
 
 
 def _poison(array):
@@ -128,6 +137,19 @@ class ufunc:
         np.add.at(target, places, values[order])
 
 
+class _Power(ufunc):
+    """x ** y, where CuPy has a value for an integer to a negative integer power: 0, 1 or −1."""
+
+    def __call__(self, x, y, out=None):
+        base, exponent = _host(x), _host(y)
+        negative = np.less(exponent, 0)
+        if out is not None or np.result_type(base, exponent).kind == "f" or not np.any(negative):
+            return super().__call__(x, y, out=out)
+        of_minus_one = np.where(np.bitwise_and(exponent, 1), -1, 1)
+        special = np.where(np.equal(base, -1), of_minus_one, np.equal(base, 1))
+        return _device(np.where(negative, special, np.power(base, np.where(negative, 0, exponent))))
+
+
 class ndarray:
     """An array of the GPU."""
 
@@ -164,7 +186,20 @@ class ndarray:
     ndim = property(lambda self: self._array.ndim)
     size = property(lambda self: self._array.size)
     dtype = property(lambda self: self._array.dtype)
+    itemsize = property(lambda self: self._array.itemsize)
+    strides = property(lambda self: self._array.strides)
     T = property(lambda self: _device(self._array.T, self))
+
+    @property
+    def __cuda_array_interface__(self):
+        """What an MPI that reaches the GPU asks for; the address is one of the CPU's memory."""
+        here = self._array.__array_interface__
+        return {name: here[name] for name in ("data", "shape", "typestr")} | {"version": 3}
+
+    @property
+    def flags(self):
+        names = ("c_contiguous", "f_contiguous")
+        return types.SimpleNamespace(**{name: getattr(self._array.flags, name) for name in names})
 
     @property
     def data(self):
@@ -173,18 +208,6 @@ class ndarray:
             owner = owner.base
         _memory[owner.ctypes.data] = owner
         return types.SimpleNamespace(ptr=self._array.ctypes.data)
-
-    @property
-    def __cuda_array_interface__(self):
-        """What an MPI that reaches the GPU reads; here it finds memory of the CPU."""
-        return {
-            key: self._array.__array_interface__[key] for key in ("data", "shape", "typestr")
-        } | {"version": 3}
-
-    @property
-    def flags(self):
-        names = ("c_contiguous", "f_contiguous")
-        return types.SimpleNamespace(**{name: getattr(self._array.flags, name) for name in names})
 
     def __len__(self):
         return len(self._array)
@@ -299,7 +322,7 @@ class ndarray:
                 if isinstance(part, list) and parts[i].size == 0:
                     parts[i] = parts[i].astype(np.int32)
             elif part is not None and part is not Ellipsis and not isinstance(part, slice):
-                parts[i] = operator.index(part)
+                parts[i] = int(part)  # CuPy cuts a fraction off
 
         def length(part):  # how many axes it takes
             if part is None or part is Ellipsis:
@@ -364,7 +387,7 @@ isfinite, isinf, isnan = (ufunc(name) for name in ("isfinite", "isinf", "isnan")
 
 for _name, _function in {
     "add": add, "sub": subtract, "mul": multiply, "truediv": ufunc("true_divide"),
-    "pow": ufunc("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
+    "pow": _Power("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
 }.items():  # fmt: skip
     _binary(_name, _function)
 for _name, _function in {
@@ -500,38 +523,39 @@ ndarray.__matmul__ = _matmul  # type: ignore[attr-defined]
 # ---- kernels and the driver ----------------------------------------------------------------------
 
 
-class RawKernel:
-    """One of our kernels: the arguments are checked against its source, and NumPy computes."""
+class RawModule:
+    """A CUDA source.  As with CuPy, it is compiled when a kernel is first asked for."""
 
-    def __init__(self, code, name):
-        self.name, self.parameters = name, kernels.parameters(code, name)
+    def __init__(self, code, *, options=()):
+        self._code, self._options = code, tuple(options)
 
-    def __call__(self, grid, block, args):
-        assert all(type(n) is int and n > 0 for n in (*grid, *block)), "CUDA refuses such a grid"
-        arguments = []
-        for (name, dtype, is_array), x in zip(self.parameters, args, strict=True):
-            right = ndarray if is_array else np.generic
-            assert isinstance(x, right) and x.dtype == dtype, f"{self.name}: {name} is a {type(x)}"
-            assert not is_array or x.flags.c_contiguous, f"{self.name}: {name} has gaps"
-            arguments.append(x._array if is_array else x.item())
-        getattr(kernels, self.name)(grid[0] * block[0], *arguments)
+    def get_function(self, name):
+        declared = cuda_source.parameters(self._code, self._options)
+        assert name in declared, f"there is no kernel {name} in the source"
+        compiled = cuda_source.library(self._code, self._options)
+        function = getattr(compiled, f"run_{name}")
+        return cuda_source.Function(name, declared[name], function, ledger, ndarray)
 
 
 class CUDARuntimeError(RuntimeError):
     """Raised where the driver reports a failure."""
 
 
-class Device:
-    """One of the machine's GPUs, of which the environment variable FAKE_CUPY_DEVICES has any."""
+class _Device:
+    """One of the machine's GPUs, of which there are as many as FAKE_CUPY_DEVICES says.
+
+    Where FAKE_CUPY_ADDRESS is set, there is one, with this address.
+    """
 
     current = 0
 
     def __init__(self, device):
         self.id = device
+        self.pci_bus_id = os.environ.get("FAKE_CUPY_ADDRESS", f"0000:{device:02X}:00.0")
 
     def use(self):
         assert 0 <= self.id < cuda.runtime.getDeviceCount()
-        Device.current = self.id
+        _Device.current = self.id
 
 
 cuda = types.SimpleNamespace(
@@ -540,13 +564,13 @@ cuda = types.SimpleNamespace(
         deviceSynchronize=lambda: None,
         driverGetVersion=lambda: 12080,
         runtimeGetVersion=lambda: 12080,
-        getDevice=lambda: Device.current,
+        getDevice=lambda: _Device.current,
         getDeviceCount=lambda: int(os.environ.get("FAKE_CUPY_DEVICES", 1)),
         getDeviceProperties=lambda device: {
-            "name": b"no GPU, but NumPy", "totalGlobalMem": 2**34, "major": 0, "minor": 0
+            "name": b"no GPU, but NumPy", "totalGlobalMem": 2**34, "major": 9, "minor": 0
         },
         memGetInfo=lambda: (2**33, 2**34),
     ),
-    Device=Device,
+    Device=_Device,
     get_current_stream=lambda: types.SimpleNamespace(ptr=0),
 )  # fmt: skip

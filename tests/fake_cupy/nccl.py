@@ -31,7 +31,8 @@ class NcclCommunicator:
         self._comm = MPI.COMM_WORLD
         assert (rank, ndev) == (self._comm.rank, self._comm.size)
         assert len({*self._comm.allgather(commId)}) == 1, "NCCL would wait for ever"
-        gpu = platform.node(), fake_cupy.cuda.runtime.getDevice()
+        device = fake_cupy.cuda.Device(fake_cupy.cuda.runtime.getDevice())
+        gpu = platform.node(), device.pci_bus_id
         if len({*self._comm.allgather(gpu)}) < ndev:
             raise NcclError("NCCL_ERROR_INVALID_USAGE: invalid usage")
 
@@ -39,7 +40,7 @@ class NcclCommunicator:
         assert op == NCCL_SUM and stream == fake_cupy.cuda.get_current_stream().ptr
         size = count * DTYPES[datatype].itemsize
         source, target = (
-            fake_cupy.memory_at(address, size).view(DTYPES[datatype])
+            fake_cupy._memory_at(address, size).view(DTYPES[datatype])
             for address in (sendbuf, recvbuf)
         )
         total = np.empty_like(source)

@@ -6,6 +6,7 @@ from minigrad import ops
 from minigrad.backend import array_module
 from minigrad.fast import twin
 from minigrad.ops.embedding import check_ids
+from minigrad.ops.shape import parts_of
 
 SMALL = 512  # tokens: up to here a product with the one-hot matrix is used
 
@@ -57,7 +58,7 @@ def getitem(x, *, index):
     """Differs    An index with arrays or lists, which may name an entry twice, uses add_up above.
     Declines      any other index
     """
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = parts_of(index)
     if not any(hasattr(part, "__len__") for part in parts):
         return NotImplemented
     index = tuple(part.copy() if hasattr(part, "copy") else part for part in parts)

@@ -3,7 +3,7 @@
 from minigrad import ops
 from minigrad.fast import twin
 from minigrad.fast.cpu.attention import in_blocks
-from minigrad.fast.gpu.dropout import dropout_mask
+from minigrad.fast.gpu.masks import dropout_mask
 
 BLOCK = 256  # queries: short blocks would leave a GPU idle; a guess, not measured
 
