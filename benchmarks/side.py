@@ -24,7 +24,6 @@ which serve to time a step, leave out the schedule and the betas).
 """
 
 import collections
-import dataclasses
 import json
 import statistics
 import sys
@@ -49,8 +48,6 @@ def ours(config, ids, vocab_size=VOCAB_SIZE, device="cpu", precision="float32"):
     from gpt_numpy import GPT
     from gpt_numpy.scale.train import train  # on a GPU, gpt_numpy/train.py waits for every loss
 
-    if hasattr(config, "precision"):  # a setting of the run, where there is one
-        config = dataclasses.replace(config, precision=precision)
     mg.manual_seed(config.seed)
     model = GPT(config.model(vocab_size)).to(device)
     with mg.precision(precision):

@@ -20,6 +20,7 @@ import pytest
 from command import TINY, example, exit_status
 from fake_cupy import cuda_source
 
+import gpt_numpy.scale.train
 from minigrad import backend
 from minigrad.fast.gpu.cublas import handle_of
 from minigrad.fast.gpu.launch import kernel, module
@@ -125,3 +126,24 @@ def train(text_file, tmp_path, capsys):
         )
 
     return train
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(step, *signals): the process gets these when it has done that step, once."""
+    program = example("train_shakespeare")
+
+    def stop_at(step, *signals):
+        steps = gpt_numpy.scale.train.train
+
+        def stopping(*arguments):
+            for result in steps(*arguments):
+                if result.step == step:
+                    monkeypatch.setattr(program, "train", steps)
+                    for number in signals:
+                        os.kill(os.getpid(), number)
+                yield result
+
+        monkeypatch.setattr(program, "train", stopping)
+
+    return stop_at

@@ -7,7 +7,9 @@ GPU (`pytest -m gpu`) the real one.
 import contextlib
 import ctypes
 import itertools
+import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -254,6 +256,16 @@ def test_flops_and_bytes_are_counted(fake_gpu):
 # ---- what is refused -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "b", [random(4, 6), random(2, 5, 6, dtype=np.float64)], ids=["length", "dtype"]
+)
+def test_operands_that_do_not_fit(b, gpu):
+    """cuBLAS would read beyond them, or read one dtype as another."""
+    words = r"gemm: \(4, 5\) of float32 and .* do not fit: axis -1 of the first must be as long"
+    with pytest.raises(ValueError, match=words):
+        gemm(to_device(random(4, 5), "gpu"), to_device(b, "gpu"))
+
+
 def test_a_result_that_does_not_fit(gpu):
     """Of another shape or dtype, or with gaps within its rows and its columns."""
     a, b = to_device(random(4, 5), "gpu"), to_device(random(5, 6), "gpu")
@@ -418,14 +430,24 @@ def test_linear_within_its_rounding(bias, precision, gpu):
 # ---- the precision -------------------------------------------------------------------------------
 
 
-def test_a_product_has_the_precision_of_its_context(monkeypatch, fake_gpu):
-    """Nested, after an error, in backward; other threads keep theirs; float64 has its own."""
+@pytest.fixture
+def computed(monkeypatch, fake_gpu):
+    """Return a list that gets the cublasComputeType_t of every product from here on."""
     seen = []
-    right = fake_cupy.cublas.Library.GemmStridedBatchedEx
-    library = loading.library().cublasGemmStridedBatchedEx
-    monkeypatch.setattr(
-        library, "function", lambda *a: seen.append(a[-2]) or right(loading.library(), *a)
-    )
+    gemm = loading.library().cublasGemmStridedBatchedEx
+    right = gemm.function
+
+    def watched(*arguments):
+        seen.append(arguments[-2])
+        return right(*arguments)
+
+    watched.__name__ = right.__name__
+    monkeypatch.setattr(gemm, "function", watched)
+    return seen
+
+
+def test_a_product_has_the_precision_of_its_context(computed):
+    """Nested, after an error, in backward; other threads keep theirs; float64 has its own."""
     x = Tensor(random(3, 3)).to("gpu")
     x.requires_grad = True
     x @ x
@@ -441,7 +463,7 @@ def test_a_product_has_the_precision_of_its_context(monkeypatch, fake_gpu):
     with contextlib.suppress(ZeroDivisionError), mg.precision("tf32"):
         1 / 0  # noqa: B018
     out.sum().backward()
-    assert seen == [68, 77, 68, 68, 68, 70, 68, 68]
+    assert computed == [68, 77, 68, 68, 68, 70, 68, 68]
 
 
 @pytest.mark.parametrize("name", ["bf16", "float16", "", None])
@@ -450,6 +472,95 @@ def test_other_precisions_are_refused(name):
     with pytest.raises(ValueError, match="there is no precision .*: choose float32 or tf32"):
         with mg.precision(name):
             pass
+
+
+# ---- the training command ------------------------------------------------------------------------
+
+ON_GPU = ["--device", "gpu", "--preset", "laptop"]
+
+
+def kept(run):
+    """Return the precision that train_config.json has."""
+    path = run.folder / "train_config.json"
+    return json.loads(path.read_text(encoding="utf-8"))["precision"]
+
+
+@pytest.mark.parametrize(
+    "flags, name, kind", [([], "tf32", 77), (["--precision", "float32"], "float32", 68)]
+)
+def test_a_run_has_one_precision(flags, name, kind, train, computed):
+    """In training, evaluation and sampling; its head and its settings say which."""
+    run = train("run", *ON_GPU, *flags)
+    assert run.status == 0, run.err
+    assert set(computed) == {kind} and this_thread.precision == "float32"
+    [line] = [line for line in run.lines if line.startswith("precision: ")]
+    assert line == f"precision: {name}, products by cuBLAS 12.9.0" and kept(run) == name
+    assert f"--precision {name}" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_on_a_cpu_says_nothing_of_it(train):
+    """There is nothing to choose."""
+    run = train("run", "--device", "cpu")
+    assert run.status == 0 and kept(run) == "float32"
+    assert "precision" not in "\n".join(run.lines)
+
+
+def test_a_run_keeps_its_precision(train, stop_at, computed):
+    """When it is resumed, unless a flag says otherwise; then a line says so."""
+    stop_at(2, signal.SIGTERM)
+    assert train("run", *ON_GPU, "--precision", "float32").status == 143
+    stop_at(4, signal.SIGTERM)
+    assert train("run", "--resume").status == 143
+    assert set(computed) == {68}
+    computed.clear()
+    run = train("run", "--resume", "--precision", "tf32")
+    assert (run.status, kept(run), set(computed)) == (0, "tf32", {77})
+    notes = [line.strip() for line in run.lines]
+    assert "precision: float32 before, tf32 from here on" in notes
+    assert "the factors of matrix products are rounded differently now" in notes
+    assert not [note for note in notes if "another order" in note]
+
+
+def test_a_run_in_tf32_goes_on_where_there_is_none(train, stop_at, monkeypatch, fake_gpu):
+    """On a CPU, or on an older GPU: in float32, and a line says so; asked for, it is refused."""
+    stop_at(2, signal.SIGTERM)
+    assert train("run", *ON_GPU).status == 143
+    refused = train("run", "--resume", "--device", "cpu", "--precision", "tf32")
+    words = "--precision tf32 is not possible, because the device is cpu: leave it out\n"
+    assert refused.status == 2 and refused.err.endswith(words)
+    stop_at(4, signal.SIGTERM)
+    old = fake_gpu.cuda.runtime.getDeviceProperties(0) | {"major": 7, "minor": 5}
+    monkeypatch.setattr(fake_gpu.cuda.runtime, "getDeviceProperties", lambda device: old)
+    refused = train("run", "--resume", "--precision", "tf32")
+    words = "because the tensor cores of this GPU are older than compute capability 8.0: leave"
+    assert refused.status == 2 and words in refused.err and refused.err.count("\n") == 1
+    run = train("run", "--resume")
+    assert run.status == 143 and kept(run) == "float32"
+    assert "precision: tf32 before, float32 from here on" in [line.strip() for line in run.lines]
+    assert train("run", "--resume", "--device", "cpu").status == 0
+
+
+def test_a_run_without_cublas(train, monkeypatch, fake_gpu):
+    """CuPy multiplies, in float32, and the head says so; tf32 is refused."""
+    monkeypatch.setattr(loading, "load", missing(ImportError("Failure finding libcublas")))
+    loading.library.cache_clear()
+    run = train("run", *ON_GPU)
+    head = "precision: float32, products by CuPy, because cuBLAS cannot be called: Failure finding"
+    assert run.status == 0 and any(line.startswith(head) for line in run.lines)
+    refused = train("other", *ON_GPU, "--precision", "tf32")
+    assert refused.status == 2 and "because cuBLAS cannot be called: Failure" in refused.err
+
+
+def test_precisions_that_are_not_offered(train):
+    """One line, also when a run is resumed; --help names those that there are."""
+    for flags in (["--precision", "bf16"], ["--resume", "--precision", "fp8"]):
+        run = train("run", *flags)
+        assert run.status == 2 and not run.folder.exists()
+        assert re.fullmatch(
+            r"train_shakespeare: there is no precision '\w+': choose float32 or tf32\n", run.err
+        )
+    out = "\n".join(train("run", "--help").lines)
+    assert "--precision {float32,tf32}" in out and "bf16" not in out
 
 
 # ---- the fake is strict --------------------------------------------------------------------------

@@ -575,9 +575,10 @@ def final_loss(out):
 @pytest.mark.parametrize("device", ["gpu", "auto"])
 def test_the_training_command(device, cupy, tmp_path):
     """It runs on the GPU if one is asked for or found, and learns what a CPU learns."""
-    out = command(tmp_path, cupy, "--device", device)
+    out = command(tmp_path, cupy, "--device", device, "--precision", "float32")
     name = r"no GPU, but NumPy, 16 GiB, CuPy fake" if cupy == "fake" else r"NVIDIA .*, CuPy \d.*"
-    assert re.search(rf"^device: gpu \({name}\)$", out, re.MULTILINE)
+    head = rf"^device: gpu \({name}\)\nprecision: float32, products by cuBLAS [\d.]+$"
+    assert re.search(head, out, re.MULTILINE)
     assert "training: preset baby, 20 steps" in out
     saved = (tmp_path / "run/train_config.json").read_text(encoding="utf-8")
     assert '"device": "gpu"' in saved and '"preset": "baby"' in saved and '"dropout": 0.2' in saved

@@ -1,6 +1,7 @@
 """Opening the GPU: every fault is reported in one sentence, by the engine and by the programs."""
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -286,6 +287,7 @@ def test_auto_says_what_it_took_and_why(without_cupy, tmp_path):
     [
         (["--workers", "2"], "--workers shares a step out over the cores of a CPU, but the device"),
         (["--preset", "large"], "preset must be one of laptop, baby, gpt2; it is large"),
+        (["--precision", "bf16"], "there is no precision 'bf16': choose float32 or tf32"),
     ],
 )
 def test_flags_that_a_gpu_does_not_take(flags, message, tmp_path):
@@ -389,6 +391,7 @@ def test_the_diagnosis_with_a_gpu():
         "can        hold an array",
         "free       8.0 GiB on GPU 0, the one that is used",
         "can        multiply matrices",
+        "products   in float32 or tf32, by cuBLAS 12.9.0",
         "train_shakespeare.py --device auto takes the GPU.",
     ):
         assert f"\n{line}\n" in out
@@ -399,6 +402,7 @@ def test_the_diagnosis_on_a_real_gpu():
     """All self-tests pass there."""
     out = python("-m", "minigrad").stdout
     assert "\ncan        multiply matrices\n" in out and out.endswith("takes the GPU.\n")
+    assert re.search(r"\nproducts   in float32( or tf32)?, by cuBLAS \d+\.\d+\.\d+\n", out)
 
 
 def test_the_diagnosis_of_a_gpu_that_fails(monkeypatch, capsys):

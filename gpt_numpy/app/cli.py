@@ -35,7 +35,9 @@ from gpt_numpy.tokenizer import (
     load,
 )
 from minigrad.backend import CPU, GPU
+from minigrad.internals import cublas
 from minigrad.internals.gpu import GPUUnavailable, select_device
+from minigrad.internals.hooks import check_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Command(TrainConfig):
     """Which settings to start from: by default laptop, or baby on a GPU."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto: on an NVIDIA GPU if there is one that works."""
+    precision: Literal["float32", "tf32"] = "float32"
+    """How a GPU multiplies: by default in tf32, which rounds factors to 10 bits and is faster."""
     data: tuple[Path, ...] = ()
     """The text to learn from, instead of tiny Shakespeare: files (.txt, .jsonl, .gz), folders, -"""
     val_data: tuple[Path, ...] = ()
@@ -124,9 +128,11 @@ def flags_of(command: Command) -> list[str]:
     """The flags that make this command: those in which it differs from its preset."""
     preset = Command(**PRESETS[command.preset])
     flags = ["--preset", command.preset, "--device", command.device]
+    flags += ["--precision", command.precision] if command.device == GPU else []
+    said = ("preset", "device", "precision")
     for f in fields(command):
         value = getattr(command, f.name)
-        if f.name in ("preset", "device", *NOT_KEPT[1:]) or value == getattr(preset, f.name):
+        if f.name in (*said, *NOT_KEPT[1:]) or value == getattr(preset, f.name):
             continue
         flag = f.name.replace("_", "-")
         if isinstance(value, bool):
@@ -173,6 +179,8 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
     """
     refuse_empty_values(sys.argv[1:] if arguments is None else arguments)
     flags = first_flags(arguments)
+    if flags.precision is not None:
+        check_precision(flags.precision)
     if flags.resume and not flags.help:
         return prepare_old(arguments, flags, ranks, description)
     return prepare_new(arguments, flags, ranks, description)
@@ -185,6 +193,7 @@ def first_flags(arguments):
     first.add_argument("--out", nargs="?", default=str(Command.out), const=str(Command.out))
     first.add_argument("--preset", nargs="?")
     first.add_argument("--device", nargs="?", default="auto")
+    first.add_argument("--precision", nargs="?")
     first.add_argument("--workers", nargs="?")
     first.add_argument("--data", nargs="*")
     first.add_argument("--val-data", "--val_data", nargs="*")
@@ -321,9 +330,29 @@ def parse(arguments, flags, ranks, description, start):
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
     workers = physical_cores() if device == CPU and ranks.world_size == 1 else 1
     settings = PRESETS[preset] | (start.settings() if start else {})
-    default = Command(preset=preset, workers=workers, **settings)
+    precision: Any = precisions(device)[-1]
+    default = Command(preset=preset, workers=workers, precision=precision, **settings)
     command = tyro.cli(Command, args=arguments, default=default, description=description)
-    return replace(command.with_home(), device=device), why
+    command = replace(command.with_home(), device=device)
+    return with_precision(command, flags.precision), why
+
+
+def precisions(device):
+    """Return the names of the precisions that a device has; the last is its default."""
+    return cublas.precisions() if device == GPU else ("float32",)
+
+
+def with_precision(command, asked):
+    """Return the command, in float32 if its device has no other precision.
+
+    asked       what --precision says, or None.  ValueError if the device does not have that
+    """
+    if command.precision in precisions(command.device):
+        return command
+    if asked:
+        reason = cublas.why_no_tf32() if command.device == GPU else "the device is cpu"
+        raise ValueError(f"--precision {asked} is not possible, because {reason}: leave it out")
+    return replace(command, precision="float32")
 
 
 def choose_device(device, ranks, workers):
@@ -353,11 +382,16 @@ def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
 
 # ---- a run that goes on --------------------------------------------------------------------------
 
-ELSEWHERE = ("workers", "device")  # may change, and the last digits then do
+ELSEWHERE = ("workers", "device", "precision")  # may change, and the last digits then do
 # These may change, because they do not alter the past.
 TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience")
 FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, *TEXTS)
-BEFORE = {"eval_tokens": 0, "patience": 0, "val_data": None}  # of runs older than these settings
+BEFORE = {  # of runs older than these settings
+    "eval_tokens": 0,
+    "patience": 0,
+    "precision": "float32",
+    "val_data": None,
+}
 
 
 def identity(settings: dict[str, Any], text: str) -> str:
@@ -391,6 +425,7 @@ def prepare_old(arguments, flags, ranks, description):
         command = replace(command, init_from=command.init_from.resolve())
     refuse_other_past(before, command, progress.step)
     command, why = with_device(before, command, ranks)
+    command = with_precision(command, flags.precision)
     corpus = load_corpus(command.data, command.val_data)
     if corpus.fingerprint() != progress.text:
         raise ValueError(
@@ -458,6 +493,8 @@ def what_is_new(before, now):
     before = BEFORE | before
     changed = [k for k in ("ranks", *ELSEWHERE, *TO_COME) if before[k] != now[k]]
     notes = [f"{name}: {before[name]} before, {now[name]} from here on" for name in changed]
-    if {"ranks", *ELSEWHERE} & set(changed):
+    if {"ranks", "workers", "device"} & set(changed):
         notes.append("sums are rounded in another order now: the last digits may differ")
+    if "precision" in changed:
+        notes.append("the factors of matrix products are rounded differently now")
     return notes

@@ -24,6 +24,7 @@ from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import WorkerDied
 from gpt_numpy.train import evaluate
 from minigrad.backend import GPU
+from minigrad.internals import cublas
 from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
 from minigrad.tools.info import of_the_cpu
 
@@ -67,7 +68,8 @@ def run_command(train_and_report, arguments, description):
                 job = ranks.broadcast(lambda: prepare(arguments, ranks, description))
             except (ValueError, OSError, GPUUnavailable) as error:
                 return refuse(error) if ranks.rank == 0 else 2
-            status = train_and_report(job, ranks)
+            with mg.precision(job.command.precision):
+                status = train_and_report(job, ranks)
         except Refused as error:
             status = refuse(error, error.status) if ranks.rank == 0 else error.status
             if error.ends_all_ranks:
@@ -132,8 +134,10 @@ def introduce(display, job, model, ranks):
         )
     display.say(f"tokenizer: {command.tokenizer}, {job.tokenizer.vocab_size:,} tokens")
     display.say(f"device: {command.device}" + (f" ({job.why})" if job.why else ""))
-    if command.device == GPU and ranks.gpu_note:
-        display.say(f"        {ranks.gpu_note}")
+    if command.device == GPU:
+        if ranks.gpu_note:
+            display.say(f"        {ranks.gpu_note}")
+        display.say(f"precision: {command.precision}, products by {cublas.summary()}")
     c = model.config
     display.say(
         f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "

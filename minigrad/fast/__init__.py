@@ -5,7 +5,7 @@ It may decline an input by returning NotImplemented; then the page runs, as it d
 inside `with mg.plain():` and where the environment has MINIGRAD_PLAIN=1.  A twin takes float32 and
 float64 alone (the tape converts float16), and checks no shapes beyond what it must to decline.
 
-cpu/    NumPy, with less memory traffic      gpu/    CUDA, through CuPy
+cpu/    NumPy, with less memory traffic      gpu/    CUDA, through CuPy; cuBLAS
 flat.py, adamw.py    all parameters as one vector: AdamW(..., fused=True)
 """
 

@@ -47,11 +47,24 @@ def why_not():
     return ""
 
 
-def precisions():
-    """Return the names of the precisions in which this GPU multiplies: tf32 needs tensor cores."""
+def why_no_tf32():
+    """Return why this GPU does not multiply in tf32, in one line; nothing if it does."""
     runtime = init_gpu().cuda.runtime
-    has_tf32 = runtime.getDeviceProperties(runtime.getDevice())["major"] >= 8
-    return PRECISIONS if has_tf32 and not why_not() else PRECISIONS[:1]
+    if runtime.getDeviceProperties(runtime.getDevice())["major"] < 8:
+        return "the tensor cores of this GPU are older than compute capability 8.0"
+    return f"cuBLAS cannot be called: {why_not()}" if why_not() else ""
+
+
+def precisions():
+    """Return the names of the precisions in which this GPU multiplies, the fastest last."""
+    return PRECISIONS[:1] if why_no_tf32() else PRECISIONS
+
+
+def summary():
+    """Return what multiplies matrices on the GPU, in words."""
+    if why_not():
+        return f"CuPy, because cuBLAS cannot be called: {why_not()}"
+    return f"cuBLAS {version()}"
 
 
 def version():

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from minigrad import ops
 from minigrad.backend import GPU, array_module, device_of
 from minigrad.fast import twin
@@ -21,8 +23,8 @@ def gelu(x):
     xp, shape = array_module(x), x.shape
     entries = x.reshape(-1)
     out, slope = xp.empty_like(entries), xp.empty_like(entries)
-    # Whether some x² overflows: a product costs less than to limit every x².
-    limit = device_of(x) == GPU or not math.isfinite(entries @ entries)
+    with np.errstate(over="ignore"):  # whether some x² overflows: cheaper than to limit every x
+        limit = device_of(x) == GPU or not math.isfinite(entries @ entries)
     for chunk in chunks(entries):
         value_and_slope(entries[chunk], out[chunk], slope[chunk], limit)
 
@@ -33,14 +35,13 @@ def gelu(x):
 
 
 def value_and_slope(x, out, slope, limit):
-    """Fill `out` and `slope` = out' by the formulas of the page; x² may be limited to 100."""
+    """Fill `out` and `slope` = out' by the formulas of the page; `limit`: some x² overflows."""
     xp = array_module(x)
-    x2 = x * x
-    if limit:
-        xp.minimum(x2, 100, out=x2)
+    near = xp.clip(x, -10, 10) if limit else x
+    x2 = near * near
     u = x2 * (C * A)  # u = (c a x² + c) x
     u += C
-    u *= x
+    u *= near
     s = xp.tanh(u, out=u)  # u is not needed again
     s += 1
     s *= 0.5

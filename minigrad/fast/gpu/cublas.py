@@ -65,11 +65,16 @@ def gemm(a, b, out=None, accumulate=False, precision=None):
     out        (..., M, N), with contiguous rows or columns, apart from a and b in memory
     precision  "float32" or "tf32"; by default that of mg.precision()
 
-    Raises ValueError for an `out` that does not fit, RuntimeError if cuBLAS fails
+    Raises ValueError for arrays that do not fit, RuntimeError if cuBLAS fails
     """
     cupy = backend.cupy
     (m, k), n = a.shape[-2:], b.shape[-1]
     front = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if b.shape[-2] != k or b.dtype != a.dtype:
+        raise ValueError(
+            f"gemm: {a.shape} of {a.dtype} and {b.shape} of {b.dtype} do not fit: axis -1 of the "
+            "first must be as long as axis -2 of the second, and both must have one dtype"
+        )
     if out is None:
         out = cupy.empty((*front, m, n), a.dtype)
     elif (out.shape, out.dtype) != ((*front, m, n), a.dtype) or (out.size and not layout(out)):
@@ -84,7 +89,9 @@ def gemm(a, b, out=None, accumulate=False, precision=None):
             a, b, c = b.swapaxes(-1, -2), a.swapaxes(-1, -2), out.swapaxes(-1, -2)
         else:
             c = out
-        a, b = (cupy.broadcast_to(readable(x), (*front, *x.shape[-2:])) for x in (a, b))
+        a, b = map(readable, (a, b))
+        if front:
+            a, b = (cupy.broadcast_to(x, (*front, *x.shape[-2:])) for x in (a, b))
         multiply(a, b, c, accumulate, precision or this_thread.precision)
     return out
 
