@@ -31,9 +31,16 @@ from minigrad.internals import cublas, gpu
 def pytest_cmdline_main(config):
     """Run the whole suite in as many processes as there are cores, if pytest-xdist is installed.
 
-    A single file is quicker in one, and so are the tests that share a GPU.
+    A single file is quicker in one, and so are the tests that share a GPU.  Without a GPU, those
+    are not started: one line says why.
     """
     option = config.option
+    if option.markexpr == "gpu" and not option.collectonly:
+        try:
+            gpu.init_gpu()
+        except gpu.GPUUnavailable as error:
+            print(f"pytest -m gpu: {error}", file=sys.stderr)
+            return pytest.ExitCode.TESTS_FAILED
     if (
         config.args_source == config.ArgsSource.TESTPATHS
         and config.pluginmanager.hasplugin("xdist")
@@ -43,6 +50,7 @@ def pytest_cmdline_main(config):
         and not (option.usepdb or option.collectonly)
     ):
         option.numprocesses, option.dist = "auto", "worksteal"
+    return None  # and pytest goes on
 
 
 TESTS = Path(__file__).parent

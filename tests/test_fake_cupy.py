@@ -20,7 +20,7 @@ from pathlib import Path
 import fake_cupy
 import numpy as np
 import pytest
-from fake_cupy import ledger, ndarray
+from fake_cupy import ledger, nccl, ndarray
 
 ROOT = Path(__file__).parents[1]
 
@@ -338,6 +338,7 @@ def names_of_the_fake():
     names |= {f"ndarray.__{name}__": None for name in f"{DUNDERS} {OPERATOR_NAMES}".split()}
     names |= {f"cuda.runtime.{name}": None for name in vars(fake_cupy.cuda.runtime)}
     names |= {f"cuda.{name}": None for name in vars(fake_cupy.cuda)}
+    names |= {f"cuda.Device.{name}": None for name in ("use", "pci_bus_id")}
     names["add.at"] = None
     init = inspect.signature(fake_cupy.RawModule.__init__)
     names["RawModule"] = [*init.parameters][1:]
@@ -345,8 +346,21 @@ def names_of_the_fake():
     return names
 
 
+def names_of_nccl():
+    """Return the same of fake_cupy/nccl.py."""
+    names = {name: None for name in vars(nccl) if name[0] in "aN" or name == "get_unique_id"}
+    for name, function in vars(nccl.NcclCommunicator).items():
+        if name in ("__init__", "allReduce"):
+            label = f"NcclCommunicator.{name}".removesuffix(".__init__")
+            names[label] = [*inspect.signature(function).parameters][name == "__init__" :]
+    return {f"cuda.nccl.{name}": parameters for name, parameters in names.items()}
+
+
 REAL = """
-import cupy, inspect, json, operator, re, sys
+import cupy, inspect, json, operator, re, sys, warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from cupy.cuda import nccl
 
 def parameters(thing):
     "Return the names of its parameters, in order; from the docstring if it is compiled."
@@ -372,6 +386,7 @@ for name in ("cupy.zeros(3)", "cupy.cuda.runtime.getDeviceCount()"):
         errors[name] = [kind.__name__ for kind in type(error).__mro__]
 print(json.dumps({
     "found": found,
+    "nccl": nccl.available,
     "errors": errors,
     "driver": cupy.cuda.runtime.driverGetVersion(),
     "runtime error": cupy.cuda.runtime.CUDARuntimeError.__mro__[1].__name__,
@@ -389,7 +404,7 @@ def real():
         pytest.skip("needs CuPy, but no GPU: pip install cupy-cuda12x")
     done = subprocess.run(
         [sys.executable, "-c", REAL],
-        input=json.dumps([*names_of_the_fake()]),
+        input=json.dumps([*names_of_the_fake(), *names_of_nccl()]),
         stdout=subprocess.PIPE,
         encoding="utf-8",
         check=True,
@@ -412,6 +427,15 @@ def test_every_parameter_is_cupys(real):
             ours = [parameter for parameter in ours if parameter not in ("x1", "x2")]
         assert set(ours) <= set(theirs), f"{name}: {ours} of the real {theirs}"
         assert [p for p in theirs if p in ours] == ours, f"{name}: {ours} of the real {theirs}"
+
+
+def test_nccl_is_cupys(real):
+    """Names and parameters, where its library is installed: a package of its own."""
+    if not real["nccl"]:
+        pytest.skip("needs NCCL, but no GPU: pip install nvidia-nccl-cu12")
+    for name, ours in names_of_nccl().items():
+        theirs = real["found"][name]
+        assert ours is None or [p for p in theirs if p in ours] == ours, f"{name}: {theirs}"
 
 
 def test_enough_is_compared(real):

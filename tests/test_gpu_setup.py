@@ -261,6 +261,16 @@ def test_no_gpu_is_one_line_and_status_2(program, without_cupy, tmp_path):
     assert program == "generate" or not run.exists()
 
 
+def test_the_tests_of_a_gpu_end_where_there_is_none(without_cupy):
+    """`pytest -m gpu` says why in one line, instead of failing test after test; status 1."""
+    command = ["-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", ROOT / "tests/test_gpu.py"]
+    done = python(*command, path=[without_cupy, ROOT])
+    assert done.returncode == 1 and done.stdout.count("\n") + done.stderr.count("\n") == 1
+    assert (
+        "pytest -m gpu: CuPy is not installed; for an NVIDIA GPU: pip" in done.stdout + done.stderr
+    )
+
+
 def test_auto_says_what_it_took_and_why(without_cupy, tmp_path):
     """The run prints its device, and the reason if that is the CPU."""
     data = tmp_path / "text"

@@ -4,6 +4,7 @@ Nothing is written before everything has been read, and fits.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
@@ -177,6 +178,16 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
     Raises ValueError, OSError or GPUUnavailable with one line that says what is wrong.
     """
     refuse_empty_values(sys.argv[1:] if arguments is None else arguments)
+    flags = first_flags(arguments)
+    if flags.precision is not None:
+        check_precision(flags.precision)
+    if flags.resume and not flags.help:
+        return prepare_old(arguments, flags, ranks, description)
+    return prepare_new(arguments, flags, ranks, description)
+
+
+def first_flags(arguments):
+    """Return the flags on which the defaults of the others depend, as strings."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--out", nargs="?", default=str(Command.out), const=str(Command.out))
@@ -189,12 +200,16 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
     first.add_argument("--init-from", "--init_from", nargs="?", type=Path)
     first.add_argument("--tokenizer", nargs="?")
     first.add_argument("-h", "--help", action="store_true")
-    flags = first.parse_known_args(arguments)[0]
-    if flags.precision is not None:
-        check_precision(flags.precision)
-    if flags.resume and not flags.help:
-        return prepare_old(arguments, flags, ranks, description)
-    return prepare_new(arguments, flags, ranks, description)
+    return first.parse_known_args(arguments)[0]
+
+
+def asks_for_gpu(arguments) -> bool:
+    """Return whether the flags ask for a GPU, or resume a run that was on one."""
+    flags = first_flags(arguments)
+    if flags.resume and flags.device == "auto":
+        with contextlib.suppress(OSError, ValueError):  # prepare() says what is wrong
+            return read_json(home(Path(flags.out)) / "train_config.json").get("device") == GPU
+    return flags.device == GPU and not flags.help
 
 
 def refuse_empty_values(arguments):
@@ -342,10 +357,8 @@ def with_precision(command, asked):
 
 def choose_device(device, ranks, workers):
     """(device, why) of "auto" or "gpu"; what shares a step out computes on CPUs."""
-    if device == GPU and ranks.world_size > 1:
-        raise ValueError("mpirun shares a step out over CPUs: start one process for a GPU")
     if device == "auto" and ranks.world_size > 1:
-        return CPU, "mpirun shares a step out over CPUs"
+        return CPU, "mpirun shares a step out over CPUs; --device gpu gives each rank a GPU"
     if device == "auto" and workers not in (None, "1"):
         return CPU, "--workers shares a step out over the cores of a CPU"
     return select_device(device)

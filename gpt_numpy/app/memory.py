@@ -124,7 +124,7 @@ def estimate(
             strict=True,
         )
     )
-    here = ranks.on_this_machine
+    here = ranks.on_this_machine if device == CPU else ranks.on_this_gpu
     state, activations = here * (3 + n) * vector, here * n * training
     # To sample, a model copies its weights, and the token embeddings twice.
     sampling = vector + 4 * model.vocab_size * model.n_embd

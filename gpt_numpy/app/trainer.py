@@ -12,13 +12,14 @@ import webbrowser
 import minigrad as mg
 from gpt_numpy import GPT
 from gpt_numpy.app import memory, report, resume
-from gpt_numpy.app.cli import Command, flags_of, identity, prepare
+from gpt_numpy.app.cli import Command, asks_for_gpu, flags_of, identity, prepare
 from gpt_numpy.app.inspect_model import loss_by_position
 from gpt_numpy.app.run_folder import Clock, Signals, evaluation_seconds
 from gpt_numpy.app.terminal import Display, optional
 from gpt_numpy.corpus import grammar
 from gpt_numpy.corpus.large import head, with_progress
 from gpt_numpy.data import split
+from gpt_numpy.scale.gpus import open_gpus
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import WorkerDied
 from gpt_numpy.train import evaluate
@@ -62,6 +63,8 @@ def run_command(train_and_report, arguments, description):
         job = None
         try:
             try:
+                if ranks.broadcast(lambda: asks_for_gpu(arguments)):
+                    open_gpus(ranks)
                 job = ranks.broadcast(lambda: prepare(arguments, ranks, description))
             except (ValueError, OSError, GPUUnavailable) as error:
                 return refuse(error) if ranks.rank == 0 else 2
@@ -132,6 +135,8 @@ def introduce(display, job, model, ranks):
     display.say(f"tokenizer: {command.tokenizer}, {job.tokenizer.vocab_size:,} tokens")
     display.say(f"device: {command.device}" + (f" ({job.why})" if job.why else ""))
     if command.device == GPU:
+        if ranks.gpu_note:
+            display.say(f"        {ranks.gpu_note}")
         display.say(f"precision: {command.precision}, products by {cublas.summary()}")
     c = model.config
     display.say(

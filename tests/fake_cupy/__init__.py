@@ -28,6 +28,7 @@ import collections
 import functools
 import math
 import operator
+import os
 import types
 import warnings
 import weakref
@@ -288,6 +289,12 @@ class ndarray:
     T = property(lambda self: _device(self._array.T, self))
 
     @property
+    def __cuda_array_interface__(self):
+        """What an MPI that reaches the GPU asks for; the address is one of the CPU's memory."""
+        here = self._array.__array_interface__
+        return {name: here[name] for name in ("data", "shape", "typestr")} | {"version": 3}
+
+    @property
     def flags(self):
         names = ("c_contiguous", "f_contiguous")
         return types.SimpleNamespace(**{name: getattr(self._array.flags, name) for name in names})
@@ -305,6 +312,10 @@ class ndarray:
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d array")
         return (self[i] for i in range(len(self)))
+
+    def set(self, arr):
+        assert (arr.shape, arr.dtype) == (self.shape, self.dtype) and arr.flags.c_contiguous
+        self._array[...] = _upload(arr)
 
     # ---- copies to the CPU ----
 
@@ -714,19 +725,37 @@ class RawModule:
         return cuda_source.Function(name, declared[name], function, _launch, ndarray)
 
 
+class _Device:
+    """One of the machine's GPUs, of which there are as many as FAKE_CUPY_DEVICES says.
+
+    Where FAKE_CUPY_ADDRESS is set, there is one, with this address.
+    """
+
+    current = 0
+
+    def __init__(self, device):
+        self.id = device
+        self.pci_bus_id = os.environ.get("FAKE_CUPY_ADDRESS", f"0000:{device:02X}:00.0")
+
+    def use(self):
+        assert 0 <= self.id < cuda.runtime.getDeviceCount()
+        _Device.current = self.id
+
+
 cuda = types.SimpleNamespace(
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
         deviceSynchronize=lambda: streams.wait(ledger),
-        getDevice=lambda: 0,
         driverGetVersion=lambda: 12080,
         runtimeGetVersion=lambda: 12080,
-        getDeviceCount=lambda: 1,
+        getDevice=lambda: _Device.current,
+        getDeviceCount=lambda: int(os.environ.get("FAKE_CUPY_DEVICES", 1)),
         getDeviceProperties=lambda device: {
             "name": b"no GPU, but NumPy", "totalGlobalMem": 2**34, "major": 9, "minor": 0
         },
         memGetInfo=lambda: (2**33, 2**34),
     ),
+    Device=_Device,
     get_current_stream=streams.get_current_stream,
     Stream=streams.Stream,
     Event=streams.Event,
