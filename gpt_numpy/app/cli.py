@@ -384,10 +384,11 @@ def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
 
 ELSEWHERE = ("workers", "device", "precision")  # may change, and the last digits then do
 # These may change, because they do not alter the past.
-TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience")
+TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience", "graph")
 FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, *TEXTS)
 BEFORE = {  # of runs older than these settings
     "eval_tokens": 0,
+    "graph": True,
     "patience": 0,
     "precision": "float32",
     "val_data": None,

@@ -20,6 +20,7 @@ from gpt_numpy.corpus import grammar
 from gpt_numpy.corpus.large import head, with_progress
 from gpt_numpy.data import split
 from gpt_numpy.scale.gpus import open_gpus
+from gpt_numpy.scale.graph import why_no_graph
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import WorkerDied
 from gpt_numpy.train import evaluate
@@ -138,6 +139,8 @@ def introduce(display, job, model, ranks):
         if ranks.gpu_note:
             display.say(f"        {ranks.gpu_note}")
         display.say(f"precision: {command.precision}, products by {cublas.summary()}")
+        reason = why_no_graph(command, command.device, len(job.train_ids), ranks.world_size)
+        display.say("graph: " + (f"off ({reason})" if reason else "on"))
     c = model.config
     display.say(
         f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "

@@ -208,7 +208,8 @@ class StepGraph:
                     self.graph = self.stream.end_capture()
             except RuntimeError as error:
                 self.graph, self.refused = None, True
-                warnings.warn(f"graph: off, for a step is not recorded: {error}", stacklevel=2)
+                why = f"graph: off, because a step cannot be recorded: {error}"
+                warnings.warn(why, RuntimeWarning, stacklevel=2)
         return result
 
     def compute(self, plan):

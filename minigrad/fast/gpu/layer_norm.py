@@ -8,6 +8,7 @@ from minigrad.fast import twin
 from minigrad.fast.arrays import same_float_dtype
 from minigrad.fast.gpu.column_sum import total
 from minigrad.fast.gpu.launch import contiguous, launch, of_dtype
+from minigrad.internals.guards import grad_slot
 
 PER = 16  # entries of a row that a thread keeps in registers, at most
 ROWS = 8  # rows of a block whose warps have one each
@@ -29,7 +30,8 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     """Differs    A row stays in registers.  backward computes x̂ again, from x and three numbers of
                   each row: μ, what was left when it was subtracted, and r.
                   dweight and dbias are first added up for some rows each, in the dtype of x, and
-                  these sums in float64: the same order, and the same bits, in every run.
+                  these sums in float64: the same order, and the same bits, in every run.  They are
+                  written to where the optimizer of the parameters wants them.
     Declines      a mix of dtypes, shapes that the page refuses, rows of 0 or of more than
                   8,192 entries
     """
@@ -55,9 +57,8 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
         parts = xp.empty((n_parts, 2 * C), np.float64)
         arrays = x, dout, weight, stats, dx, parts
         launch("layer_norm_backward", n_parts, (team, rows), *arrays, *sizes, options=options)
-        if weight is None and bias is None:
-            return dx, None, None
-        sums = total(parts, dtype)
-        return dx, None if weight is None else sums[:C], None if bias is None else sums[C:]
+        dweight = None if weight is None else total(parts[:, :C], dtype, grad_slot(weight, x))
+        dbias = None if bias is None else total(parts[:, C:], dtype, grad_slot(bias, x))
+        return dx, dweight, dbias
 
     return out, backward
