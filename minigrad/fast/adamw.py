@@ -7,7 +7,8 @@ Differs     from the page, optim.py: the parameters, their gradients, m and v ar
                 m̂ / (√v̂ + ε) = m / (√v + ε c) · c / (1 − β₁ᵗ)  with  c = √(1 − β₂ᵗ)
 
             Processes can share the vectors, and each updates a part of them (gpt_numpy).
-            On a GPU the decision to skip a step is made there, without waiting for it.
+            On a GPU a kernel does all of it (fast/gpu/optim.py), and the decision to skip a step is
+            made there, without waiting for it.
 Pays        half of the optimizer's time, and the transfer of gradients between processes:
             python benchmarks/twins.py
 
@@ -23,11 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad import optim
-from minigrad.backend import CPU, array_module, device_of
+from minigrad.backend import CPU, GPU, array_module, device_of
 from minigrad.fast.arrays import chunks
 from minigrad.fast.flat import FlatParameters
+from minigrad.fast.gpu import optim as gpu_optim
 from minigrad.internals import optimizers
-from minigrad.internals.guards import is_writable
+from minigrad.internals.guards import flat_behind, is_writable
+from minigrad.internals.hooks import this_thread
 from minigrad.tensor import Tensor
 
 SMALLEST = 1e-15  # of the norms of gradients whose squares float32 can hold
@@ -128,14 +131,18 @@ def clip_grad_norm(params, max_norm):
     """Clip as the page, optim.py, does; the twin of its function.
 
     Differs     Gradients are scaled in place.  Their squares are added up a chunk at a time in the
-                dtype of the gradients, and in float64 beyond.
+                dtype of the gradients, and in float64 beyond.  On a GPU, the gradients of all
+                parameters of an optimizer together are one vector for two kernels.
     Declines    gradients outside of an optimizer's vector, and norms of which float32 cannot hold
-                the square.  (On a GPU, where looking at the norm means waiting for it, it is then
-                0 or infinite.)
+                the square.  (On a GPU, where looking at the norm means waiting for it, the norm of
+                some of the parameters is then 0 or infinite.)
     """
     params = optimizers.with_gradients("clip_grad_norm", params, max_norm)
     if not params or any(p.grad is not p.grad_buffer for p in params):
         return NotImplemented
+    flat = flat_behind(params[0].grad)
+    if device_of(flat.grad) == GPU and {*params} == {*flat.parameters}:
+        return Tensor(gpu_optim.clip(flat.grad, max_norm))
     grads = [p.grad.ravel() for p in params]
     xp = array_module(*grads)
     squares = [g[chunk] @ g[chunk] for g in grads for chunk in chunks(g)]
@@ -176,6 +183,8 @@ def adamw_update(vectors, plan, skip=False, part=0, n_parts=1):
     plan        what FusedAdamW.plan_step() returns
     skip        what FusedAdamW.skips() returns
     """
+    if device_of(vectors[0]) == GPU and not this_thread.plain:  # where nobody shares the vectors
+        return gpu_optim.adamw_update(vectors, plan, skip)
     for entries in plan:
         length = entries.stop - entries.start
         start = entries.start + length * part // n_parts

@@ -367,7 +367,7 @@ def _binary(name, function, in_place=True):
         setattr(ndarray, f"__i{name}__", assign)
 
 
-add, subtract, multiply, divide = map(ufunc, ("add", "subtract", "multiply", "divide"))
+add, divide = map(ufunc, ("add", "divide"))
 maximum, minimum, abs = map(ufunc, ("maximum", "minimum", "absolute"))
 equal, greater, less = map(ufunc, ("equal", "greater", "less"))
 greater_equal, less_equal = map(ufunc, ("greater_equal", "less_equal"))
@@ -375,7 +375,7 @@ exp, log, sqrt, tanh, rint = (ufunc(name) for name in ("exp", "log", "sqrt", "ta
 isfinite, isinf, isnan = (ufunc(name) for name in ("isfinite", "isinf", "isnan"))
 
 for _name, _function in {
-    "add": add, "sub": subtract, "mul": multiply, "truediv": ufunc("true_divide"),
+    "add": add, "sub": ufunc("subtract"), "mul": ufunc("multiply"), "truediv": ufunc("true_divide"),
     "pow": _Power("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
 }.items():  # fmt: skip
     _binary(_name, _function)
@@ -479,6 +479,10 @@ def may_share_memory(a, b):
 
 def triu(m, k=0):
     return _device(np.triu(_array_inside(m), k))
+
+
+def clip(a, a_min, a_max):
+    return _device(np.array(np.clip(_array_inside(a), a_min, a_max), order="C"))
 
 
 @_quietly

@@ -31,7 +31,12 @@ CHECKS = "bounds,alignment,null,object-size,pointer-overflow,signed-integer-over
 CHECKS += ",integer-divide-by-zero,bool,float-cast-overflow"
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-Wall"]
 FLAGS += ["-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-sign-compare"]
-FLAGS += ["-Wno-clobbered", f"-fsanitize={CHECKS}", "-fno-sanitize-recover=all"]
+FLAGS += [
+    "-Wno-clobbered",
+    "-Wno-maybe-uninitialized",
+    f"-fsanitize={CHECKS}",
+    "-fno-sanitize-recover=all",
+]
 
 TYPES = {
     "bool": np.bool_, "char": np.int8, "unsigned char": np.uint8, "unsigned short": np.uint16,
@@ -43,8 +48,8 @@ DECLARATION = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\s*\((.*?)\)\s*{',
     re.DOTALL,
 )
-PARAMETER = re.compile(
-    r"\s*((?:const )?((?:unsigned |long )*\w+) ?(\*?)(?: ?__restrict__)?) ?(\w+)\s*"
+PARAMETER = re.compile(  # its type, the type without const and pointer, the pointer, its name
+    r"\s*((?:const )?((?:unsigned |long )*\w+)(?: ?(\*)(?: ?__restrict__)?| )) ?(\w+)\s*"
 )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minigrad.backend import array_module
-from minigrad.fast.gpu.launch import launch, of_dtype
+from minigrad.fast.gpu.launch import contiguous, launch, of_dtype
 
 ROWS, PARTS = 256, 1024  # rows that one block adds up, and how many parts at most; not measured
 BLOCK = (32, 8)  # columns, and warps that take turns with the rows: as in column_sum.cu
@@ -17,7 +17,7 @@ def column_sum(x):
     parts = xp.empty((n_parts, C), np.float64)
     grid = (-(-C // 32), n_parts)
     numbers = map(np.int32, (N, C, rows))
-    x = xp.ascontiguousarray(x)
+    x = contiguous(x)
     launch("column_sum_parts", grid, BLOCK, x, parts, *numbers, options=of_dtype(x.dtype))
     return total(parts, x.dtype)
 

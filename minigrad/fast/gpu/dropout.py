@@ -5,7 +5,7 @@ import numpy as np
 from minigrad import ops
 from minigrad.backend import array_module
 from minigrad.fast import twin
-from minigrad.fast.gpu.launch import launch, of_dtype
+from minigrad.fast.gpu.launch import contiguous, launch, of_dtype
 from minigrad.fast.gpu.masks import THREADS, draw, grid_of_rows
 
 
@@ -23,7 +23,7 @@ def dropout(x, p, *, training, key=None):
     numbers = x.dtype.type(1 / (1 - p)), np.uint64(size), np.uint32(blocks)
 
     def apply(kernel, y, *arguments):
-        y, out = xp.ascontiguousarray(y), xp.empty(y.shape, y.dtype)
+        y, out = contiguous(y), xp.empty(y.shape, y.dtype)
         grid = len(y) * blocks
         launch(kernel, grid, THREADS, y, out, *arguments, *numbers, options=of_dtype(y.dtype))
         return out

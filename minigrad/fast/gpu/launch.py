@@ -27,6 +27,13 @@ def of_dtype(dtype):
     return {"float32": (), "float64": ("-DDOUBLE",)}[np.dtype(dtype).name]
 
 
+def contiguous(x):
+    """Return `x` without gaps in memory, of the same shape: itself if it has none, or None."""
+    if x is None or x.flags.c_contiguous:
+        return x
+    return backend.cupy.ascontiguousarray(x)
+
+
 @functools.cache
 def sources():
     """Return {kernel: the CUDA source of its file, prelude included}."""
@@ -37,7 +44,7 @@ def sources():
     return {
         name: f'#line 1 "{PRELUDE}"\n{prelude}\n#line 1 "{file}"\n{text}'
         for file, text in files.items()
-        for name in re.findall(r"__global__ void (?:__launch_bounds__\(\w+\) )?(\w+)", text)
+        for name in re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)", text)
     }
 
 

@@ -15,6 +15,9 @@ typedef float real;
 typedef float activation;
 #endif
 
+#define INFINITE ((real)__int_as_float(0x7f800000))
+#define NOT_A_NUMBER ((real)__int_as_float(0x7fc00000))
+
 __device__ inline real load(const activation *p) { return *p; }
 __device__ inline void store(activation *p, real x) { *p = x; }
 
@@ -105,3 +108,9 @@ __device__ inline unsigned int keep8(
     }
     return kept;
 }
+
+// Sums over the threads that share a row: a warp (TEAM 32), or a whole block of TEAM threads.
+#ifdef TEAM
+template <class T>
+__device__ inline T team_sum(T x) { return TEAM == 32 ? warp_sum(x) : block_sum(x); }
+#endif
