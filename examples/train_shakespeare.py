@@ -61,7 +61,7 @@ def train_and_report(job, ranks):
 
     # The loop.  Each step yields a StepResult: its number, loss, learning rate and gradient norm.
     with Run(job, model, optimizer, ranks) as run:
-        if not job.saved:
+        if run.is_new:
             with run.evaluation():
                 run.log_evaluation(0, *measure())
         for result in run.watch(steps):
@@ -70,10 +70,7 @@ def train_and_report(job, ranks):
                     run.log_evaluation(result.step, *measure(), result)
             elif result.step % config.log_every == 0:
                 run.log_step(result)
-            if run.must_stop(result.step):
-                break
-        else:  # all steps were made
-            run.summarize()
+        run.summarize()
     return run.end()
 
 

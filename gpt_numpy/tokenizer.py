@@ -19,7 +19,8 @@ import regex
 
 from gpt_numpy.bpe import BYTES, PATTERN, VISIBLE, learn
 from gpt_numpy.corpus.sources import data_folder, root_cause, within
-from gpt_numpy.files import fingerprint, read, write_whole
+from gpt_numpy.files import fingerprint, read
+from gpt_numpy.folder import write_whole
 
 
 class Tokenizer(ABC):
@@ -53,8 +54,15 @@ class Tokenizer(ABC):
         Each of the two is replaced whole, or not at all.
         """
         path = Path(path)
-        write_whole(path, json.dumps(self.document, indent=2, ensure_ascii=False).encode())
-        write_whole(path.with_name("tokenizer_config.json"), json.dumps(CONFIG, indent=2).encode())
+        for name, content in self.contents(path.name).items():
+            write_whole(path.with_name(name), content)
+
+    def contents(self, name: str = "tokenizer.json") -> dict[str, bytes]:
+        """The files that save() writes, by their names."""
+        return {
+            name: json.dumps(self.document, indent=2, ensure_ascii=False).encode(),
+            "tokenizer_config.json": json.dumps(CONFIG, indent=2).encode(),
+        }
 
     def checked(self, ids) -> np.ndarray:
         """`ids` as an array (T,) of integers inside the vocabulary; else ValueError."""

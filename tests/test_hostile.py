@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from gpt_numpy import GPT
 from gpt_numpy.app import resume
 from gpt_numpy.app.cli import prepare
-from gpt_numpy.app.run_folder import read_back, read_rows
 from gpt_numpy.hf import checkpoint
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.tokenizer import load
@@ -44,12 +43,10 @@ def resumed(folder):
     model = GPT(job.command.model(job.tokenizer.vocab_size))
     optimizer = adamw(model, job.command)
     resume.restore(model, optimizer, progress, arrays, folder / resume.FILE)
-    rows = read_rows(folder / "metrics.csv", progress.files)
-    read_back(folder / "samples.txt", progress.files)
     job.folder.close()
     moments = optimizer.state_dict()["state"]
     return (
-        [vars(progress), job.folder.settings, [row["step"] for row in rows]],
+        [vars(progress), job.folder.settings],
         [*model.state_dict().values(), *(m[k] for m in moments.values() for k in sorted(m))],
     )
 

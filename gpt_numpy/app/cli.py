@@ -6,6 +6,7 @@ Nothing is written before everything has been read, and fits.
 import argparse
 import itertools
 import json
+import math
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -355,9 +356,18 @@ def identity(settings: dict[str, Any], text: str) -> str:
 
 def prepare_old(arguments, flags, ranks, description):
     """The Job of the run in the folder of --out, which goes on; nothing is written yet."""
+    folder = RunFolder.of_saved(home(Path(flags.out)))
+    try:
+        return job_of(folder, arguments, flags, ranks, description)
+    except BaseException:
+        folder.close()
+        raise
+
+
+def job_of(folder, arguments, flags, ranks, description):
+    """The Job of the run in a folder that is locked."""
     out = home(Path(flags.out))
-    progress, arrays = saved = resume.load_state(out)
-    folder = RunFolder(out, progress.settings, progress=progress)
+    progress, _ = folder.saved
     written = folder.written = read_json(out / "train_config.json")
     edited = [k for k, v in progress.settings.items() if k not in FREE and written.get(k) != v]
     if edited:
@@ -388,12 +398,14 @@ def prepare_old(arguments, flags, ranks, description):
     tokenizer = load(out / "tokenizer.json")
     if tokenizer.fingerprint() != progress.tokenizer:
         raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
-    checkpoint.check_run(out, progress.run)
+    if progress.best < math.inf:  # else there was no evaluation yet
+        checkpoint.check_run(out, progress.run)
+    folder.check_place()
     ids = encoded(tokenizer, corpus.text, command.block_size, corpus.validation)
     check_fit(command, tokenizer, ranks, text_memory(corpus, ids), levers=["workers"])
     folder.settings = command.settings(corpus, ranks)
     notes = what_is_new(progress.settings, folder.settings)
-    return Job(command, why, notes, corpus, tokenizer, *ids, folder, None, saved)
+    return Job(command, why, notes, corpus, tokenizer, *ids, folder, None, folder.saved)
 
 
 def saved_command(settings, out):

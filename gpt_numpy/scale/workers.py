@@ -220,8 +220,8 @@ def start(task, blas_threads):
 
 def worker_main(pipe, task, blas_threads):
     """Run a worker process: one task for every message, until the parent is gone."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the parent's business: it may finish a step
-        if hasattr(signal, name):  # Windows has no SIGHUP
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # the parent's business
+        if hasattr(signal, name):  # Windows does not have the last two
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     Thread(target=exit_with_parent, daemon=True).start()
     tune_malloc()
