@@ -15,7 +15,11 @@ metrics, samples, loss curve and report in a folder, and everything needed to re
 # gpt_numpy/train.py shows what happens in a step, gpt_numpy/app/ reads the flags and keeps the run
 # folder.
 
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries are loaded: no traceback
 
 import minigrad as mg
 from gpt_numpy import GPT

@@ -95,9 +95,14 @@ def printable(text: object, most: int = 300) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def message(error: Exception) -> str:
+LONG = 1000  # characters of a whole line
+
+
+def message(error: object, most: int = LONG) -> str:
     """What an error says in one line; a KeyError says no more than the key."""
-    return printable(f"{error} is missing" if isinstance(error, KeyError) else error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        error = f"{error.filename}: {error.strerror}"
+    return printable(f"{error} is missing" if isinstance(error, KeyError) else error, most)
 
 
 def fingerprint(text: str) -> str:

@@ -56,8 +56,9 @@ class Folder:
     def close(self) -> None:
         """Let go of the folder."""
         if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
+            descriptor, self.descriptor = self.descriptor, None
+            with contextlib.suppress(OSError):  # nothing was written by way of it
+                os.close(descriptor)
 
     __del__ = close
 
@@ -84,6 +85,13 @@ class Folder:
                 if self.is_at(now):
                     return now
         return self.path
+
+    def move(self, path: Path, new: Path) -> None:
+        """Rename the folder, which is at `path`."""
+        if not self.is_at(path):
+            raise OSError(f"{path} was renamed just now")
+        os.rename(path, new)
+        sync_parent(new)
 
     def stat(self, name: str) -> os.stat_result | None:
         """Return what os.lstat() tells of a file, or None if there is none."""
@@ -287,18 +295,19 @@ class Lock:
     Errors      BlockingIOError if it is held already
     """
 
-    descriptor: int | None = None
+    descriptor: Any = None
+    file: Any = None
     works = True
 
     def __init__(self, folder: Folder):
         self.descriptor = folder.open(LOCK, os.O_RDWR | os.O_CREAT)
         about = os.fstat(self.descriptor)
-        self.file = about.st_dev, about.st_ino
+        file = about.st_dev, about.st_ino
         with _guard:
-            if self.file in _held:
-                self._close()
+            if file in _held:
                 raise BlockingIOError("this process is writing to it")
-            _held.add(self.file)
+            _held.add(file)
+        self.file = file
         _open.add(self)
         try:
             if sys.platform == "win32":
@@ -319,7 +328,7 @@ class Lock:
 
     def _close(self):
         descriptor, self.descriptor = self.descriptor, None
-        with contextlib.suppress(OSError):  # of a file in which nothing was written
+        with contextlib.suppress(OSError):  # nothing was written by way of it
             os.close(descriptor)
 
     __del__ = close

@@ -448,6 +448,16 @@ def made_up(**facts):
     return spoil
 
 
+def with_settings(**changes):
+    """A state with other settings, and a checksum that fits."""
+
+    def spoil(folder):
+        progress, _ = load_state(folder)
+        made_up(settings=progress.settings | changes)(folder)
+
+    return spoil
+
+
 def flipped(folder):
     """One bit of the last number is another one."""
     content = bytearray((folder / FILE).read_bytes())
@@ -494,9 +504,10 @@ STATES = {  # what is done to the state of a run, and what is said of it
     "a loss in words": (made_up(val_loss="x"), "its val_loss is"),
     "no best": (made_up(best=None), "its best is None"),
     "no settings": (made_up(settings=None), "its settings"),
-    "no steps": (made_up(settings={}), "steps"),
-    "another width": (made_up(settings={"steps": 6, "n_embd": 4, "n_layer": 1}), "more than the"),
-    "words for a width": (made_up(settings={"steps": 6, "n_embd": "", "n_layer": 1}), "can't"),
+    "no settings at all": (made_up(settings={}), "ranks"),
+    "another width": (with_settings(n_embd=4), "more than the"),
+    "words for a width": (with_settings(n_embd=""), "can't"),
+    "no text": (with_settings(text=None), "its settings are"),
     "lengths in words": (made_up(files={"metrics.csv": ["0", ""]}), "its files are"),
     "half logged": (made_up(logged=False), "the numbers of its step"),
     "numbers in words": (made_up(numbers={"lr": "1"}), "the numbers of its step"),
@@ -510,7 +521,7 @@ SPOILED = {  # what is done to a run's folder, which file is named, what else is
     "another run's model": (of_another_run, "model.safetensors", "not of this run"),
     "a model cut off": (cut_short("model.safetensors"), "model.safetensors", "safetensors"),
     "no model": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors", "cannot read"),
-    "a parameter renamed": (with_arrays(renamed), FILE, "lacks weight.ln_f.weight"),
+    "a parameter renamed": (with_arrays(renamed), FILE, "lacks 'weight.ln_f.weight'"),
     "a moment of another shape": (
         with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), FILE, WTE,
     ),
@@ -564,6 +575,30 @@ def test_a_state_that_is_damaged(case, stopped, tmp_path, capsys):
     assert_same_run(folder, stopped)
     aside = folder / ASIDE
     assert (aside.read_bytes() if aside.exists() else None) == spoiled
+
+
+ODD = ["x", "\x1b]0;", None, [], {}, True, -1, 1e999, 10**30, 2.5, ["a", 3]]
+
+
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
+def test_settings_that_cannot_be(part, stopped, tmp_path, capsys):
+    """In a state with a right checksum: one line, or they make no difference; a part at a time."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    (folder / BEFORE).unlink()
+    right = (folder / FILE).read_bytes()
+    settings = load_state(folder)[0].settings
+    cases = [(name, value) for name in settings for value in ODD]
+    for name, value in cases[part::40] if part == 0 else cases[part::4]:
+        with_settings(**{name: value})(folder)
+        status = train_shakespeare.main(["--resume", "--quiet", "--out", str(folder)])
+        out, err = capsys.readouterr()
+        assert (status, out, err.count("\n")) == (2, "", 1) or (status, err) == (0, ""), err
+        assert "Traceback" not in err and "\x1b" not in err and len(err) < 1100
+        for path in folder.iterdir():  # what is finished again may have a report
+            if path.name == "report.html":
+                path.write_bytes((stopped / path.name).read_bytes())
+        (folder / FILE).write_bytes(right)
+        shutil.copy(stopped / "train_config.json", folder)
 
 
 def test_another_text_is_refused(train, stop_at, text_file, tmp_path):

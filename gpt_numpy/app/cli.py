@@ -10,19 +10,19 @@ import math
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import tyro
 
-from gpt_numpy.app import memory, resume
+from gpt_numpy.app import memory, program, resume
 from gpt_numpy.app.run_folder import RunFolder
 from gpt_numpy.config import PRESETS, Architecture, GPTConfig, TrainConfig, physical_cores
 from gpt_numpy.corpus import Corpus, load_corpus
 from gpt_numpy.corpus.large import head
 from gpt_numpy.corpus.reading import STDIN
 from gpt_numpy.data import encoded, split
-from gpt_numpy.files import fingerprint, message, read_json
+from gpt_numpy.files import fingerprint, message, printable, quoted, read_json
 from gpt_numpy.hf import checkpoint
 from gpt_numpy.hf.tokenizer_json import load_model
 from gpt_numpy.scale.ranks import Ranks
@@ -308,7 +308,7 @@ def parse(arguments, flags, ranks, description, start):
     workers = physical_cores() if device == CPU and ranks.world_size == 1 else 1
     settings = PRESETS[preset] | (start.settings() if start else {})
     default = Command(preset=preset, workers=workers, **settings)
-    command = tyro.cli(Command, args=arguments, default=default, description=description)
+    command = program.parse(Command, args=arguments, default=default, description=description)
     return replace(command.with_home(), device=device), why
 
 
@@ -376,7 +376,7 @@ def job_of(folder, arguments, flags, ranks, description):
             f"{', '.join(edited)}: put it back"
         )
     before = saved_command(progress.settings, out)
-    command = tyro.cli(Command, args=arguments, default=before, description=description)
+    command = program.parse(Command, args=arguments, default=before, description=description)
     command = command.with_home()
     for name in TEXTS:
         if STDIN in getattr(before, name) and getattr(flags, name) is None:
@@ -392,7 +392,7 @@ def job_of(folder, arguments, flags, ranks, description):
     if corpus.fingerprint() != progress.text:
         raise ValueError(
             f"the text is not the one that the run in {out} learns from: that was "
-            f"{progress.settings['text']}, this is {corpus.name}"
+            f"{printable(progress.settings['text'])}, this is {corpus.name}"
             + (f" ({corpus.reason})" if corpus.reason else "")
         )
     tokenizer = load(out / "tokenizer.json")
@@ -416,12 +416,26 @@ def saved_command(settings, out):
         settings |= {name: paths_read(settings.get(name)) for name in TEXTS}
         settings["init_from"] = settings.get("init_from") and Path(settings["init_from"])
         command = Command(**settings, out=out)
+        check_kinds(command)
         command.check()
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(
             f"{out / resume.FILE} has settings of another kind: {message(error)}"
         ) from error
     return command
+
+
+def check_kinds(command):
+    """TypeError if a setting has a value of another kind than its declaration says."""
+    for name, kind in get_type_hints(Command).items():
+        value = getattr(command, name)
+        if get_origin(kind) is Literal:
+            fits = value in get_args(kind)
+        else:
+            fits = kind not in (bool, int, float) or type(value) in (kind, int)
+            fits = fits and (type(value) is not int or abs(value) < 2**64)
+        if not fits:
+            raise TypeError(f"{name} is {quoted(value)}")
 
 
 def refuse_other_past(before, command, done):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpt_numpy.app.inspect_model import attention_maps, surprise
+
 BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
 
 # What a terminal would obey, and a page would drop, instead of showing it; a model whose tokens are

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
-import numpy as np
-
 from gpt_numpy.files import message, quoted
 from gpt_numpy.folder import Folder
 from gpt_numpy.hf.tensors import State, checksum, read_arrays, read_header, write_arrays
@@ -54,13 +52,15 @@ class Progress:
 
     def check(self) -> None:
         """TypeError or ValueError if this cannot be: a checksum can be made up too."""
-        for field in dataclasses.fields(self):
-            kind = get_origin(field.type) or field.type
-            if type(getattr(self, field.name)) is not kind:
-                raise TypeError(f"its {field.name} is {quoted(getattr(self, field.name))}")
+        for each in dataclasses.fields(self):
+            kind, value = get_origin(each.type) or each.type, getattr(self, each.name)
+            if type(value) is not kind:
+                raise TypeError(f"its {each.name} is {quoted(value)}")
         for length, digest in self.files.values():
             if type(length) is not int or length < 0 or type(digest) is not str:
                 raise TypeError(f"its files are {quoted(self.files)}")
+        if type(self.settings["ranks"]) is not int or type(self.settings["text"]) is not str:
+            raise TypeError(f"its settings are {quoted(self.settings)}")
         if not 0 <= self.step <= self.settings["steps"]:
             raise ValueError(f"it has made {self.step} of {self.settings['steps']} steps")
         if not self.logged and self.step and self.numbers.keys() != NUMBERS:
@@ -156,7 +156,7 @@ def restore(
     expected = {f"{kind}.{name}": p for kind in VECTORS for name, p in parameters.items()}
     for name in sorted(expected.keys() ^ arrays.keys()):
         what = "lacks" if name in expected else "has an unknown"
-        raise ValueError(f"{path} {what} {message(name)}")
+        raise ValueError(f"{path} {what} {quoted(name)}")
     for name, p in expected.items():
         found, wanted = (f"{x.dtype} {x.shape}" for x in (arrays[name], p))
         if found != wanted:

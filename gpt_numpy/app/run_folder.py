@@ -11,9 +11,10 @@ import stat
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from gpt_numpy.app import report, resume
-from gpt_numpy.folder import Folder, Lock, sync_parent
+from gpt_numpy.folder import Folder, Lock
 
 COLUMNS = "step train_loss val_loss lr grad_norm tokens_per_second seconds".split()  # metrics.csv
 GROWING = ["metrics.csv", "samples.txt"]
@@ -37,11 +38,16 @@ class RunFolder:
     While a process writes to a folder no other one may: OSError.
     """
 
+    folder: Any = None
+    lock: Any = None
+    saved: Any = None  # (Progress, arrays)
+    file = resume.FILE  # that these were read from
+
     def __init__(self, path, settings=None, tokenizer=None):
         self.path = Path(path) if Path(path).name else Path(path).resolve()
         self.settings = self.written = settings
         self.rows, self.samples, self.warnings = [], [], []
-        self.moved = self.saved = self.mark = self.folder = self.lock = None
+        self.moved = self.mark = None
         self.contents = {name: Extent() for name in GROWING}
         try:
             self._take(tokenizer is not None)
@@ -52,6 +58,7 @@ class RunFolder:
             for name, content in tokenizer.contents().items():
                 self.folder.write(name, content)
             self._append("metrics.csv", csv_line(COLUMNS))
+            self._append("samples.txt", b"")
             self.folder.sync()
         except OSError as error:
             self.close()
@@ -94,21 +101,18 @@ class RunFolder:
 
     def _is_run(self):
         there = [name for name in WRITTEN if self.folder.stat(name)]
-        if there and not any(name in there for name in ("train_config.json", "metrics.csv", *STATES)):
+        if there and not {"train_config.json", "metrics.csv", *STATES}.intersection(there):
             raise OSError(f"it has a file {there[0]} already, and is no run's folder")
         return bool(there)
 
     def _set_aside(self, real):
         """Rename the folder, which takes its lock along; its new path."""
-        if not self.folder.is_at(real):
-            raise OSError("it was renamed just now")
         if sys.platform == "win32":
             self.close()  # no folder can be renamed there that has an open file
         number = 1
         while os.path.lexists(aside := real.with_name(f"{real.name}-{number}")):
             number += 1
-        real.rename(aside)
-        sync_parent(aside)
+        self.folder.move(real, aside)
         self.close()
         return aside
 
@@ -286,7 +290,7 @@ def values_of(row):
 
 def rows_in(content, last_step):
     """The rows of metrics.csv, as log() was given them, with six digits; no row is a bad one."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for line in content.decode("utf-8", "replace").splitlines():
         cells = line.split(",")
         with contextlib.suppress(ValueError):
@@ -323,7 +327,7 @@ def samples_in(content, rows):
         same = math.isclose(loss, float(head[2]), rel_tol=1e-4, abs_tol=1e-4)
         if same or head[2] == str(loss):
             heads.append(head)
-    ends = [head.start() for head in heads[1:]] + [len(content)]
+    ends = [*(head.start() for head in heads), len(content)][1:]
     return [
         {
             "step": int(h[1]),

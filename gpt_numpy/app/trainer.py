@@ -8,6 +8,7 @@ import shlex
 import sys
 import threading
 import webbrowser
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from gpt_numpy.app.terminal import Display, optional
 from gpt_numpy.corpus import grammar
 from gpt_numpy.corpus.large import head, with_progress
 from gpt_numpy.data import split
+from gpt_numpy.files import message
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import WorkerDied
 from gpt_numpy.train import StepResult, evaluate
@@ -37,7 +39,7 @@ LOOKED_AT = 32  # tokens over which attention is shown
 
 
 class Refused(Exception):
-    """A reason to end the command: a line for standard error, and the exit status."""
+    """A reason to end the command: what to print on standard error, and the exit status."""
 
     def __init__(self, message, status=2, ends_all_ranks=False):
         super().__init__(message)
@@ -93,7 +95,8 @@ def run_command(train_and_report, arguments, description):
 
 def refuse(error, status=2):
     """Print what is wrong; return the exit status."""
-    print(f"train_shakespeare: {error}", file=sys.stderr)
+    text = error if isinstance(error, Refused) else message(error)
+    print(f"train_shakespeare: {text}", file=sys.stderr)
     return status
 
 
@@ -116,7 +119,7 @@ def load(job, model, optimizer, ranks):
         resume.restore(model, optimizer, progress, arrays, job.folder.path / resume.FILE)
         ranks.broadcast(lambda: job.folder.cut_back(progress))
     except (ValueError, OSError) as error:
-        raise Refused(error) from error
+        raise Refused(message(error)) from error
     return progress.step
 
 
@@ -199,7 +202,8 @@ class Run:
         self.best = self.val_loss = float("inf")
         self.saved = None  # the step of the last save
         self.waited = 0  # evaluations since the best one
-        self.point = self.saved_point = None  # see commit()
+        self.point: dict[str, Any] = {}  # see commit()
+        self.saved_point: Any = None
         if job.saved:
             progress, _ = job.saved
             self.best, self.val_loss, self.saved = progress.best, progress.val_loss, progress.step
@@ -250,8 +254,8 @@ class Run:
                 error = failure
         if isinstance(error, OSError):
             fault = error.strerror or in_one_line(error)
-            message = f"cannot write to {self.folder.path}: {fault}. {self.how_to_go_on()}"
-            error = Refused(message, 1, ends_all_ranks=True)  # the others know nothing of it
+            fault = f"cannot write to {self.folder.path}: {fault}. {self.how_to_go_on()}"
+            error = Refused(message(fault), 1, ends_all_ranks=True)  # the others do not know of it
         elif isinstance(error, FloatingPointError):
             error = Refused(f"{error}\nStep {self.saved}, the last one saved, stays as it is.", 1)
         self.signals.__exit__()
@@ -393,6 +397,7 @@ class Run:
         if not self.busy:
             self.save_point()
             if number in STOPPING:
+                self.is_asked = True  # a destructor that is interrupted drops the error
                 raise Stopped
         elif self.busy == "step" and self.has_last_weights():
             with self.clock.paused():

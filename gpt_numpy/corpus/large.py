@@ -157,7 +157,9 @@ def text_in(files: Files) -> Text:
     path = stamps and cache_path(stamps, ".json")
     if path and path.exists():
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return LargeText(files, Facts(**read_json(path)))
+            facts = Facts(**read_json(path))
+            if [*map(type, facts)] == [str, int, str]:
+                return LargeText(files, facts)
     pieces: list[str] = []
     length = 0
     for piece in files:

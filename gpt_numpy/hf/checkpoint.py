@@ -158,7 +158,9 @@ def read_config(theirs: dict[str, Any]) -> GPTConfig:
         values += (4 * shape["n_embd"],) if key == "n_inner" else ()
         default = None if key == "model_type" else values[0]
         if (value := theirs.get(key, default)) not in values:
-            raise ValueError(f"{key} must be {' or '.join(map(repr, values))}, it is {quoted(value)}")
+            raise ValueError(
+                f"{key} must be {' or '.join(map(repr, values))}, it is {quoted(value)}"
+            )
     bias, dropout = theirs.get("bias", True), theirs.get("resid_pdrop", 0.1)
     if not isinstance(bias, bool):
         raise ValueError(f"bias must be true or false, it is {quoted(bias)}")
@@ -245,7 +247,9 @@ def end_of_text(folder: Path | str) -> list[int]:
         ids = ids if isinstance(ids, list) else [ids]
         if ids != [None]:
             if not all(isinstance(id, int) for id in ids):
-                raise ValueError(f"{path}: eos_token_id must be a whole number, it is {quoted(ids)}")
+                raise ValueError(
+                    f"{path}: eos_token_id must be a whole number, it is {quoted(ids)}"
+                )
             return ids
     return []
 

@@ -18,6 +18,7 @@ class ThreadState(threading.local):
     """The state of the tape, one for each thread."""
 
     recording = True  # False inside `with no_grad():`
+    evaluating: frozenset[int] = frozenset()  # ids of modules inside `with eval_mode():`
     plain = os.environ.get("MINIGRAD_PLAIN", "0") not in ("", "0")  # True inside `with plain():`
     hook: Any = None
     module_stack: Any = None  # the innermost module call that is running: see enter_module
