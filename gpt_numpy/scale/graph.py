@@ -32,6 +32,9 @@ Source      NVIDIA, "CUDA C++ Programming Guide", section "CUDA Graphs"
 """
 
 import contextlib
+import functools
+import math
+import threading
 import warnings
 from typing import Any
 
@@ -48,6 +51,7 @@ from minigrad.fast.adamw import FusedAdamW, ParamRange
 from minigrad.fast.gpu.masks import fixed_key
 from minigrad.fast.gpu.optim import adamw_update, hyperparameters
 from minigrad.fast.gpu.windows import windows
+from minigrad.internals.cublas import why_not
 from minigrad.internals.hooks import this_thread
 
 FIRST = 3  # steps that are computed launch by launch before one is recorded
@@ -66,7 +70,7 @@ def why_no_graph(config: TrainConfig, device: str, n_ids: int, world_size: int =
         return "several ranks share a step"
     if n_ids > LONGEST_TEXT:
         return f"a text of {n_ids:,} tokens does not stay on the GPU"
-    return ""
+    return f"cuBLAS cannot be called: {why_not()}" if why_not() else ""
 
 
 class Numbers:
@@ -84,7 +88,7 @@ class Numbers:
     def __init__(self, n_starts: int, plan: list[ParamRange], dtype: np.dtype):
         cupy = backend.cupy
         self.n_starts, self.hyper_shape, self.dtype = n_starts, np.shape(numbers_of(plan)), dtype
-        length = 2 + n_starts + -(-np.prod(self.hyper_shape) * dtype.itemsize // 8)
+        length = 2 + n_starts + -(-math.prod(self.hyper_shape) * dtype.itemsize // 8)
         self.there = cupy.empty(length, np.uint64)
         self.key, self.starts, self.hyper = self.parts(self.there)
         self.here = [pinned(length), pinned(length)]
@@ -93,7 +97,7 @@ class Numbers:
     def parts(self, array):
         """Return (key, starts, hyper), views of the array, here or there."""
         key, starts, rest = array[:2], array[2 : 2 + self.n_starts], array[2 + self.n_starts :]
-        hyper = rest.view(self.dtype)[: np.prod(self.hyper_shape)]
+        hyper = rest.view(self.dtype)[: math.prod(self.hyper_shape)]
         return key, starts.view(np.int64), hyper.reshape(self.hyper_shape)
 
     def upload(self, key, starts, hyper):
@@ -118,6 +122,15 @@ def numbers_of(plan: list[ParamRange]) -> list[list[float]]:
     return [hyperparameters(entries) for entries in plan]
 
 
+@functools.cache
+def stream_of(thread: int, device: int):
+    """Return a stream for the graphs of a thread on a GPU; the default stream cannot capture.
+
+    There is one, because cuBLAS keeps a workspace for every stream that it has seen.
+    """
+    return backend.cupy.cuda.Stream(non_blocking=True)
+
+
 class StepGraph:
     """Computes training steps by replaying one.  Use as `with StepGraph(...) as graph:`"""
 
@@ -126,7 +139,7 @@ class StepGraph:
         cupy = backend.cupy
         self.model, self.config, self.optimizer = model, config, optimizer
         self.text = cupy.asarray(np.asarray(ids, np.int32))
-        self.stream = cupy.cuda.Stream(non_blocking=True)  # the default one cannot capture
+        self.stream = stream_of(threading.get_ident(), cupy.cuda.runtime.getDevice())
         self.event = cupy.cuda.Event(disable_timing=True)
         self.one = cupy.ones((), optimizer.flat.data.dtype)
         self.n_first = 0
@@ -208,7 +221,8 @@ class StepGraph:
                 finally:
                     self.graph = self.stream.end_capture()
             except RuntimeError as error:
-                self.graph, self.refused = None, True
+                self.graph = self.pool = None
+                self.refused = True
                 why = f"graph: off, because a step cannot be recorded: {error}"
                 warnings.warn(why, RuntimeWarning, stacklevel=2)
         return result

@@ -454,7 +454,8 @@ class ndarray:
     def __getitem__(self, index):
         array, parts = self._array, self._parts(index)
         if not _selects(parts):
-            return _device(array[tuple(parts)], self)
+            whole = () if Ellipsis in parts else (Ellipsis,)  # one entry, too, is a view
+            return _device(array[(*parts, *whole)], self)
         arrays = index if isinstance(index, tuple) else (index,)
         return _compute("take", lambda: array[_wrapped(array.shape, parts)], self, *arrays)
 
