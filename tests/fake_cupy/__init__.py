@@ -313,10 +313,6 @@ class ndarray:
             raise TypeError("iteration over a 0-d array")
         return (self[i] for i in range(len(self)))
 
-    def set(self, arr):
-        assert (arr.shape, arr.dtype) == (self.shape, self.dtype) and arr.flags.c_contiguous
-        self._array[...] = _upload(arr)
-
     # ---- copies to the CPU ----
 
     def get(self):
