@@ -518,6 +518,7 @@ FILES = {  # file -> its source, with the prelude
 }
 OPTIONS: dict[str, list] = {  # file -> the options that it needs, if any
     "layer_norm.cu": [shape_of(C)[2] for C in (384, 512, 768, 4096, LONGEST)],
+    "flash_attention.cu": [(f"-DD={D}",) for D in (64, 128, 24)],
     "cross_entropy.cu": [("-DTEAM=32", "-DROWS=8"), ("-DTEAM=256", "-DROWS=1")],
 }
 COMPILED = [

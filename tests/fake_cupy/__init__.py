@@ -524,7 +524,7 @@ def _binary(name, function, in_place=True):
         setattr(ndarray, f"__i{name}__", assign)
 
 
-add, subtract, multiply, divide = map(ufunc, ("add", "subtract", "multiply", "divide"))
+add, divide = map(ufunc, ("add", "divide"))
 maximum, minimum, abs = map(ufunc, ("maximum", "minimum", "absolute"))
 equal, greater, less = map(ufunc, ("equal", "greater", "less"))
 greater_equal, less_equal = map(ufunc, ("greater_equal", "less_equal"))
@@ -532,7 +532,7 @@ exp, log, sqrt, tanh, rint = (ufunc(name) for name in ("exp", "log", "sqrt", "ta
 isfinite, isinf, isnan = (ufunc(name) for name in ("isfinite", "isinf", "isnan"))
 
 for _name, _function in {
-    "add": add, "sub": subtract, "mul": multiply, "truediv": ufunc("true_divide"),
+    "add": add, "sub": ufunc("subtract"), "mul": ufunc("multiply"), "truediv": ufunc("true_divide"),
     "pow": _Power("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
 }.items():  # fmt: skip
     _binary(_name, _function)
@@ -653,13 +653,14 @@ def may_share_memory(a, b):
     return np.may_share_memory(_array_inside(a), _array_inside(b))
 
 
-def clip(a, a_min, a_max):
-    return minimum(maximum(a, a_min), a_max)  # which CuPy does at once
-
-
 def triu(m, k=0):
     array = _array_inside(m)
     return _compute("triu", lambda: np.triu(array, k), m)
+
+
+def clip(a, a_min, a_max):
+    array = _array_inside(a)
+    return _compute("clip", lambda: np.array(np.clip(array, a_min, a_max), order="C"), a)
 
 
 def where(condition, x=None, y=None):
