@@ -704,3 +704,17 @@ def test_a_run_from_before_there_was_a_sample(train, monkeypatch):
     run = train("run", "--resume", "--steps", "6", "--eval-tokens", "40")
     assert (run.status, run.err) == (0, "")
     assert any("eval_tokens: 0 before, 40 from here on" in line for line in run.lines)
+
+
+def test_a_run_of_an_older_version_goes_on(train, stop_at):
+    """A state without what was added since, alone; the model beside it is written as it was."""
+    right = train("right")
+    stop_at(5, signal.SIGINT)
+    run = train("run")
+    progress, arrays = load_state(run.folder)
+    text = json.dumps({k: v for k, v in vars(progress).items() if k not in ("logged", "numbers")})
+    metadata = {"about": text, "checksum": checksum(text, arrays)}
+    (run.folder / FILE).write_bytes(safetensors.numpy.save(arrays, metadata))
+    (run.folder / BEFORE).unlink()
+    assert train("run", "--resume").status == 0
+    assert_same_run(run.folder, right.folder)
