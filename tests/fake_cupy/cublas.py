@@ -6,7 +6,7 @@ It is strict:
   to itself, passes addresses as 32-bit integers and cuts lengths off.
 * Every matrix must lie within one array of the GPU, to its last entry, and the results of a batch
   may share no entry with each other, nor with an operand.
-* Where β is 0 the result is filled with NaN first: what is there must not be read.
+* Where β is 0 the result is not read: it may hold NaN, as all fresh memory of the fake does.
 * A handle needs a workspace of its caller's, and forgets it when it is given another stream.
 * With "tf32" the factors are rounded as the PTX instruction cvt.rna.tf32 does: to 10 bits, ties
   away from zero.  How the tensor cores add up is not shown.
@@ -145,8 +145,6 @@ class Library:
             if np.may_share_memory(operand, C):
                 shared = np.intersect1d(entries(operand), places)
                 assert not shared.size, "a result overlaps an operand"
-        if beta.value == 0:
-            C[...] = np.nan
         if compute == 77:
             A, B = tf32(A), tf32(B)
         if flag_a:
