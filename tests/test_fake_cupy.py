@@ -489,7 +489,8 @@ def test_the_source_uses_no_other_name():
 
 def test_the_fake_offers_no_other_name():
     """An unused name could be wrong, and no test would notice."""
-    source = " ".join(path.read_text(encoding="utf-8") for path in ROOT.glob("minigrad/**/*.py"))
+    files = [*ROOT.glob("minigrad/**/*.py"), *ROOT.glob("gpt_numpy/**/*.py")]
+    source = " ".join(path.read_text(encoding="utf-8") for path in files)
     names = dict(used_names())
     for name in names_of_the_fake():
         owner, _, attribute = name.rpartition(".")
