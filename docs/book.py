@@ -30,7 +30,7 @@ PICTURES = (".png", ".svg")
 EXTRA = (
     *(f"minigrad/{folder}/" for folder in ("fast", "internals", "tools", "testing")),
     *(f"gpt_numpy/{folder}/" for folder in ("scale", "app", "hf")),
-    "gpt_numpy/files.py",
+    *("gpt_numpy/files.py", "gpt_numpy/folder.py"),
 )
 TIME_LIMIT = 60  # seconds, for a lesson script
 
