@@ -13,6 +13,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib
 import matplotlib.image
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import torch as pytorch
 import torch.nn.functional as TF
+from browser import browser, needs_browser, page
 from command import EXAMPLES
 from threadpoolctl import threadpool_limits
 from twin import Twin, gradients, in_our_names
@@ -32,7 +34,7 @@ from gpt_numpy import GPT, GPTConfig
 from gpt_numpy.app import report
 from gpt_numpy.corpus import grammar
 from gpt_numpy.data import DataLoader
-from gpt_numpy.lesson import figures
+from gpt_numpy.lesson import figures, shapes
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -790,3 +792,58 @@ def test_the_accumulation_loop_runs_on_pytorch():
     assert "loss = loss / accumulation_steps\n" in loop and loop.endswith("zero_grad()\n\n")
     _, model, weights = run(loop)
     check_weights(model, weights)
+
+
+# ---- the picture of the shapes -------------------------------------------------------------------
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_the_picture_of_the_shapes_is_made_by_its_script(tmp_path):
+    """docs/shapes.svg is what the command writes; every number is the model's."""
+    path = ROOT / "docs/shapes.svg"
+    assert path.read_text(encoding="utf-8") == shapes.shapes_svg(shapes.LAPTOP)
+    for bias in (False, True):
+        config = GPTConfig(vocab_size=50, block_size=8, n_layer=3, n_head=2, n_embd=12, bias=bias)
+        root = ElementTree.fromstring(shapes.shapes_svg(config))
+        texts = [element.text or "" for element in root.iter(f"{SVG}text")]
+        counts = [int(t.replace(",", "").removesuffix(" weights")) for t in texts
+                  if re.fullmatch(r"[\d,]+ weights", t)]  # fmt: skip
+        (tokens, *block, last) = counts
+        sizes = {name: p.size for name, p in GPT(config).named_parameters()}
+        assert tokens == 50 * 12 + 8 * 12 and last == 12 * (1 + bias)
+        assert len(block) == 6 and sum(block) == sum(
+            size for name, size in sizes.items() if name.startswith("h.0.")
+        )
+        assert f"a block: {sum(block):,} weights, 3 times" in texts
+        assert texts.count(f"One pass of a GPT with {sum(sizes.values()):,} weights") == 1
+        assert tokens + 3 * sum(block) + last == sum(sizes.values())
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_picture_of_the_shapes_can_be_read(scheme):
+    """On a phone: no text leaves the picture or meets another; large contrast, light and dark."""
+    with browser() as running, page(running, ROOT / "docs/shapes.svg", 390, scheme) as opened:
+        boxes = np.array(opened.evaluate(TEXT_BOXES))
+        colours = opened.evaluate(
+            "() => ['text', '.gs-paper', '.gs-box', '.gs-note', '.gs-orange'].map(s => {"
+            " const style = getComputedStyle(document.querySelector(s)); return style.fill })"
+        )
+    left, top, right, bottom = boxes.T
+    assert (left >= 0).all() and (right <= 390).all() and len(boxes) > 30
+    assert (bottom - top >= 12).all()  # pixels: a line of text of 12
+    meet = (left[:, None] < right) & (left < right[:, None])
+    meet &= (top[:, None] + 1 < bottom) & (top + 1 < bottom[:, None])
+    assert meet.sum() == len(boxes)  # each with itself
+    ink, paper, box, note, orange = (
+        "#" + "".join(f"{int(n):02x}" for n in re.findall(r"\d+", colour)[:3]) for colour in colours
+    )
+    for text in (ink, note, orange):
+        assert min(contrast(text, paper), contrast(text, box)) >= 4.5  # WCAG, small text
+    assert (contrast(paper, "#000000") < 3) == (scheme == "dark")
+
+
+TEXT_BOXES = """() => [...document.querySelectorAll("text")]
+    .map(e => e.getBoundingClientRect()).map(r => [r.left, r.top, r.right, r.bottom])
+    .filter(([left, , right]) => right > left)"""
