@@ -21,7 +21,7 @@ from pathlib import Path
 import fake_cupy
 import numpy as np
 import pytest
-from fake_cupy import ledger, streams, nccl, ndarray
+from fake_cupy import ledger, nccl, ndarray, streams
 
 ROOT = Path(__file__).parents[1]
 

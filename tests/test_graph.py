@@ -1,4 +1,4 @@
-"""A training step that is recorded and replayed computes what the step itself computes, bit for bit.
+"""A training step that is recorded and replayed computes what the step itself does, bit for bit.
 
 On the fake CuPy, which records and replays as CUDA does (fake_cupy/streams.py): a capture computes
 nothing, a replay has the addresses and numbers of the capture, and memory that was freed is NaN.
@@ -6,26 +6,35 @@ nothing, a replay has the addresses and numbers of the capture, and memory that 
 
 import contextlib
 import itertools
-import re
+import json
+import signal
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+from command import metrics_of, without_times
 from fake_cupy import cuda_source, streams
 
 import gpt_numpy.scale.graph
 import gpt_numpy.scale.train
 import minigrad as mg
 from gpt_numpy import GPT, GPTConfig, TrainConfig
+from gpt_numpy.app.memory import estimate
+from gpt_numpy.app.trainer import PROFILED
 from gpt_numpy.config import PRESETS
-from gpt_numpy.scale.graph import FIRST, StepGraph, why_no_graph
+from gpt_numpy.hf.checkpoint import read_arrays
+from gpt_numpy.scale.graph import FIRST, Numbers, StepGraph, why_no_graph
 from gpt_numpy.scale.train import train
 from gpt_numpy.train import adamw
 from minigrad import backend
+from minigrad.fast.gpu.launch import sources
 
 V = 11
 IDS = np.cumsum(np.random.default_rng(0).integers(1, 3, size=2000)) % V  # one of two may come next
-RUN = {"batch_size": 2, "block_size": 8, "warmup_steps": 5, "workers": 1, "lr": 1e-2, "log_every": 7}
+SHAPE = {"batch_size": 2, "block_size": 8, "workers": 1}
+RUN = SHAPE | {"warmup_steps": 5, "lr": 1e-2, "log_every": 7}
 
 
 def model_on(device="gpu", **options):
@@ -349,4 +358,130 @@ def test_the_graph_takes_no_more_memory_than_a_step(fake_gpu):
     assert graph.pool._n_chunks == n_chunks
 
 
-OURS = re.compile(r"cublas|[a-z0-9]+_(forward|backward.*)|column_sum_.*|square_sums|clip|adamw|windows")
+# ---- what a step launches, at the size of a preset -----------------------------------------------
+
+
+class NotCompiled:
+    """A library of kernels that are recorded and never run."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: None
+
+
+def launched(monkeypatch, preset, **options):
+    """Return the Nodes of a recorded step of a preset.
+
+    Nothing is computed, and no memory is touched: a capture needs addresses and shapes alone.
+    """
+    monkeypatch.setattr(streams, "poisoning", False)
+    monkeypatch.setattr(cuda_source, "library", lambda code, options: NotCompiled())
+    config = TrainConfig(**PRESETS[preset] | options, workers=1)
+    model = GPT(config.model(65)).to("gpu").train()
+    graph = StepGraph(model, np.zeros(10**4, np.int32), config, adamw(model, config))
+    plan = graph.optimizer.plan_step(model.parameters())
+    graph.numbers = Numbers(config.sequences_per_step, plan, np.dtype(np.float32))
+    allocator = backend.cupy.cuda.MemoryPool().malloc
+    with graph.own_stream(), backend.cupy.cuda.using_allocator(allocator):
+        graph.stream.begin_capture()
+        graph.compute(plan)
+        nodes = graph.stream.end_capture()._nodes
+    return [node for node in nodes if node.name != "free"]
+
+
+PASSES = {"adamw": 7 / 4, "clip": 2}  # w, g, m, v in, and three of them out; g in and out
+
+
+def n_bytes(nodes):
+    """Return the bytes that launches read and write: each argument once, but for PASSES."""
+    return sum(node.n_bytes * PASSES.get(node.name, 1) for node in nodes)
+
+
+def test_a_step_of_baby_is_short(monkeypatch, fake_gpu):
+    """At most 250 launches and 25 GB; CuPy's own kernels are additions and small ones."""
+    nodes = launched(monkeypatch, "baby")
+    counts = Counter(node.name for node in nodes)
+    assert len(nodes) <= 250, counts
+    assert n_bytes(nodes) <= 25e9
+    others = [node for node in nodes if node.name not in {*sources(), "cublas"}]
+    assert {node.name for node in others} <= {"add", "assign", "arange", "astype", "sum"}
+    assert counts["cublas"] == 3 * (6 * 6 + 1) and counts["add"] == 26
+
+
+def test_bytes_are_counted(monkeypatch, fake_gpu):
+    """By hand, for what moves the most: N tokens, C channels, L blocks."""
+    nodes = launched(monkeypatch, "baby")
+    N, C, L = 64 * 256, 384, 6
+    unit, weights = 4 * N * C, 4 * 12 * C * C * L
+    names = {node.name for node in nodes}
+    found = {name: n_bytes([node for node in nodes if node.name == name]) for name in names}
+    assert found["add"] == pytest.approx(26 * 3 * unit, rel=0.04)  # one of them is of V C entries
+    # In a block: q, k, v and proj (C, C), fc (C, 4 C), proj (4 C, C), three products each.
+    products = 3 * L * (4 * 2 + 2 * 5) * unit + 3 * weights
+    assert found["cublas"] == pytest.approx(products, rel=0.02)  # and the head
+    assert found["gelu_forward"] == 2 * 4 * L * unit
+    assert found["layer_norm_forward"] == pytest.approx((2 * L + 1) * 2 * unit, rel=0.01)
+
+
+# ---- the training command ------------------------------------------------------------------------
+
+ON_GPU = "--device gpu --preset laptop --steps 20 --eval-every 10 --dropout 0.2 --n-embd 16".split()
+
+
+def numbers_of(run):
+    """Return metrics.csv without times, and every number of training_state.safetensors."""
+    arrays, _ = read_arrays(run.folder / "training_state.safetensors")
+    return without_times(metrics_of(run.folder)), {name: x.tolist() for name, x in arrays.items()}
+
+
+def graph_of(run):
+    """Return what the first lines and train_config.json say."""
+    settings = json.loads((run.folder / "train_config.json").read_text(encoding="utf-8"))
+    [line] = [line for line in run.lines if line.startswith("graph: ")]
+    return line, settings["graph"]
+
+
+def test_a_run_says_whether_it_replays(train, replays):
+    """In its first lines and its settings; the numbers are the same."""
+    on, off = train("on", *ON_GPU), train("off", *ON_GPU, "--no-graph")
+    assert on.status == off.status == 0, on.err + off.err
+    assert graph_of(on) == ("graph: on", True)
+    assert graph_of(off) == ("graph: off (--no-graph)", False)
+    assert numbers_of(on) == numbers_of(off)
+    assert replays() == 20 - max(PROFILED) - 2  # two more before them, then one is recorded
+    page = (off.folder / "report.html").read_text(encoding="utf-8")
+    assert "--no-graph" in page and "--no-graph" not in (on.folder / "report.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_a_run_that_goes_on_may_replay_or_not(train, stop_at, replays):
+    """A line says that it is otherwise from here on; the last digits stay."""
+    right = train("right", *ON_GPU)
+    replays()
+    stop_at(18, signal.SIGTERM)
+    assert train("run", *ON_GPU).status == 143
+    assert replays() == 18 - max(PROFILED) - 2
+    run = train("run", "--resume", "--no-graph")
+    assert graph_of(run) == ("graph: off (--no-graph)", False) and replays() == 0
+    notes = [line.strip() for line in run.lines]
+    assert "graph: True before, False from here on" in notes
+    assert not [note for note in notes if "digits" in note]
+    assert numbers_of(run) == numbers_of(right)
+
+
+def test_a_run_on_a_cpu_says_nothing_of_it(train):
+    """There is nothing to replay."""
+    run = train("run", "--device", "cpu")
+    assert run.status == 0 and not [line for line in run.lines if "graph" in line]
+
+
+def test_the_memory_of_a_graph_is_counted():
+    """A recorded step keeps its memory, so an evaluation needs its own."""
+    config = TrainConfig(**PRESETS["baby"], workers=1)
+    totals = [
+        estimate(replace(config, graph=graph), 65, 1, device=device)
+        for device in ("gpu", "cpu")
+        for graph in (True, False)
+    ]
+    assert totals[0].total - totals[0].activations - totals[0].evaluation > totals[0].state
+    assert totals[0].total > totals[1].total and totals[2] == totals[3]

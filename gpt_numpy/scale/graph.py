@@ -14,19 +14,19 @@ the GPU never waits for it.
 
 The list has the address of every array, and the value of every number.  Four things follow.
 
-1. What changes from step to step must be in an array on the GPU, whose address stays the same: where
-   the windows of text begin, seed and step (from which kernels draw dropout masks), the learning
-   rate and AdamW's corrections, and whether the run has stopped because a loss was not finite.  The
-   numbers are one array, `Numbers`, and one upload.  The text itself is on the GPU.
+1. What changes from step to step must be in an array on the GPU, whose address stays the same:
+   where the windows of text begin, seed and step (from which kernels draw dropout masks), the
+   learning rate and AdamW's corrections, and whether a loss that is not finite has stopped the run.
+   The numbers are one array and one upload, see `Numbers`.  The text itself is on the GPU.
 2. The arrays of a step must still be where they were, and must be nobody else's.  So they come from
    a pool that only the graph uses, and which lives as long as the graph.
 3. What Python counts is not in the list: the steps of AdamW, and the versions of parameters.
    `FusedAdamW.plan_step` counts them in every step, replayed or not.
 4. The next replay overwrites loss and norm, so what train() yields are copies.
 
-A step that is not like the recorded one is computed as before: under a profiler or detect_anomaly().
-Where the model, the optimizer's vectors or the precision have changed, the step is recorded again.
-Evaluation and sampling are no steps.
+Under a profiler or detect_anomaly(), which watch every op, a step is computed launch by launch.
+Where the model, the optimizer's vectors or the precision have changed, a step is recorded again.
+Evaluation and sampling are not recorded.
 
 Source      NVIDIA, "CUDA C++ Programming Guide", section "CUDA Graphs"
 """
@@ -128,6 +128,7 @@ class StepGraph:
         self.text = cupy.asarray(np.asarray(ids, np.int32))
         self.stream = cupy.cuda.Stream(non_blocking=True)  # the default one cannot capture
         self.event = cupy.cuda.Event(disable_timing=True)
+        self.one = cupy.ones((), optimizer.flat.data.dtype)
         self.n_first = 0
         self.graph = self.pool = self.results = self.fixed = self.numbers = None
         self.refused = False
@@ -221,7 +222,7 @@ class StepGraph:
             for i in range(0, config.sequences_per_step, B)
         )
         with fixed_key(numbers.key):
-            loss = accumulate_gradients(self.model, batches, config.tokens_per_step)
+            loss = accumulate_gradients(self.model, batches, config.tokens_per_step, one=self.one)
         zero_unused_gradients(optimizer.parameters)
         norm = optimizer.clip_grad_norm(config.grad_clip)
         optimizer.stop_unless_finite(numbers.key[1:], loss, norm)
@@ -231,7 +232,7 @@ class StepGraph:
 
     def what_is_fixed(self, plan):
         """Return all that is in the list of launches, and that a program could change meanwhile."""
-        arrays = [*self.optimizer.vectors(), self.optimizer.found_inf]
+        arrays = [*self.optimizer.vectors(), *self.optimizer.flags()]
         modules = [vars(module) for _, module in self.model.named_modules()]
         attributes = [[x if is_plain(x) else id(x) for x in each.values()] for each in modules]
         ranges = [(entries.start, entries.stop) for entries in plan]

@@ -36,7 +36,7 @@ import weakref
 import numpy as np
 
 from fake_cupy import cuda_source, streams
-from fake_cupy.streams import CUDARuntimeError, get_default_memory_pool
+from fake_cupy.streams import CUDARuntimeError
 
 __version__ = "fake"
 
@@ -694,6 +694,9 @@ def _matmul(self, other):
 
 
 ndarray.__matmul__ = _matmul  # type: ignore[attr-defined]
+
+
+get_default_memory_pool = streams.get_default_memory_pool
 
 
 # ---- kernels and the driver ----------------------------------------------------------------------

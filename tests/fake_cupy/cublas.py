@@ -164,9 +164,7 @@ class Library:
 
 
 def matrices(address, dtype, rows, columns, ld, step, count):
-    """Return the matrices (count, rows, columns) at an address of the GPU, by columns; and the array
-    that they are in.
-    """
+    """Return (matrices (count, rows, columns) at an address, by columns; the array they are in)."""
     assert step >= 0, "matrices of a batch come one after another"
     size = dtype.itemsize
     n = (step * (count - 1) + ld * (columns - 1) + rows) * size
