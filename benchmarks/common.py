@@ -6,14 +6,19 @@ median over the rounds, with the smallest and the largest.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+import psutil
 
 from gpt_numpy.config import physical_cores
 
@@ -50,6 +55,45 @@ def python(*arguments, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+class Failed(Exception):
+    """One side of a comparison gave no result; the message is why, in a few words."""
+
+
+def python_within(seconds, *arguments, **environment):
+    """Return what python() returns; raise Failed after so many seconds, or if the program fails."""
+    command = [sys.executable, *map(str, arguments)]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # pipes would stay open
+        process = psutil.Popen(command, stdout=out, stderr=err, env=CLEAN | environment)
+        try:
+            status = process.wait(seconds)
+        except psutil.TimeoutExpired:
+            raise Failed(f"over {seconds:g} s") from None
+        finally:
+            for each in [*children(process), process]:  # torch.compile starts processes too
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+            process.wait()
+        results, errors = (lines_of(file) for file in (out, err))
+    if status or not results:
+        print(*errors[-20:], sep="\n", file=sys.stderr)
+        raise Failed(": ".join([f"status {status}", *errors[-1:]]))
+    return json.loads(results[-1])
+
+
+def lines_of(file):
+    """Return the lines of a binary file that a process has written."""
+    file.seek(0)
+    return file.read().decode(errors="replace").splitlines()
+
+
+def children(process):
+    """Return all processes that a psutil.Process has started; none if it has ended."""
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
 def milliseconds(side, options, steps, without=(), **environment):
     """Return the median time of a training step of one side (side.py)."""
     task = {"side": side, "options": options, "steps": steps, "without": list(without)}
@@ -83,6 +127,7 @@ def number(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+@functools.cache  # a benchmark that is interrupted may report many times
 def machine():
     """What the numbers depend on: processor, system, versions, BLAS and thread counts."""
     code = (
@@ -111,21 +156,35 @@ def machine():
     }
 
 
+def table(columns, rows):
+    """Return the lines of a table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(map(str, row)) + " |" for row in lines]
+
+
 def report(title, columns, rows, raw, notes=(), complete=True):
     """Print the table; if it is complete, write it to results/<the program>.md, and a JSON file."""
-    facts = machine()
-    table = [columns, ["---"] * len(columns), *rows]
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in table]
-    command = "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    text = "\n".join(
-        [f"# {title}", "", *lines, "", *(f"{note}\n" for note in notes), f"`{command}`", ""]
-        + ["; ".join(f"{key} {value}" for key, value in facts.items()) + "."]
-    )
+    text = page(title, [*table(columns, rows), "", *(f"{note}\n" for note in notes)])
     print("\n" + text)
-    if not complete:
-        return
-    file = HERE / "results" / Path(sys.argv[0]).stem
+    if complete:
+        write(Path(sys.argv[0]).stem, text, raw)
+
+
+def page(title, lines):
+    """Return a result in Markdown: these lines, the command, and the machine."""
+    facts = "; ".join(f"{key} {value}" for key, value in machine().items())
+    return "\n".join([f"# {title}", "", *lines, f"`{command()}`", "", facts + "."])
+
+
+def command():
+    """Return the command that this program was started by."""
+    return "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def write(name, text, raw):
+    """Write results/<name>.md, and results/<name>.json with all that was measured."""
+    file = HERE / "results" / name
     file.parent.mkdir(exist_ok=True)
-    file.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    content = {"command": command, "machine": facts, "raw": raw}
-    file.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    Path(f"{file}.md").write_text(text + "\n", encoding="utf-8")
+    content = {"command": command(), "machine": machine(), "raw": raw}
+    Path(f"{file}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

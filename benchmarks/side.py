@@ -13,7 +13,8 @@ steps     how many to time, after WARM_UP others
 without   names of ops whose CPU twins are removed (none by default).  Worker processes inherit that
           where Python forks them: on Linux, before Python 3.14
 device    cpu (the default) or gpu.  On a GPU steps follow each other without a pause: it prints the
-          mean time of one, how many kernels one starts, and the MB taken for arrays, as a dict
+          mean time of one, its kernels, and the MB taken on the card, as a dict: see on_the_gpu()
+precision   of matrix products on a GPU: float32 (the default), tf32, or bf16 as under autocast
 vocab_size  65 by default
 
 PyTorch runs at its best: its attention in one op (which it has fused where there is no dropout),
@@ -22,6 +23,7 @@ whole on all sides: batch, forward, loss, backward, clipping, AdamW (`threads`, 
 which serve to time a step, leave out the schedule and the betas).
 """
 
+import collections
 import json
 import statistics
 import sys
@@ -29,25 +31,28 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # twin.py
 
 WARM_UP = 8
+PROFILED = 4  # steps whose kernels are timed
 VOCAB_SIZE = 65
 
 
-def ours(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
-    """Yield after every training step of gpt_numpy."""
+def ours(config, ids, vocab_size=VOCAB_SIZE, device="cpu", precision="float32"):
+    """Yield after every training step of gpt_numpy, in the loop of the training command."""
     import minigrad as mg
     from gpt_numpy import GPT
-    from gpt_numpy.train import train
+    from gpt_numpy.scale.train import train  # on a GPU, gpt_numpy/train.py waits for every loss
 
     mg.manual_seed(config.seed)
     model = GPT(config.model(vocab_size)).to(device)
-    for _ in train(model, ids, config):
-        yield model
+    with mg.precision(precision):
+        for _ in train(model, ids, config):
+            yield model
 
 
 def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
@@ -120,7 +125,7 @@ def fused(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
     return loop(config, ids, vocab_size, device, fused=True)
 
 
-def eager(config, ids, vocab_size=VOCAB_SIZE, device="cpu", compiled=False):
+def eager(config, ids, vocab_size=VOCAB_SIZE, device="cpu", precision="float32", compiled=False):
     """Yield after every training step of the PyTorch twin."""
     import torch
     import torch.nn.functional as F
@@ -131,11 +136,14 @@ def eager(config, ids, vocab_size=VOCAB_SIZE, device="cpu", compiled=False):
 
     torch.manual_seed(config.seed)
     tune_malloc()
+    # "high" is TF32, also for the products that autocast leaves in float32
+    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     device = "cuda" if device == "gpu" else device
     model = Twin(config.model(vocab_size)).to(device)
 
     def loss_of(x, y):
-        return F.cross_entropy(model(x).view(-1, vocab_size), y.view(-1))
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return F.cross_entropy(model(x).view(-1, vocab_size), y.view(-1))
 
     loss_of = torch.compile(loss_of) if compiled else loss_of
     groups = model.parameter_groups(config.weight_decay)
@@ -159,8 +167,8 @@ def eager(config, ids, vocab_size=VOCAB_SIZE, device="cpu", compiled=False):
         yield model
 
 
-def compile(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
-    return eager(config, ids, vocab_size, device, compiled=True)
+def compile(config, ids, vocab_size=VOCAB_SIZE, device="cpu", precision="float32"):
+    return eager(config, ids, vocab_size, device, precision, compiled=True)
 
 
 SIDES = {side.__name__: side for side in (ours, threads, loop, fused, eager, compile)}
@@ -177,7 +185,14 @@ def remove_twins(names):
 
 
 def on_the_gpu(steps, n):
-    """What n steps in a row, and the kernels of one, come to on a GPU."""
+    """Return what a step takes on a GPU, from n in a row, as a dict.
+
+    ms        milliseconds of a step
+    kernels   [name, how many a step starts, their milliseconds together], of kernels and of copies
+    memory    MB that are taken on the card, by whatever library: neither gives any back
+
+    The profiler records all that the process starts on the GPU, by PyTorch and by CuPy.
+    """
     import torch
 
     torch.cuda.synchronize()
@@ -187,29 +202,30 @@ def on_the_gpu(steps, n):
     torch.cuda.synchronize()
     seconds = (time.perf_counter() - start) / n
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        next(steps)
+        for _ in range(PROFILED):
+            next(steps)
         torch.cuda.synchronize()
-    names = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    kernels = [name for name in names if not name.startswith(("Memcpy", "Memset"))]
-    held = torch.cuda.max_memory_reserved() + cupy_pool()
-    return {"ms": 1000 * seconds, "kernels": len(kernels), "memory": held / 1e6}
-
-
-def cupy_pool():
-    """How many bytes CuPy has taken for arrays; it gives none back, so this is the most."""
-    cupy = sys.modules.get("cupy")
-    return cupy.get_default_memory_pool().total_bytes() if cupy else 0
+    times = collections.defaultdict(list)  # of kernels, and of copies as "Memcpy ..."
+    for event in profile.events():
+        # An annotation, such as that of an optimizer, is the time of all kernels in it.
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
+            times[event.name].append(event.time_range.elapsed_us() / 1000)
+    kernels = [[name, len(ms) / PROFILED, sum(ms) / PROFILED] for name, ms in times.items()]
+    free, total = torch.cuda.mem_get_info()
+    return {"ms": 1000 * seconds, "kernels": kernels, "memory": (total - free) / 1e6}
 
 
 def main():
     from gpt_numpy.config import TrainConfig
 
-    task = {"vocab_size": VOCAB_SIZE, "device": "cpu", "without": []} | json.loads(sys.argv[1])
+    task: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "device": "cpu", "precision": "float32"}
+    task |= {"without": []} | json.loads(sys.argv[1])
     remove_twins(task["without"])
     ids = np.random.default_rng(0).integers(task["vocab_size"], size=100_000)
     never = 10**6  # so many steps that the run neither ends nor logs, which would wait for a GPU
     config = TrainConfig(**{"steps": never, "log_every": never} | task["options"])
-    steps = SIDES[task["side"]](config, ids, task["vocab_size"], task["device"])
+    on_gpu = {"precision": task["precision"]} if task["device"] == "gpu" else {}
+    steps = SIDES[task["side"]](config, ids, task["vocab_size"], task["device"], **on_gpu)
     for _ in range(WARM_UP):
         next(steps)
     if task["device"] == "gpu":

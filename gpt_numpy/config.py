@@ -97,6 +97,8 @@ class TrainConfig(Architecture):
     """Where all randomness comes from: the same seed, the same run."""
     workers: int = field(default_factory=physical_cores)
     """How many processes share a step's rows; another number rounds the last digits otherwise."""
+    graph: bool = True
+    """Whether a GPU replays a recorded step, so that it does not wait for Python: the same bits."""
 
     def check(self):
         super().check()

@@ -120,13 +120,20 @@ def random_batch(
     Every row's window begins at a random place that depends on (seed, step, row) alone.
     """
     check_length(ids, block_size)
-    starts = [
+    starts = window_starts(len(ids), batch_size, block_size, seed, step, row)
+    return windows(ids, starts, block_size)
+
+
+def window_starts(
+    n_ids: int, batch_size: int, block_size: int, seed: int, step: int, row: int = 0
+) -> list[int]:
+    """Return where the windows of random_batch() begin in a text of n_ids tokens."""
+    return [
         np.random.Generator(random.philox((seed, step, 0, r), random.BATCH)).integers(
-            len(ids) - block_size
+            n_ids - block_size
         )
         for r in range(row, row + batch_size)
     ]
-    return windows(ids, starts, block_size)
 
 
 class DataLoader:

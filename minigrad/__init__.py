@@ -8,7 +8,7 @@ import minigrad.fast.adamw
 import minigrad.fast.cpu
 import minigrad.fast.gpu
 from minigrad import nn, ops, optim, schedule
-from minigrad.fast import plain
+from minigrad.fast import plain, precision
 from minigrad.random import manual_seed
 from minigrad.tools.anomaly import detect_anomaly
 from minigrad.tools.draw import draw
@@ -29,5 +29,6 @@ __all__ = [
     "ops",
     "optim",
     "plain",
+    "precision",
     "schedule",
 ]

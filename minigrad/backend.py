@@ -82,12 +82,18 @@ def synchronize(array):
         cupy.cuda.runtime.deviceSynchronize()
 
 
+def axis_of(x, axis):
+    """Return `axis`; None for axis 0 or −1 of a number, which NumPy accepts and CuPy does not."""
+    return None if x.ndim == 0 and axis in (0, -1) else axis
+
+
 def accurate_sum(x, axis=None, keepdims=False):
     """Return x.sum(axis), added up in float64 where x is float32; the result has the dtype of x.
 
     A float32 holds 24 bits.  Once a running total has reached 2²⁴ = 16,777,216, adding 1 to it
     changes nothing, and long before that every addition loses digits.
     """
+    axis = axis_of(x, axis)
     if x.dtype != "float32":
         return x.sum(axis, keepdims=keepdims)
     return x.sum(axis, dtype="float64", keepdims=keepdims).astype("float32")

@@ -158,7 +158,8 @@ class Tensor(Operators):
         grad = self._grad
         if grad is None:
             self._grad = guards.new_grad(self)  # grad_buffer or a new array, still to be filled
-            self._grad[...] = d
+            if d is not self._grad:  # a twin may have written it there: guards.grad_slot
+                self._grad[...] = d
         elif guards.is_writable(grad):
             grad += d  # in place
         else:  # the array was used as the input of an op, which may still read it

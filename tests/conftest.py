@@ -14,22 +14,33 @@ if n_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
         os.environ.setdefault(f"{library}_NUM_THREADS", str(n_threads))  # before NumPy is loaded
 
 import fake_cupy
+import fake_cupy.cublas
 import numpy as np
 import pytest
 from command import TINY, example, exit_status
+from fake_cupy import cuda_source
 
+import gpt_numpy.scale.train
 from minigrad import backend
-from minigrad.fast.gpu.launch import kernel
-from minigrad.internals import gpu
+from minigrad.fast.gpu.cublas import handle_of
+from minigrad.fast.gpu.launch import kernel, module
+from minigrad.internals import cublas, gpu
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """Run the whole suite in as many processes as there are cores, if pytest-xdist is installed.
 
-    A single file is quicker in one, and so are the tests that share a GPU.
+    A single file is quicker in one, and so are the tests that share a GPU.  Without a GPU, those
+    are not started: one line says why.
     """
     option = config.option
+    if option.markexpr == "gpu" and not option.collectonly:
+        try:
+            gpu.init_gpu()
+        except gpu.GPUUnavailable as error:
+            print(f"pytest -m gpu: {error}", file=sys.stderr)
+            return pytest.ExitCode.TESTS_FAILED
     if (
         config.args_source == config.ArgsSource.TESTPATHS
         and config.pluginmanager.hasplugin("xdist")
@@ -39,6 +50,7 @@ def pytest_cmdline_main(config):
         and not (option.usepdb or option.collectonly)
     ):
         option.numprocesses, option.dist = "auto", "worksteal"
+    return None  # and pytest goes on
 
 
 TESTS = Path(__file__).parent
@@ -50,18 +62,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def opened(monkeypatch, cupy=None):
     """Open the GPU once more: through the given CuPy, or through the one that is installed."""
+    if cupy is fake_cupy and (reason := cuda_source.unavailable()):
+        pytest.skip(reason)
     monkeypatch.setattr(backend, "cupy", None)
     if cupy is not None:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setattr(gpu, "installed_cupys", lambda: ["cupy-fake"])
+        monkeypatch.setattr(cublas, "load", fake_cupy.cublas.Library)
     forget_gpu()
     backend.to_device(np.zeros(1), "gpu")
 
 
 def forget_gpu():
-    """Drop the CuPy that init_gpu() has found, and the kernels that it has compiled."""
-    gpu.init_gpu.cache_clear()
-    kernel.cache_clear()
+    """Drop CuPy and cuBLAS as they were found, kernels that are compiled, and handles."""
+    for found in (gpu.init_gpu, kernel, module, cublas.library, cublas.why_not, handle_of):
+        found.cache_clear()
 
 
 @pytest.fixture
@@ -111,3 +126,24 @@ def train(text_file, tmp_path, capsys):
         )
 
     return train
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(step, *signals): the process gets these when it has done that step, once."""
+    program = example("train_shakespeare")
+
+    def stop_at(step, *signals):
+        steps = gpt_numpy.scale.train.train
+
+        def stopping(*arguments):
+            for result in steps(*arguments):
+                if result.step == step:
+                    monkeypatch.setattr(program, "train", steps)
+                    for number in signals:
+                        os.kill(os.getpid(), number)
+                yield result
+
+        monkeypatch.setattr(program, "train", stopping)
+
+    return stop_at

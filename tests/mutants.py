@@ -4,39 +4,43 @@
 
 A mutant is the source with one small mistake: a sign, a factor, a dropped term, an off-by-one, `=`
 for `+=`, operands or arguments that changed places, one name for another, a call left out (an
-unbroadcast, an exp, a transpose), a negated condition.  All mutants of these kinds, of the pages,
-the twins and the guards, run against the tests that matter to them.  Those of ops, of twins and of
-the tape first run against PyTorch on the cases, in one memory layout, which takes a tenth of a
-second.  Those that pass run against the files in TESTS, without the tests called "caught", which
-plant errors of their own.
+unbroadcast, an exp, a transpose), a negated condition.  In CUDA it is another operator or number,
+or a missing barrier, and the kernel runs on a CPU.  All mutants of these kinds, of the pages, the
+twins and the guards, run against the tests that matter to them: those in the files of TESTS that
+call what was changed, without the tests called "caught", which plant errors of their own.
 What survives is printed: either a test is missing, or the mutant computes the same function.  Then
 it is listed, with the reason, in tests/equivalent_mutants.md.  Pages, twins and guards are counted
 separately.
 
-Each mutant gets a process of its own, forked when NumPy and PyTorch are loaded.
+Each mutant gets a process of its own, forked when the tests are collected.
 (Linux and macOS: it needs os.fork.)
 """
 
 import argparse
 import ast
 import builtins
-import contextlib
 import copy
+import gc
 import importlib.machinery
 import inspect
 import os
 import random
+import re
 import signal
 import sys
-import tempfile
+import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import NamedTuple
 
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ[f"{library}_NUM_THREADS"] = "1"  # before NumPy loads: a mutant gets one core
-os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading them takes longer than most mutants
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # one process, from which mutants are forked
+
+import pytest  # noqa: E402  after the environment is set
+import torch  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +65,10 @@ TESTS = {  # file -> the tests that matter to it
         "minigrad/random.py": ["random", "ops", "gpu"],
         **dict.fromkeys(sources("minigrad/fast/cpu/*.py"), ["ops", "numerics", "gpu", "errors"]),
         **dict.fromkeys(sources("minigrad/fast/gpu/*.py"), ["gpu", "kernels", "random"]),
+        **dict.fromkeys(sources("minigrad/fast/gpu/*.cu"), ["kernels", "gpu"]),
+        "minigrad/fast/gpu/cublas.py": ["cublas"],
+        "minigrad/fast/gpu/linear.py": ["cublas", "gpu"],
+        "minigrad/fast/gpu/matmul.py": ["cublas", "gpu"],
         "minigrad/fast/__init__.py": ["ops"],
         "minigrad/fast/arrays.py": ["backend", "ops", "numerics", *OF_VECTORS],
         "minigrad/fast/flat.py": OF_VECTORS,
@@ -212,6 +220,34 @@ def mutants_of(file, source):
                 yield Mutant(file, place, line, before, after, whole)
 
 
+CUDA = {  # what may stand in a line -> the mistakes in its place
+    r" \+ ": [" - "], r" - ": [" + "], r" \* ": [" + "], r" / ": [" * "], r" % ": [" / "],
+    r" < ": [" <= "], r" <= ": [" < "], r" > ": [" >= "], r" >= ": [" > "], r" == ": [" != "],
+    r" && ": [" || "], r" \|\| ": [" && "], r" \+= ": [" -= ", " = "], r" >> ": [" << "],
+    r"__syncthreads\(\);": [";"], r"(?<![\w.#])[0-9]+(?![\w.]|u\b)": [lambda m: str(int(m[0]) + 1)],
+}  # fmt: skip
+
+
+def mutants_of_cuda(file, source):
+    """Yield all mutants of a CUDA source: textual ones, outside of comments."""
+    lines = source.splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        code, slashes, comment = line.partition("//")
+        place = re.findall(
+            r"^(?:extern|__device__).*?(\w+)\(", "".join(lines[: i + 1]), re.MULTILINE
+        )
+        if code.startswith(("#pragma", "extern", "template", "struct", "typedef")):
+            continue
+        for before, mistakes in CUDA.items():
+            for found in re.finditer(before, code):
+                for mistake in mistakes:
+                    new = mistake(found) if callable(mistake) else mistake
+                    after = code[: found.start()] + new + code[found.end() :]
+                    text = "".join([*lines[:i], after, slashes, comment, *lines[i + 1 :]])
+                    around = place[-1] if place else ""
+                    yield Mutant(file, around, i + 1, code.strip(), after.strip(), text)
+
+
 def mutants_in(tree):
     """Yield what there is to know of each mutant of a tree: Mutant without the file."""
 
@@ -246,14 +282,10 @@ def put(node, field, i, child):
         getattr(node, field)[i] = child
 
 
-def unchanged(file):
-    """The mutant without a mistake, which must survive."""
-    return Mutant(file, "", 0, "", "", (ROOT / file).read_text(encoding="utf-8"))
-
-
 def all_mutants():
     for file in TESTS:
-        yield from mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
+        make = mutants_of_cuda if file.endswith(".cu") else mutants_of
+        yield from make(file, (ROOT / file).read_text(encoding="utf-8"))
 
 
 # ---- the list of those that compute the same function --------------------------------------------
@@ -269,8 +301,94 @@ EQUIVALENT = {  # mutant -> the heading that it stands under, which is the reaso
 # ---- killing them --------------------------------------------------------------------------------
 
 
-def put_in_place(mutant):
-    """Have Python import the mutant in place of the file."""
+def part_of(file):
+    """Return which of PARTS a file belongs to: the one with the longest path that fits."""
+    return max(
+        (part for part in PARTS if file.startswith(PARTS[part])), key=lambda p: len(PARTS[p])
+    )
+
+
+class AnotherModule(Exception):
+    """A mutant differs in more than functions: a constant, a default value, a class attribute."""
+
+
+def nested(code):
+    return [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+
+
+def own(code):
+    """Return code without what is nested in it, and without its places in lines."""
+    others = tuple(c for c in code.co_consts if not isinstance(c, CodeType))
+    return code.replace(co_consts=others, co_linetable=b"")
+
+
+def changed_functions(old, new):
+    """Yield the code objects of functions in `new` that differ from those in `old`, and of all that
+    is nested in them; AnotherModule if something else differs.
+    """
+    names = [[code.co_qualname for code in nested(outer)] for outer in (old, new)]
+    if own(old) != own(new) or names[0] != names[1]:
+        raise AnotherModule
+    for before, after in zip(nested(old), nested(new), strict=True):
+        if not before.co_flags & inspect.CO_OPTIMIZED:  # the body of a class
+            yield from changed_functions(before, after)
+        elif before != after:
+            yield from with_nested(after)
+
+
+def with_nested(code):
+    yield code
+    for inner in nested(code):
+        yield from with_nested(inner)
+
+
+def functions_in(file):
+    """Return qualified name -> the functions of a source that are alive, closures included."""
+    found = defaultdict(list)
+    for x in gc.get_objects():
+        if type(x) is FunctionType and x.__code__.co_filename == str(ROOT / file):
+            found[x.__code__.co_qualname].append(x)
+    return found
+
+
+def put_in_place(mutant, functions):
+    """Give functions their code in the mutant; return which ones.  AnotherModule if it cannot."""
+    path = str(ROOT / mutant.file)
+    source = ast.unparse(ast.parse(Path(path).read_text(encoding="utf-8")))
+    codes = [compile(text, path, "exec") for text in (source, mutant.source)]
+    names = set()
+    for code in changed_functions(*codes):
+        names.add(code.co_qualname.partition(".<locals>")[0])
+        for function in functions[code.co_qualname]:
+            try:
+                function.__code__ = code
+            except ValueError as error:  # it uses other variables of the function around it
+                raise AnotherModule from error
+    return names
+
+
+def have_compiled(mutant):
+    """Have launch.py compile the mutant of a CUDA source; return the function that does it."""
+    from minigrad.fast.gpu import launch
+
+    read_text = Path.read_text
+
+    def read_text_of_mutant(path, *arguments, **options):
+        if path == ROOT / mutant.file:
+            return mutant.source
+        return read_text(path, *arguments, **options)
+
+    Path.read_text = read_text_of_mutant  # type: ignore
+    for cached in (launch.sources, launch.module, launch.kernel):
+        cached.cache_clear()
+    return "minigrad/fast/gpu/launch.py", "launch"
+
+
+def import_instead(mutant):
+    """Forget the modules of this project; have Python import the mutant in place of its file."""
+    for name, module in [*sys.modules.items()]:
+        if str(getattr(module, "__file__", "")).startswith(f"{ROOT}{os.sep}") and module is not ME:
+            del sys.modules[name]
     get_code = importlib.machinery.SourceFileLoader.get_code
 
     def get_code_of_mutant(loader, name):
@@ -281,94 +399,124 @@ def put_in_place(mutant):
     importlib.machinery.SourceFileLoader.get_code = get_code_of_mutant  # type: ignore
 
 
-def part_of(file):
-    """Return which of PARTS a file belongs to: the one with the longest path that fits."""
-    return max(
-        (part for part in PARTS if file.startswith(PARTS[part])), key=lambda p: len(PARTS[p])
-    )
+ME = sys.modules[__name__]
+LEFT_OUT = "not caught and not nvrtc and not spilled"  # the last two only compile CUDA
+QUIET = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", LEFT_OUT]
+FATES = ["survived", "tests", "crash", "timed out"]  # the first three are exit statuses
 
 
-FATES = ["survived", "wrong value", "crash", "other tests", "timed out"]  # exit statuses, in order
+class Trial:
+    """A plugin for pytest: where the tests would run, it runs them against each mutant instead.
 
+    The tests are collected once.  Each mutant gets a process of its own, forked from this one, in
+    which its functions have the mutant's code.  (If more than functions differ, pytest starts anew
+    there.)  Of the tests in TESTS only those run that call a changed function, the quick ones
+    first; `calls`, which test calls what, comes from a run without a mutant.
+    """
 
-def meet_the_tests(mutant):
-    """The number of its fate, which is 0 if all tests pass.  Changes this process for good."""
-    import pytest
+    def __init__(self, mutants, with_control):
+        self.mutants, self.with_control, self.fate_of = mutants, with_control, {}
 
-    put_in_place(mutant)
-    import minigrad
-    from minigrad.tensor import OPS, TWINS
-    from minigrad.testing.cases import CASES
-    from minigrad.testing.checks import by_pytorch
+    def pytest_runtestloop(self, session):
+        self.items = session.items
+        self.functions = {file: functions_in(file) for file in {m.file for m in self.mutants}}
+        self.calls = self.control(session) if self.with_control else {}
+        if not session.testsfailed:
+            for mutant, fate in self.fates(session):
+                self.fate_of[mutant] = fate
+                if sys.stdout.isatty():
+                    print(f"\r{len(self.fate_of)} of {len(self.mutants)}", end="\r", flush=True)
+        return True
 
-    def is_mutated(function):
-        file = inspect.unwrap(function).__code__.co_filename
-        return mutant.file == "minigrad/tensor.py" or os.path.samefile(file, ROOT / mutant.file)
+    def control(self, session):
+        """Run all tests without a mutant; return {test: (seconds, {(file, function), ...})}."""
+        calls = {}
+        seen = set()
 
-    is_twin = part_of(mutant.file) == "twins"
-    functions = {name: TWINS.get((name, "cpu")) if is_twin else op for name, op in OPS.items()}
-    names = [name for name, function in functions.items() if function and is_mutated(function)]
-    for name in names:
-        for case in CASES[name]:
-            try:
-                with contextlib.nullcontext() if is_twin else minigrad.plain():
-                    by_pytorch(name, case)
-            except AssertionError:
-                return FATES.index("wrong value")
-    # First the tests with the op's name in theirs, which are few and likely to notice.
-    named = " or ".join(names)
-    stages = [f"not caught and ({named})", f"not caught and not ({named})"]
-    for tests in stages if 0 < len(names) < len(OPS) else ["not caught"]:
-        signal.alarm(TIMEOUT)
-        files = [str(ROOT / "tests" / name) for name in TESTS[mutant.file]]
-        quick = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", tests]
-        if pytest.main([*quick, *files]) not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
-            return FATES.index("other tests")
-    return FATES.index("survived")
+        def note(frame, event, _):
+            if event == "call":
+                seen.add(frame.f_code)
 
+        for item, following in zip(self.items, [*self.items[1:], None], strict=True):
+            seen.clear()
+            begin = time.perf_counter()
+            threading.setprofile(note)
+            sys.setprofile(note)
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+            sys.setprofile(None)
+            threading.setprofile(None)
+            names = {
+                (os.path.relpath(c.co_filename, ROOT), c.co_qualname.partition(".<locals>")[0])
+                for c in seen
+                if c.co_filename.startswith(str(ROOT))
+            }
+            calls[item.nodeid] = time.perf_counter() - begin, names
+            if session.testsfailed:
+                break
+        return calls
 
-def fork(mutant, log):
-    """Start a process that ends with the mutant's fate and writes to the file `log`; its number."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = FATES.index("crash")
-    try:
-        signal.alarm(TIMEOUT)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        status = meet_the_tests(mutant)
-    finally:
-        os._exit(status)  # no traceback, no clean-up: nobody is there to see it
+    def fates(self, session):
+        """Yield (mutant, fate) for each, in the order in which they end."""
+        waiting, running = list(reversed(self.mutants)), {}
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                mutant = waiting.pop()
+                if not (pid := os.fork()):
+                    self.meet_the_tests(mutant, session)
+                running[pid] = mutant
+            pid, status = os.wait()
+            if os.WIFSIGNALED(status):
+                fate = "timed out" if os.WTERMSIG(status) == signal.SIGALRM else "crash"
+            else:
+                fate = FATES[os.waitstatus_to_exitcode(status)]
+            yield running.pop(pid), fate
 
+    def meet_the_tests(self, mutant, session):
+        """End this process with the number of the mutant's fate, which is 0 if all tests pass."""
+        status = FATES.index("crash")
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+            session.config.pluginmanager.unregister(name="terminalreporter")
+            signal.alarm(TIMEOUT)
+            status = self.judged(mutant, session)
+        finally:
+            os._exit(status)  # no traceback, no clean-up: nobody is there to see it
 
-def fates(mutants, n_processes, log=os.devnull):
-    """Yield (mutant, fate) for each, in the order in which they end."""
-    import numpy  # noqa: F401  so that no mutant has to wait for them
-    import pytest  # noqa: F401
-    import torch
-
-    torch.set_num_threads(1)
-    torch.optim.AdamW([torch.zeros(1)])  # which loads a good deal of PyTorch
-    waiting, running = list(reversed(mutants)), {}
-    while waiting or running:
-        while waiting and len(running) < n_processes:
-            mutant = waiting.pop()
-            running[fork(mutant, log)] = mutant
-        pid, status = os.wait()
-        if os.WIFSIGNALED(status):
-            fate = "timed out" if os.WTERMSIG(status) == signal.SIGALRM else "crash"
+    def judged(self, mutant, session):
+        if mutant.file.endswith(".cu"):
+            called = {have_compiled(mutant)}
         else:
-            fate = FATES[os.waitstatus_to_exitcode(status)]
-        yield running.pop(pid), fate
+            try:
+                names = put_in_place(mutant, self.functions[mutant.file])
+            except AnotherModule:
+                import_instead(mutant)
+                files = [str(ROOT / "tests" / name) for name in TESTS[mutant.file]]
+                return FATES.index("survived" if pytest.main([*QUIET, *files]) == 0 else "tests")
+            called = {(mutant.file, name) for name in names}
+        items = [
+            item
+            for item in self.items
+            if item.path.name in TESTS[mutant.file]
+            and (not self.calls or self.calls[item.nodeid][1] & called)
+        ]
+        if self.calls:
+            items.sort(key=lambda item: self.calls[item.nodeid][0])
+        items.sort(key=lambda item: Path(mutant.file).stem not in item.nodeid)  # likely to notice
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            signal.alarm(TIMEOUT)
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.testsfailed:
+                return FATES.index("tests")
+        return FATES.index("survived")
 
 
 def report(fate_of):
     """Print a line per file; return the mutants that survived and are not listed."""
     columns = [*FATES[1:], "equivalent", "survived"]
     print(f"{'noticed by':>49}")
-    print(f"{'file':29}{'mutants':>8}" + "".join(f"{column:>12}" for column in columns))
+    print(f"{'file':29} {'mutants':>7}" + "".join(f"{column:>12}" for column in columns))
     unexplained = [
         m for m, fate in fate_of.items() if fate == "survived" and str(m) not in EQUIVALENT
     ]
@@ -378,7 +526,8 @@ def report(fate_of):
         survived = sum(m in here for m in unexplained)
         count["equivalent"], count["survived"] = count["survived"] - survived, survived
         numbers = "".join(f"{count[column]:12}" for column in columns)
-        print(f"{file:29}{len(here):8}{numbers}")
+        if here:
+            print(f"{file:31}{len(here):6}{numbers}")
     share = 1 - len(unexplained) / max(1, len(fate_of) - count["equivalent"])
     print(f"\nOf those that are not listed as equivalent {share:.1%} are noticed.")
     return unexplained
@@ -398,21 +547,15 @@ def main():
     if options.sample:
         mutants = random.Random(options.seed).sample(mutants, options.sample)
 
-    begin, n_processes = time.perf_counter(), os.cpu_count() or 1
-    files = {tuple(TESTS[m.file]): m.file for m in mutants}  # one for each set of tests
-    if options.sample:
-        files = {}  # the suite itself shows that the tests pass without a mutant
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        for control, fate in fates([unchanged(file) for file in files.values()], 1, log):
-            if fate != "survived":
-                print(log.read_text(encoding="utf-8"))
-                sys.exit(f"{control.file} as it is: {fate}. So no mutant would tell anything.")
-    fate_of = {}
-    for mutant, fate in fates(mutants, n_processes):
-        fate_of[mutant] = fate
-        if sys.stdout.isatty():
-            print(f"\r{len(fate_of)} of {len(mutants)}", end="\r", flush=True)
+    begin = time.perf_counter()
+    torch.set_num_threads(1)  # more of them would not survive a fork
+    torch.optim.AdamW([torch.zeros(1)])  # which loads a good deal of PyTorch
+    files = {str(ROOT / "tests" / name) for mutant in mutants for name in TESTS[mutant.file]}
+    # A sample needs no control: the suite itself shows that the tests pass without a mutant.
+    trial = Trial(mutants, with_control=not options.sample)
+    if pytest.main([*QUIET, *sorted(files)], plugins=[trial]) or not trial.fate_of:
+        sys.exit("The tests fail without a mutant, so no mutant would tell anything.")
+    fate_of = trial.fate_of
 
     complaints = [f"survived: line {m.line} of {m}" for m in report(fate_of)]
     if not options.sample and not options.only:

@@ -147,7 +147,7 @@ def test_the_reading_order(book, builder):
     chapters = [file for row in builder.reading_order() for file in row.files]
     lesson, source = chapters[:10], chapters[10:]
     assert all(file.startswith("examples/lesson/") for file in lesson)
-    assert source[0] == "gpt_numpy/train.py" and "minigrad/fast/gpu/dropout_keep.cu" in source
+    assert source[0] == "gpt_numpy/train.py" and "minigrad/fast/gpu/dropout.cu" in source
     extra = [file for file in source if file.startswith(builder.EXTRA)]
     assert source[-len(extra) :] == extra and source.index("minigrad/tensor.py") < 8
     modules = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("[mg]*[dy]/**/*.py")}
@@ -192,7 +192,7 @@ def test_every_op_has_its_formula_forward_and_backward(name, book):
         ("minigrad/ops/dropout.py", "(x, p, key)", "keep_mask", "minigrad/random.py"),
         ("minigrad/ops/attention.py", "row by row; see", "softmax", "minigrad/ops/softmax.py"),
         (
-            "minigrad/fast/gpu/dropout_keep.cu",
+            "minigrad/fast/gpu/dropout.cu",
             "random.keep_mask()",
             "random.keep_mask",
             "minigrad/random.py",

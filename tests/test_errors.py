@@ -560,7 +560,7 @@ def test_a_mistake_is_explained(mistake, kind, message):
 
 CPU_ALONE = {  # arrays of NumPy's among the operands, or a mistake that CuPy answers otherwise
     "add, array first", "matmul, a number", "concat, a number",
-    "getitem, one of a list", "getitem, a mask", "getitem, arrays", "getitem, a fraction",
+    "getitem, one of a list", "getitem, a mask", "getitem, arrays",
 }  # fmt: skip
 ON_GPU = {
     name: row
@@ -710,17 +710,46 @@ def test_every_op_is_in_the_table():
             assert OPS[name](np.ones(shape)).shape == shape
 
 
-@pytest.mark.parametrize("axis", [0, -1])
-@pytest.mark.parametrize("op", ["sum", "max"])
-def test_a_number_has_an_axis_of_its_own(op, axis):
-    """NumPy reduces a number along axis 0 or -1 to itself; so its gradient is passed on."""
-    x = Tensor(np.array(3.0), requires_grad=True)
-    out = OPS[op](x, axis=axis)
-    out.backward()
-    assert out.item() == 3 and x.grad == 1
+OF_A_NUMBER = {"sum": (3, 1), "mean": (3, 1), "max": (3, 1), "var": (0, 0), "softmax": (1, 0)}
+OF_A_NUMBER |= {"log_softmax": (0, 0)}  # op -> (what it makes of 3, its derivative there)
 
 
-def test_an_error_that_is_not_of_shapes_keeps_its_words():
-    """No shape is blamed for what is wrong with the numbers."""
-    with pytest.raises(ValueError, match="^pow: Integers to negative integer powers"):
-        F.pow(np.array([1, 2]), -1)
+@pytest.mark.parametrize("axis", [0, -1, None])
+@pytest.mark.parametrize("op", OF_A_NUMBER)
+def test_a_number_has_an_axis_of_its_own(op, axis, gpu):
+    """A number is a group of one entry, along axis 0 or -1 as in NumPy, also with CuPy."""
+    for device in ("cpu", "gpu"):
+        x = Tensor(np.array(3.0)).to(device)
+        x.requires_grad = True
+        out = OPS[op](x, axis=axis)
+        out.backward()
+        assert out.shape == () and (out.item(), float(x.grad)) == OF_A_NUMBER[op]
+
+
+POWERS = {
+    "a number as exponent": lambda x: x**-1,
+    "a number as base": lambda x: 2 ** (-x),
+    "arrays": lambda x: F.pow(x, x - 2),
+    "booleans": lambda x: (x > 1) ** -1,
+}
+
+
+@pytest.mark.parametrize("power", POWERS.values(), ids=POWERS)
+def test_an_error_that_is_not_of_shapes_keeps_its_words(power, gpu):
+    """No shape is blamed for what is wrong with the numbers.  CuPy would return 0, 1 or -1."""
+    for device in ("cpu", "gpu"):
+        x = Tensor(np.array([1, 2])).to(device)
+        with pytest.raises(ValueError, match="^pow: Integers to negative integer powers"):
+            power(x)
+        assert F.pow(x, 2).numpy().tolist() == F.pow(x, x).numpy().tolist() == [1, 4]
+        assert F.pow(x * 1.0, -1).numpy().tolist() == [1, 0.5]
+
+
+@pytest.mark.parametrize(
+    "index", [1.5, np.float32(0), (0, 1.5), ([0, 1], 1.5), (..., np.float64(0))]
+)
+def test_a_fraction_is_no_index(index, gpu):
+    """CuPy would cut it off; the twin for lists says the same."""
+    for device in ("cpu", "gpu"):
+        with pytest.raises(IndexError, match=r"^getitem: x \(2, 3\) takes an index of integers"):
+            of(2, 3).to(device)[index]

@@ -29,7 +29,7 @@ from gpt_numpy.train import adamw, evaluate
 from minigrad import random
 from minigrad.backend import device_of, to_device, to_numpy
 from minigrad.fast.gpu import add_up as gpu_add_up
-from minigrad.fast.gpu import dropout as gpu_dropout
+from minigrad.fast.gpu import masks as gpu_masks
 from minigrad.tensor import OPS, TWINS, Tensor, op
 from minigrad.testing.cases import CASES, Case
 from minigrad.testing.checks import LAYOUTS, gradients, prepare
@@ -110,10 +110,30 @@ DECLINED = [  # op, arrays, options: what the docstring of the twin says it decl
     ("dropout", [F32, 0.5], {"training": False}),
     ("dropout", [F32, 0], {"training": True}),
     ("dropout", [np.zeros(()), 0.5], {"training": True}),
-    ("layer_norm", [F32, None, None], {}),
-    ("layer_norm", [F32, np.zeros(2), None], {}),
+    ("embedding", [np.zeros(2, int), np.zeros((3, 2), int)], {}),
+    ("embedding", [np.zeros(2, int), np.zeros((3, 0))], {}),
+    ("cross_entropy", [F32, np.zeros(3, int)], {}),
+    ("cross_entropy", [F32[:0], np.zeros(0, int)], {}),
+    ("cross_entropy", [F32[:, :0], np.zeros(2, int)], {}),
+    ("cross_entropy", [F32, np.zeros(2, int)], {"reduction": "median"}),
+    ("cross_entropy", [F32, np.zeros(2, int)], {"label_smoothing": -0.1}),
+    ("cross_entropy", [np.zeros((2, 3), int), np.zeros(2, int)], {}),
+    ("gelu", [np.zeros(2, int)], {}),
+    ("layer_norm", [np.zeros((2, 3), int), None, None], {}),
+    ("layer_norm", [F32, np.zeros(3), None], {}),
+    ("layer_norm", [F32, F32[0, :2], None], {}),
+    ("layer_norm", [F32, None, F32[0, :2]], {}),
+    ("layer_norm", [np.zeros((1, 4_097), np.float32), None, None], {}),
     ("layer_norm", [F32[:, :0], F32[0, :0], None], {}),
     ("linear", [F32, F32, np.zeros(3)], {}),
+    ("linear", [F32, F32, np.zeros(2)], {}),  # a bias of float64
+    ("linear", [F32.astype(int), F32.astype(int)], {}),
+    ("matmul", [F32, F32[0]], {}),
+    ("matmul", [F32[0], F32.T], {}),
+    ("matmul", [F32, F32], {}),
+    ("matmul", [F32, F32.T.astype(float)], {}),
+    ("matmul", [F32.astype(int), F32.T.astype(int)], {}),
+    ("matmul", [np.zeros((2, 4, 5)), np.zeros((3, 5, 4))], {}),
 ]
 
 
@@ -133,9 +153,16 @@ def test_twins_accept_the_rest(gpu):
         ("getitem", [x], {"index": ([0, 0],)}),
         ("attention", [heads] * 3, {"dropout": 0.5, "training": True}),
         ("dropout", [x, 0.5], {"training": True}),
+        ("dropout", [x[:, 0], 0.5], {"training": True}),
+        ("cross_entropy", [x, ids[0]], {}),
+        ("cross_entropy", [row, ids[0, 0]], {"ignore_index": -1, "label_smoothing": 1}),
+        ("layer_norm", [x, None, None], {}),
+        ("layer_norm", [x, None, row], {}),
         ("layer_norm", [x, row, None], {}),
         ("layer_norm", [x, row, row], {}),
         ("linear", [x, x, to_device(np.zeros(2, np.float32), "gpu")], {}),
+        ("matmul", [x, x.T], {}),
+        ("matmul", [heads, heads.swapaxes(2, 3)], {}),
         ("gelu", [x], {}),
     ):
         out, backward = TWINS[name, "gpu"](*arrays, **options)
@@ -145,7 +172,8 @@ def test_twins_accept_the_rest(gpu):
 def test_every_twin_has_cases():
     """A twin for the GPU whose op has no case would be tested by nothing."""
     twins = {name for name, device in TWINS if device == "gpu"}
-    assert twins >= {"attention", "dropout", "embedding", "gelu", "getitem", "layer_norm", "linear"}
+    expected = "attention cross_entropy dropout embedding gelu getitem layer_norm linear matmul"
+    assert twins >= {*expected.split()}
     assert twins <= CASES.keys()
 
 
@@ -165,7 +193,7 @@ def test_masks_are_the_same_bits(shape, p, key, gpu):
     x = np.zeros(shape, np.float32)
     there = to_device(x, "gpu")
     right = random.keep_mask(x, p, key)
-    for mask in (random.keep_mask(there, p, key), gpu_dropout.keep_mask(there, p, key)):
+    for mask in (random.keep_mask(there, p, key), gpu_masks.keep_mask(there, p, key)):
         assert (mask.shape, mask.dtype, device_of(mask)) == (shape, bool, "gpu")
         np.testing.assert_array_equal(to_numpy(mask), right)
 
@@ -177,7 +205,7 @@ def test_scaled_masks_are_the_same_bits(shape, p, key, dtype, gpu):
     x = np.zeros(shape, dtype)
     there = to_device(x, "gpu")
     right = random.dropout_mask(x, p, key)
-    for mask in (random.dropout_mask(there, p, key), gpu_dropout.dropout_mask(there, p, key)):
+    for mask in (random.dropout_mask(there, p, key), gpu_masks.dropout_mask(there, p, key)):
         assert mask.dtype == dtype
         np.testing.assert_array_equal(to_numpy(mask), right)
 
@@ -186,7 +214,7 @@ def test_page_and_kernel_draw_from_the_same_counter(gpu):
     """Without a key, either takes the next one of the thread; out-of-range p is refused by both."""
     x = to_device(np.zeros((4, 33)), "gpu")
     masks = []
-    for keep_mask in (random.keep_mask, gpu_dropout.keep_mask):
+    for keep_mask in (random.keep_mask, gpu_masks.keep_mask):
         with random.rng_scope(5, 6, row=7):
             masks.append([to_numpy(keep_mask(x, 0.5)) for _ in range(3)])
         with pytest.raises(ValueError, match="at least 0 and below 1"):
@@ -484,7 +512,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
 @pytest.mark.parametrize("vocab_size", [V, 600])  # two ways to compute the table's gradient
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_step_waits_for_nothing(accumulate, vocab_size, fake_gpu):
-    """The batch is uploaded, x and y once each, and nothing is downloaded."""
+    """Uploaded are x and y of each batch, [seed, step] and AdamW's numbers; nothing comes back."""
     model = model_on("gpu", dropout=0.2, vocab_size=vocab_size)
     config = TrainConfig(**RUN | {"accumulate": accumulate}, steps=5)
     steps = train(model, IDS, config)
@@ -493,7 +521,7 @@ def test_a_step_waits_for_nothing(accumulate, vocab_size, fake_gpu):
         before = vars(fake_gpu.ledger).copy()
         result = next(steps)
         assert fake_gpu.ledger.downloads == before["downloads"]
-        assert fake_gpu.ledger.uploads == before["uploads"] + 2 * accumulate
+        assert fake_gpu.ledger.uploads == before["uploads"] + 2 * accumulate + 2
     result.loss.item()
     assert fake_gpu.ledger.downloads == before["downloads"] + 1
 
@@ -564,9 +592,10 @@ def final_loss(out):
 @pytest.mark.parametrize("device", ["gpu", "auto"])
 def test_the_training_command(device, cupy, tmp_path):
     """It runs on the GPU if one is asked for or found, and learns what a CPU learns."""
-    out = command(tmp_path, cupy, "--device", device)
+    out = command(tmp_path, cupy, "--device", device, "--precision", "float32")
     name = r"no GPU, but NumPy, 16 GiB, CuPy fake" if cupy == "fake" else r"NVIDIA .*, CuPy \d.*"
-    assert re.search(rf"^device: gpu \({name}\)$", out, re.MULTILINE)
+    head = rf"^device: gpu \({name}\)\nprecision: float32, products by cuBLAS [\d.]+$"
+    assert re.search(head, out, re.MULTILINE)
     assert "training: preset baby, 20 steps" in out
     saved = (tmp_path / "run/train_config.json").read_text(encoding="utf-8")
     assert '"device": "gpu"' in saved and '"preset": "baby"' in saved and '"dropout": 0.2' in saved

@@ -1,6 +1,7 @@
 """Opening the GPU: every fault is reported in one sentence, by the engine and by the programs."""
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -260,6 +261,16 @@ def test_no_gpu_is_one_line_and_status_2(program, without_cupy, tmp_path):
     assert program == "generate" or not run.exists()
 
 
+def test_the_tests_of_a_gpu_end_where_there_is_none(without_cupy):
+    """`pytest -m gpu` says why in one line, instead of failing test after test; status 1."""
+    command = ["-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", ROOT / "tests/test_gpu.py"]
+    done = python(*command, path=[without_cupy, ROOT])
+    assert done.returncode == 1 and done.stdout.count("\n") + done.stderr.count("\n") == 1
+    assert (
+        "pytest -m gpu: CuPy is not installed; for an NVIDIA GPU: pip" in done.stdout + done.stderr
+    )
+
+
 def test_auto_says_what_it_took_and_why(without_cupy, tmp_path):
     """The run prints its device, and the reason if that is the CPU."""
     data = tmp_path / "text"
@@ -276,6 +287,7 @@ def test_auto_says_what_it_took_and_why(without_cupy, tmp_path):
     [
         (["--workers", "2"], "--workers shares a step out over the cores of a CPU, but the device"),
         (["--preset", "large"], "preset must be one of laptop, baby, gpt2; it is large"),
+        (["--precision", "bf16"], "there is no precision 'bf16': choose float32 or tf32"),
     ],
 )
 def test_flags_that_a_gpu_does_not_take(flags, message, tmp_path):
@@ -375,10 +387,11 @@ def test_the_diagnosis_with_a_gpu():
     for line in (
         "CuPy       fake, for CUDA 12.8",
         "driver     for CUDA 12.8",
-        "GPU 0      no GPU, but NumPy, compute capability 0.0, 16.0 GiB",
+        "GPU 0      no GPU, but NumPy, compute capability 9.0, 16.0 GiB",
         "can        hold an array",
         "free       8.0 GiB on GPU 0, the one that is used",
         "can        multiply matrices",
+        "products   in float32 or tf32, by cuBLAS 12.9.0",
         "train_shakespeare.py --device auto takes the GPU.",
     ):
         assert f"\n{line}\n" in out
@@ -389,6 +402,7 @@ def test_the_diagnosis_on_a_real_gpu():
     """All self-tests pass there."""
     out = python("-m", "minigrad").stdout
     assert "\ncan        multiply matrices\n" in out and out.endswith("takes the GPU.\n")
+    assert re.search(r"\nproducts   in float32( or tf32)?, by cuBLAS \d+\.\d+\.\d+\n", out)
 
 
 def test_the_diagnosis_of_a_gpu_that_fails(monkeypatch, capsys):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutants import EQUIVALENT, TESTS, all_mutants, mutants_of, report
+from mutants import EQUIVALENT, TESTS, all_mutants, mutants_of, mutants_of_cuda, report
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +41,26 @@ MISTAKES = {
     "a = xp.einsum('ij', b)": ["a = xp.einsum('ij')", "a = xp.einsum(b, 'ij')"],
     "f(b)": ["pass", "b"],
 }
+
+
+CUDA_MISTAKES = {
+    "a = b + c;  // d + e": ["a = b - c;  // d + e"],
+    "a += b * 2;": ["a += b + 2;", "a -= b * 2;", "a = b * 2;", "a += b * 3;"],
+    "if (a < n && b >= 0) return;": ["if (a <= n && b >= 0) return;", "if (a < n && b > 0) return;"]
+    + ["if (a < n || b >= 0) return;", "if (a < n && b >= 1) return;"],
+    "__syncthreads();": [";"],
+    "a = b / c - d % e;": ["a = b / c + d % e;", "a = b * c - d % e;", "a = b / c - d / e;"],
+    "x = y1[0xffu] * 1.5f;": ["x = y1[0xffu] + 1.5f;"],
+    "#pragma unroll 8": [],
+}
+
+
+@pytest.mark.parametrize("before", CUDA_MISTAKES)
+def test_the_mistakes_it_makes_in_cuda(before):
+    """In the code, not in comments."""
+    mutants = list(mutants_of_cuda("f.cu", f"// 1 + 1\n{before}\n"))
+    assert [m.source for m in mutants] == [f"// 1 + 1\n{m}\n" for m in CUDA_MISTAKES[before]]
+    assert {m.line for m in mutants} <= {2}
 
 
 @pytest.mark.parametrize("before", MISTAKES)
@@ -92,7 +112,7 @@ def test_every_file_of_arithmetic_is_covered():
     paths = [
         path for part in ("", "ops", "fast") for path in (ROOT / "minigrad" / part).glob("*.py")
     ]
-    paths += [*ROOT.glob("minigrad/fast/*/*.py")]
+    paths += [*ROOT.glob("minigrad/fast/*/*.py"), *ROOT.glob("minigrad/fast/*/*.cu")]
     files = {path.relative_to(ROOT).as_posix() for path in paths if path.stem[:2] != "__"}
     files -= {"minigrad/gradcheck.py"}  # a check of others, which test_gradcheck.py is about
     files |= {"minigrad/fast/__init__.py"}

@@ -297,6 +297,34 @@ def test_a_loss_of_many_rows():
     assert summed == pytest.approx(MILLION * loss, rel=ONE_ROUNDING)
 
 
+@pytest.mark.parametrize("dtype", [f32, np.float64])
+@pytest.mark.parametrize("share", [0.9, 1e-3, 0.51])
+def test_gelu_of_numbers_whose_square_overflows(dtype, share):
+    """x² and x³ are infinite; the value is x or 0, the slope 1 or 0, and there is no warning."""
+    big = np.finfo(dtype).max * dtype(share)
+    x = leaf([big, -big, np.sqrt(big), -np.sqrt(big), 0], dtype)
+    out = F.gelu(x)
+    out.sum().backward()
+    np.testing.assert_array_equal(out.data, [big, 0, np.sqrt(big), 0, 0])
+    np.testing.assert_array_equal(x.grad, [1, 0, 1, 0, 0.5])
+
+
+@pytest.mark.parametrize("y", [2.0, 2.5])
+def test_a_power_of_a_negative_number_has_no_slope_in_its_exponent(y):
+    """ln x does not exist there: the gradient is NaN, without a warning."""
+    x, exponent = leaf([-2, -0.5, 4]), leaf([2, 2, y])
+    F.pow(x, exponent).sum().backward()
+    np.testing.assert_array_equal(exponent.grad, [np.nan, np.nan, 4**y * np.log(4)])
+    np.testing.assert_allclose(x.grad, [-4, -1, y * 4 ** (y - 1)], rtol=4 * unit(np.float64))
+
+
+def test_the_mean_of_nothing_is_nan():
+    """0 / 0, as in NumPy and PyTorch; NumPy also warns."""
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(F.mean(np.zeros((0, 3)), axis=0).data).all()
+    assert F.mean(np.zeros((0, 3)), axis=1).shape == (0,)  # no groups: nothing to divide
+
+
 # ---- float16: computed in float32, and rounded once ----------------------------------------------
 
 

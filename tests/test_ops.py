@@ -20,6 +20,7 @@ import pytest
 import rounding
 import torch
 
+import minigrad as mg
 import minigrad.ops as F
 from minigrad import nn, random
 from minigrad.internals.hooks import this_thread
@@ -145,10 +146,11 @@ def test_a_dtype_stays_what_it_is(name, version, dtype, monkeypatch):
 
 def test_a_dropout_of_nothing_draws_nothing():
     """With p = 0 the running key stays where it is, and so do all masks that come after."""
-    with random.rng_scope(seed=1, step=2):
-        F.dropout(zeros(B, C), 0, training=True)
-        F.attention(*[zeros(*shape) for shape in QKV], dropout=0.0, training=True)
-        assert random.next_key() == (1, 2, 0, 0)
+    for version in (contextlib.nullcontext, mg.plain):
+        with version(), random.rng_scope(seed=1, step=2):
+            F.dropout(zeros(B, C), 0, training=True)
+            F.attention(*[zeros(*shape) for shape in QKV], dropout=0.0, training=True)
+            assert random.next_key() == (1, 2, 0, 0)
 
 
 def test_numpys_indexing():
@@ -379,6 +381,9 @@ def test_dropout_refuses_a_share(p):
     """A share below 0 or of 1 and more makes no sense; at 1, 1/(1 − p) would divide by zero."""
     with pytest.raises(ValueError, match=rf"dropout .* not {p}"):
         F.dropout(zeros(B, C), p, training=True)
+    for version in (contextlib.nullcontext, mg.plain):
+        with version(), pytest.raises(ValueError, match=rf"dropout .* not {p}"):
+            F.attention(*[zeros(*shape) for shape in QKV], dropout=p, training=True)
 
 
 @pytest.mark.parametrize("ignore_index", [None, 4])

@@ -58,26 +58,6 @@ def assert_same_run(ours, right):
     assert metrics["seconds"] == sorted(metrics["seconds"])
 
 
-@pytest.fixture
-def stop_at(monkeypatch):
-    """stop_at(step, *signals): the process gets these when it has done that step, once."""
-
-    def stop_at(step, *signals):
-        steps = gpt_numpy.scale.train.train
-
-        def stopping(*arguments):
-            for result in steps(*arguments):
-                if result.step == step:
-                    monkeypatch.setattr(train_shakespeare, "train", steps)
-                    for number in signals:
-                        os.kill(os.getpid(), number)
-                yield result
-
-        monkeypatch.setattr(train_shakespeare, "train", stopping)
-
-    return stop_at
-
-
 # ---- the same run --------------------------------------------------------------------------------
 
 

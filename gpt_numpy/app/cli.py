@@ -4,6 +4,7 @@ Nothing is written before everything has been read, and fits.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -35,7 +36,9 @@ from gpt_numpy.tokenizer import (
     load,
 )
 from minigrad.backend import CPU, GPU
+from minigrad.internals import cublas
 from minigrad.internals.gpu import GPUUnavailable, select_device
+from minigrad.internals.hooks import check_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class Command(TrainConfig):
     """Which settings to start from: by default laptop, or baby on a GPU."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto: on an NVIDIA GPU if there is one that works."""
+    precision: Literal["float32", "tf32"] = "float32"
+    """How a GPU multiplies: by default in tf32, which rounds factors to 10 bits and is faster."""
     data: tuple[Path, ...] = ()
     """The text to learn from, instead of tiny Shakespeare: files (.txt, .jsonl, .gz), folders, -"""
     val_data: tuple[Path, ...] = ()
@@ -124,9 +129,11 @@ def flags_of(command: Command) -> list[str]:
     """The flags that make this command: those in which it differs from its preset."""
     preset = Command(**PRESETS[command.preset])
     flags = ["--preset", command.preset, "--device", command.device]
+    flags += ["--precision", command.precision] if command.device == GPU else []
+    said = ("preset", "device", "precision")
     for f in fields(command):
         value = getattr(command, f.name)
-        if f.name in ("preset", "device", *NOT_KEPT[1:]) or value == getattr(preset, f.name):
+        if f.name in (*said, *NOT_KEPT[1:]) or value == getattr(preset, f.name):
             continue
         flag = f.name.replace("_", "-")
         if isinstance(value, bool):
@@ -172,21 +179,38 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
     Raises ValueError, OSError or GPUUnavailable with one line that says what is wrong.
     """
     refuse_empty_values(sys.argv[1:] if arguments is None else arguments)
+    flags = first_flags(arguments)
+    if flags.precision is not None:
+        check_precision(flags.precision)
+    if flags.resume and not flags.help:
+        return prepare_old(arguments, flags, ranks, description)
+    return prepare_new(arguments, flags, ranks, description)
+
+
+def first_flags(arguments):
+    """Return the flags on which the defaults of the others depend, as strings."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--out", nargs="?", default=str(Command.out), const=str(Command.out))
     first.add_argument("--preset", nargs="?")
     first.add_argument("--device", nargs="?", default="auto")
+    first.add_argument("--precision", nargs="?")
     first.add_argument("--workers", nargs="?")
     first.add_argument("--data", nargs="*")
     first.add_argument("--val-data", "--val_data", nargs="*")
     first.add_argument("--init-from", "--init_from", nargs="?", type=Path)
     first.add_argument("--tokenizer", nargs="?")
     first.add_argument("-h", "--help", action="store_true")
-    flags = first.parse_known_args(arguments)[0]
-    if flags.resume and not flags.help:
-        return prepare_old(arguments, flags, ranks, description)
-    return prepare_new(arguments, flags, ranks, description)
+    return first.parse_known_args(arguments)[0]
+
+
+def asks_for_gpu(arguments) -> bool:
+    """Return whether the flags ask for a GPU, or resume a run that was on one."""
+    flags = first_flags(arguments)
+    if flags.resume and flags.device == "auto":
+        with contextlib.suppress(OSError, ValueError):  # prepare() says what is wrong
+            return read_json(home(Path(flags.out)) / "train_config.json").get("device") == GPU
+    return flags.device == GPU and not flags.help
 
 
 def refuse_empty_values(arguments):
@@ -307,17 +331,35 @@ def parse(arguments, flags, ranks, description, start):
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; it is {preset}")
     workers = physical_cores() if device == CPU and ranks.world_size == 1 else 1
     settings = PRESETS[preset] | (start.settings() if start else {})
-    default = Command(preset=preset, workers=workers, **settings)
+    precision: Any = precisions(device)[-1]
+    default = Command(preset=preset, workers=workers, precision=precision, **settings)
     command = program.parse(Command, args=arguments, default=default, description=description)
-    return replace(command.with_home(), device=device), why
+    command = replace(command.with_home(), device=device)
+    return with_precision(command, flags.precision), why
+
+
+def precisions(device):
+    """Return the names of the precisions that a device has; the last is its default."""
+    return cublas.precisions() if device == GPU else ("float32",)
+
+
+def with_precision(command, asked):
+    """Return the command, in float32 if its device has no other precision.
+
+    asked       what --precision says, or None.  ValueError if the device does not have that
+    """
+    if command.precision in precisions(command.device):
+        return command
+    if asked:
+        reason = cublas.why_no_tf32() if command.device == GPU else "the device is cpu"
+        raise ValueError(f"--precision {asked} is not possible, because {reason}: leave it out")
+    return replace(command, precision="float32")
 
 
 def choose_device(device, ranks, workers):
     """(device, why) of "auto" or "gpu"; what shares a step out computes on CPUs."""
-    if device == GPU and ranks.world_size > 1:
-        raise ValueError("mpirun shares a step out over CPUs: start one process for a GPU")
     if device == "auto" and ranks.world_size > 1:
-        return CPU, "mpirun shares a step out over CPUs"
+        return CPU, "mpirun shares a step out over CPUs; --device gpu gives each rank a GPU"
     if device == "auto" and workers not in (None, "1"):
         return CPU, "--workers shares a step out over the cores of a CPU"
     return select_device(device)
@@ -341,11 +383,17 @@ def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
 
 # ---- a run that goes on --------------------------------------------------------------------------
 
-ELSEWHERE = ("workers", "device")  # may change, and the last digits then do
+ELSEWHERE = ("workers", "device", "precision")  # may change, and the last digits then do
 # These may change, because they do not alter the past.
-TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience")
+TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience", "graph")
 FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, *TEXTS)
-BEFORE = {"eval_tokens": 0, "patience": 0, "val_data": None}  # of runs older than these settings
+BEFORE = {  # of runs older than these settings
+    "eval_tokens": 0,
+    "graph": True,
+    "patience": 0,
+    "precision": "float32",
+    "val_data": None,
+}
 
 
 def identity(settings: dict[str, Any], text: str) -> str:
@@ -388,6 +436,7 @@ def job_of(folder, arguments, flags, ranks, description):
         command = replace(command, init_from=command.init_from.resolve())
     refuse_other_past(before, command, progress.step)
     command, why = with_device(before, command, ranks)
+    command = with_precision(command, flags.precision)
     corpus = load_corpus(command.data, command.val_data)
     if corpus.fingerprint() != progress.text:
         raise ValueError(
@@ -471,6 +520,8 @@ def what_is_new(before, now):
     before = BEFORE | before
     changed = [k for k in ("ranks", *ELSEWHERE, *TO_COME) if before[k] != now[k]]
     notes = [f"{name}: {before[name]} before, {now[name]} from here on" for name in changed]
-    if {"ranks", *ELSEWHERE} & set(changed):
+    if {"ranks", "workers", "device"} & set(changed):
         notes.append("sums are rounded in another order now: the last digits may differ")
+    if "precision" in changed:
+        notes.append("the factors of matrix products are rounded differently now")
     return notes

@@ -15,7 +15,7 @@ import numpy as np
 import minigrad as mg
 from gpt_numpy import GPT
 from gpt_numpy.app import memory, report, resume
-from gpt_numpy.app.cli import Command, flags_of, identity, prepare
+from gpt_numpy.app.cli import Command, asks_for_gpu, flags_of, identity, prepare
 from gpt_numpy.app.inspect_model import loss_by_position
 from gpt_numpy.app.program import complain
 from gpt_numpy.app.run_folder import STOPPING, Clock, Signals, evaluation_seconds
@@ -24,10 +24,13 @@ from gpt_numpy.corpus import grammar
 from gpt_numpy.corpus.large import head, with_progress
 from gpt_numpy.data import split
 from gpt_numpy.files import message
+from gpt_numpy.scale.gpus import open_gpus
+from gpt_numpy.scale.graph import why_no_graph
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import WorkerDied
 from gpt_numpy.train import StepResult, evaluate
-from minigrad.backend import CPU
+from minigrad.backend import CPU, GPU
+from minigrad.internals import cublas
 from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
 from minigrad.tools.info import of_the_cpu
 
@@ -66,10 +69,13 @@ def run_command(train_and_report, arguments, description):
         job = None
         try:
             try:
+                if ranks.broadcast(lambda: asks_for_gpu(arguments)):
+                    open_gpus(ranks)
                 job = ranks.broadcast(lambda: prepare(arguments, ranks, description))
             except (ValueError, OSError, GPUUnavailable) as error:
                 return refuse(error) if ranks.rank == 0 else 2
-            status = train_and_report(job, ranks)
+            with mg.precision(job.command.precision):
+                status = train_and_report(job, ranks)
         except Refused as error:
             status = refuse(error, error.status) if ranks.rank == 0 else error.status
             if error.ends_all_ranks:
@@ -138,6 +144,12 @@ def introduce(display, job, model, ranks):
         )
     display.say(f"tokenizer: {command.tokenizer}, {job.tokenizer.vocab_size:,} tokens")
     display.say(f"device: {command.device}" + (f" ({job.why})" if job.why else ""))
+    if command.device == GPU:
+        if ranks.gpu_note:
+            display.say(f"        {ranks.gpu_note}")
+        display.say(f"precision: {command.precision}, products by {cublas.summary()}")
+        reason = why_no_graph(command, command.device, len(job.train_ids), ranks.world_size)
+        display.say("graph: " + (f"off ({reason})" if reason else "on"))
     c = model.config
     display.say(
         f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "

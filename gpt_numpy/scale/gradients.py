@@ -34,7 +34,9 @@ def accumulate_gradients(
     losses = []
     for x, y in batches:
         with random.rng_scope(seed, step, first):
-            loss = F.cross_entropy(model(x), y.to(model.device)) / (n_tokens / y.data.size)
+            loss = F.cross_entropy(model(x), y.to(model.device))
+            if y.size != n_tokens:  # a division by 1 would be five kernels of a GPU
+                loss = loss / (n_tokens / y.size)
         loss.backward()
         losses.append(loss.detach())
         first += len(x)

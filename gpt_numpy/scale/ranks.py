@@ -16,10 +16,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import numpy as np
-
 from gpt_numpy.scale.workers import Range, split_range
 from minigrad import Tensor
+from minigrad.backend import CPU, device_of
 
 T = TypeVar("T")
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # how many ranks MPICH or Open MPI have started
@@ -35,7 +34,11 @@ class Ranks:
     def __init__(self):
         self.comm: Any = None
         self.in_place: Any = None
-        self.rank, self.world_size, self.on_this_machine = 0, 1, 1
+        self.rank, self.world_size = 0, 1
+        self.rank_on_this_machine, self.on_this_machine = 0, 1  # the number there, and how many
+        self.on_this_gpu = 1  # how many ranks compute on one GPU, at most: see gpus.py
+        self.sum_on_gpus: Any = None  # replaces an array on the GPU by its sum over all ranks
+        self.gpu_note = ""  # which ranks have which GPUs, and how they sum
         self.shared_error: BaseException | None = None  # one that every rank has
 
     @classmethod
@@ -55,7 +58,8 @@ class Ranks:
                 ) from error
             ranks.comm, ranks.in_place = MPI.COMM_WORLD, MPI.IN_PLACE
             ranks.rank, ranks.world_size = ranks.comm.rank, ranks.comm.size
-            ranks.on_this_machine = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED).size
+            here = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED)
+            ranks.rank_on_this_machine, ranks.on_this_machine = here.rank, here.size
         return ranks
 
     def sequences(self, n: int) -> Range:
@@ -67,12 +71,19 @@ class Ranks:
             )
         return split_range((0, n), self.rank, self.world_size)
 
-    def all_reduce(self, gradient: np.ndarray, loss: Tensor) -> Tensor:
+    def all_reduce(self, gradient: Any, loss: Tensor) -> Tensor:
         """Replace the vector `gradient` (N,) by its sum over all ranks; return that of `loss`."""
-        if self.comm is None:
+        if self.comm is None or self.world_size == 1:
             return loss
-        self.comm.Allreduce(self.in_place, gradient)
-        return Tensor(self.comm.allreduce(loss.data))
+        if device_of(gradient) == CPU:
+            self.comm.Allreduce(self.in_place, gradient)
+            return Tensor(self.comm.allreduce(loss.data))
+        if self.sum_on_gpus is None:
+            raise RuntimeError("ranks: call open_gpus(ranks) before the model moves to a GPU")
+        total = loss.data.copy()
+        self.sum_on_gpus(gradient)
+        self.sum_on_gpus(total)
+        return Tensor(total)
 
     def first(self, text: str) -> str:
         """The first that is not empty of the texts of all ranks, each of which calls this."""

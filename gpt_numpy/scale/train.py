@@ -2,9 +2,11 @@
 
 What differs: each process computes the gradients of a part of the step's sequences (workers.py),
 MPI ranks sum their gradients (ranks.py), every process updates a part of the weights, and on a GPU
-Python does not wait for the loss.  With one worker the weights are those of train.py, bit for bit.
+Python does not wait for the loss, and replays a recorded step (graph.py).  With one worker the
+weights are those of train.py, bit for bit.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +15,7 @@ import numpy as np
 
 from gpt_numpy.config import TrainConfig
 from gpt_numpy.model import GPT
+from gpt_numpy.scale.graph import StepGraph, why_no_graph
 from gpt_numpy.scale.gradients import find_anomaly, gradients_of_sequences, not_finite
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import Workers
@@ -61,20 +64,31 @@ def train(
     n = config.workers if model.device == CPU else 1
     # grad_fn(model, step, first, stop)
     grad_fn = partial(gradients_of_sequences, ids=ids, config=config, n_parts=ranks.world_size * n)
-    with Workers(model, optimizer, grad_fn, sequences, n, ranks.on_this_machine) as workers:
+    recorded = not why_no_graph(config, model.device, len(ids), ranks.world_size)
+    with (
+        Workers(model, optimizer, grad_fn, sequences, n, ranks.on_this_machine) as workers,
+        StepGraph(model, ids, config, optimizer) if recorded else contextlib.nullcontext() as graph,
+    ):
         for step in range(start_step + 1, config.steps + 1):
             lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            with np.errstate(all="ignore"):  # numbers that are not finite are looked for below
-                loss = workers.gradients(step)
-                loss = ranks.all_reduce(optimizer.flat.grad, loss)
-                grad_norm = optimizer.clip_grad_norm(config.grad_clip)
+            replayed = graph.step(step) if graph else None  # with the update of the weights
+            if replayed:
+                loss, grad_norm = replayed
+            else:
+                with np.errstate(all="ignore"):  # numbers that are not finite are looked for below
+                    loss = workers.gradients(step)
+                    loss = ranks.all_reduce(optimizer.flat.grad, loss)
+                    grad_norm = optimizer.clip_grad_norm(config.grad_clip)
+                if model.device != CPU:  # the GPU decides: we need not wait for it
+                    optimizer.stop_unless_finite(step, loss, grad_norm)
             if bad_step := step_not_finite(step, loss, grad_norm, optimizer, config):
                 optimizer.zero_grad()
                 found = find_anomaly(partial(grad_fn, model, bad_step, *sequences))
                 raise not_finite(model, ids, config, bad_step, ranks.first(found))
-            workers.update(optimizer.plan_step(), optimizer.skips())
+            if not replayed:
+                workers.update(optimizer.plan_step(), optimizer.skips())
             optimizer.zero_grad()
             yield StepResult(step, loss, lr, grad_norm)
 
@@ -86,6 +100,5 @@ def step_not_finite(step, loss, grad_norm, optimizer, config):
     """
     if device_of(loss.data) == CPU:
         return 0 if math.isfinite(loss.item() + grad_norm.item()) else step
-    optimizer.stop_unless_finite(step, loss, grad_norm)  # the GPU decides: we need not wait for it
     logged = step % config.log_every == 0 or step % config.eval_every == 0
     return optimizer.stopped_at() if logged or step == config.steps else 0

@@ -65,6 +65,14 @@ def split_range(whole: Range, i: int, n: int) -> Range:
     return start + length * i // n, start + length * (i + 1) // n
 
 
+def zero_unused_gradients(parameters):
+    """Set the gradients of parameters that a loss did not use to 0, in the optimizer's vector."""
+    for p in parameters:
+        if p.grad is None and p.requires_grad:
+            p.grad_buffer[...] = 0
+            p.grad = p.grad_buffer
+
+
 class Worker:
     """The tasks of process number `i` of `n`: one method for each, for its own part."""
 
@@ -81,10 +89,7 @@ class Worker:
         for p in self.flat.parameters:
             p.grad = None
         loss = self.grad_fn(self.model, step, *self.sequences)
-        for p in self.flat.parameters:
-            if p.grad is None and p.requires_grad:  # the loss of these sequences did not use it
-                p.grad_buffer[...] = 0
-                p.grad = p.grad_buffer
+        zero_unused_gradients(self.flat.parameters)
         return loss.detach()
 
     def all_reduce(self):

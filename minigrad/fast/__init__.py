@@ -5,14 +5,14 @@ It may decline an input by returning NotImplemented; then the page runs, as it d
 inside `with mg.plain():` and where the environment has MINIGRAD_PLAIN=1.  A twin takes float32 and
 float64 alone (the tape converts float16), and checks no shapes beyond what it must to decline.
 
-cpu/    NumPy, with less memory traffic      gpu/    CUDA, through CuPy
+cpu/    NumPy, with less memory traffic      gpu/    CUDA, through CuPy; cuBLAS
 flat.py, adamw.py    all parameters as one vector: AdamW(..., fused=True)
 """
 
 import contextlib
 
 from minigrad.internals.contexts import also_for_generators
-from minigrad.internals.hooks import this_thread
+from minigrad.internals.hooks import check_precision, this_thread
 from minigrad.tensor import OPS, TWINS
 
 
@@ -39,3 +39,17 @@ def plain():
         yield
     finally:
         this_thread.plain = before
+
+
+@contextlib.contextmanager
+def precision(name):
+    """Multiply float32 matrices on a GPU in "float32" or in "tf32", in this thread.
+
+    fast/gpu/cublas.py says what they are.  Whatever is computed inside the context has its
+    precision: a backward() too, wherever its forward pass was.  A CPU has float32 alone.
+    """
+    before, this_thread.precision = this_thread.precision, check_precision(name)
+    try:
+        yield
+    finally:
+        this_thread.precision = before

@@ -7,7 +7,8 @@ Differs     from the page, optim.py: the parameters, their gradients, m and v ar
                 m̂ / (√v̂ + ε) = m / (√v + ε c) · c / (1 − β₁ᵗ)  with  c = √(1 − β₂ᵗ)
 
             Processes can share the vectors, and each updates a part of them (gpt_numpy).
-            On a GPU the decision to skip a step is made there, without waiting for it.
+            On a GPU a kernel does all of it (fast/gpu/optim.py), and the decision to skip a step is
+            made there, without waiting for it.
 Pays        half of the optimizer's time, and the transfer of gradients between processes:
             python benchmarks/twins.py
 
@@ -23,11 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad import optim
-from minigrad.backend import CPU, array_module, device_of
+from minigrad.backend import CPU, GPU, array_module, device_of
 from minigrad.fast.arrays import chunks
 from minigrad.fast.flat import FlatParameters
+from minigrad.fast.gpu import optim as gpu_optim
 from minigrad.internals import optimizers
-from minigrad.internals.guards import is_writable
+from minigrad.internals.guards import flat_behind, is_writable
+from minigrad.internals.hooks import this_thread
 from minigrad.tensor import Tensor
 
 SMALLEST = 1e-15  # of the norms of gradients whose squares float32 can hold
@@ -47,8 +50,15 @@ class FusedAdamW(optim.AdamW):
 
         For a GPU, where looking at a number means waiting for it: the decision is made there, and
         stopped_at() asks for it when there is time to wait.
+
+        step    a number, or an array (1,) of uint64 on the GPU
         """
         xp = array_module(self.flat.data)
+        if device_of(self.flat.data) == GPU and not this_thread.plain:
+            if isinstance(self.found_inf, int):
+                self.found_inf = xp.full((), self.found_inf, np.int64)
+            gpu_optim.stop_unless_finite(self.found_inf, step, loss.data, norm.data)
+            return
         finite = xp.isfinite(loss.data) & xp.isfinite(norm.data)
         self.found_inf = xp.where((self.found_inf != 0) | finite, self.found_inf, step)
 
@@ -64,18 +74,23 @@ class FusedAdamW(optim.AdamW):
         """Return (w, g, m, v), each the vector of all parameters, one after another."""
         return self.flat.data, self.flat.grad, self.exp_avg, self.exp_avg_sq
 
-    def plan_step(self):
+    def plan_step(self, updated=None):
         """Advance the step counters; return the parameter ranges to update, as ParamRanges.
+
+        updated     the parameters to update; by default those that have a gradient
 
         Neighbours that are updated with the same numbers make one range, so that there are usually
         as many as groups.
         """
         groups = optimizers.check_groups(self)
+        if updated is None:
+            updated = [p for p in self.parameters if p.grad is not None]
+        updated = {*updated}
         self.flat.sync()
         plan: list[ParamRange] = []
         for group, options in groups:
             for p in group["params"]:
-                if p.grad is None:
+                if p not in updated:
                     continue
                 i = self.numbers[p]
                 self.steps[i] += 1
@@ -128,14 +143,18 @@ def clip_grad_norm(params, max_norm):
     """Clip as the page, optim.py, does; the twin of its function.
 
     Differs     Gradients are scaled in place.  Their squares are added up a chunk at a time in the
-                dtype of the gradients, and in float64 beyond.
+                dtype of the gradients, and in float64 beyond.  On a GPU, the gradients of all
+                parameters of an optimizer together are one vector for two kernels.
     Declines    gradients outside of an optimizer's vector, and norms of which float32 cannot hold
-                the square.  (On a GPU, where looking at the norm means waiting for it, it is then
-                0 or infinite.)
+                the square.  (On a GPU, where looking at the norm means waiting for it, the norm of
+                some of the parameters is then 0 or infinite.)
     """
     params = optimizers.with_gradients("clip_grad_norm", params, max_norm)
     if not params or any(p.grad is not p.grad_buffer for p in params):
         return NotImplemented
+    flat = flat_behind(params[0].grad)
+    if device_of(flat.grad) == GPU and {*params} == {*flat.parameters}:
+        return Tensor(gpu_optim.clip(flat.grad, max_norm))
     grads = [p.grad.ravel() for p in params]
     xp = array_module(*grads)
     squares = [g[chunk] @ g[chunk] for g in grads for chunk in chunks(g)]
@@ -176,6 +195,8 @@ def adamw_update(vectors, plan, skip=False, part=0, n_parts=1):
     plan        what FusedAdamW.plan_step() returns
     skip        what FusedAdamW.skips() returns
     """
+    if device_of(vectors[0]) == GPU and not this_thread.plain:  # where nobody shares the vectors
+        return gpu_optim.adamw_update(vectors, plan, skip)
     for entries in plan:
         length = entries.stop - entries.start
         start = entries.start + length * part // n_parts

@@ -57,6 +57,28 @@ def select_device(device):
         return "cpu", str(error)
 
 
+def use_gpu(i):
+    """Compute on GPU number i from now on, modulo how many there are; return its address.
+
+    The address is that of the GPU in its machine, on the PCI bus.  Call this before anything else
+    asks for a GPU, in the thread that computes.
+    """
+    library = import_cupy()
+    find_gpu(library)
+    device = library.cuda.Device(i % library.cuda.runtime.getDeviceCount())
+    device.use()
+    init_gpu()
+    return device.pci_bus_id
+
+
+def import_nccl():
+    """Return cupy.cuda.nccl, which sums arrays of several GPUs, or None if it is not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the caller reports what is missing
+        from cupy.cuda import nccl
+    return nccl if nccl.available else None
+
+
 def import_cupy():
     """Import CuPy and return it; GPUUnavailable if that fails."""
     failure = None

@@ -223,6 +223,20 @@ def new_grad(leaf):
     return array_module(x).empty_like(x)
 
 
+def grad_slot(array, *others):
+    """Return where the gradient of `array` belongs, if it may be written there at once, or None.
+
+    That is the optimizer's array for it, if `array` is the data of a parameter that has no gradient
+    yet.  A backward that has written its result there returns the slot itself.  The `others` are
+    inputs of the same op: if one of them is in the optimizer's vector, it could be the same
+    parameter, whose two gradients have to be added.
+    """
+    if (flat := flat_behind(array)) is None or any(flat_behind(x) is flat for x in others):
+        return None
+    p = flat.parameter_of.get(id(array))
+    return None if p is None or p.grad is not None else p.grad_buffer
+
+
 # ---- what goes in and out of an op -------------------------------------------------------------
 
 
@@ -269,6 +283,16 @@ def check_dtype(op, names, arrays, out, recorded):
             "Tensor(x.data.astype('float32')), or a model by model.to(dtype='float32')"
         )
     return out
+
+
+def refuse_negative_powers(x, y):
+    """Raise ValueError for an integer to a negative integer power: CuPy returns 0, 1 or −1.
+
+    To look at exponents in an array, Python waits for the GPU; no training step has such integers.
+    """
+    kinds = {x.dtype.kind if is_array(x) else np.min_scalar_type(x).kind for x in (x, y)}
+    if kinds <= set("iub") and (y < 0 if isinstance(y, int) else (y < 0).any()):
+        raise ValueError("Integers to negative integer powers are not allowed.")
 
 
 def input_names(names, arrays):

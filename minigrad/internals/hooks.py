@@ -18,6 +18,7 @@ class ThreadState(threading.local):
     """The state of the tape, one for each thread."""
 
     recording = True  # False inside `with no_grad():`
+    precision = "float32"  # or "tf32", of matrix products on a GPU: inside `with precision(...):`
     evaluating: frozenset[int] = frozenset()  # ids of modules inside `with eval_mode():`
     plain = os.environ.get("MINIGRAD_PLAIN", "0") not in ("", "0")  # True inside `with plain():`
     hook: Any = None
@@ -25,6 +26,14 @@ class ThreadState(threading.local):
 
 
 this_thread = ThreadState()
+PRECISIONS = ("float32", "tf32")
+
+
+def check_precision(name):
+    """Return the name of a precision; ValueError if there is none of that name."""
+    if name not in PRECISIONS:
+        raise ValueError(f"there is no precision {name!r}: choose {' or '.join(PRECISIONS)}")
+    return name
 
 
 def enter_module(module):

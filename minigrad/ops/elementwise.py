@@ -8,6 +8,7 @@ incoming gradient may be infinite there, as that of √y at y = 0 is, and 0 · �
 
 from minigrad.backend import accurate_sum, array_module, is_array
 from minigrad.internals.errors import elementwise_error, explain_errors_with
+from minigrad.internals.guards import refuse_negative_powers
 from minigrad.tensor import op
 
 
@@ -127,6 +128,7 @@ def pow(x, y):
                 logarithm is taken and x ** 2 can be differentiated at negative x.
                 x⁰ is flat, also at x = 0; and so is 0ʸ in y, for y ≥ 0.
     """
+    refuse_negative_powers(x, y)
     out = x**y
     xp = array_module(out)
 

@@ -4,7 +4,7 @@ The entries that become one are a group.  `axis` is None (all), a number or a tu
 as in NumPy; with `keepdims` the axes stay, with length 1.
 """
 
-from minigrad.backend import accurate_sum, array_module
+from minigrad.backend import accurate_sum, array_module, axis_of
 from minigrad.internals.errors import axis_error, explain_errors_with
 from minigrad.tensor import op
 
@@ -99,7 +99,7 @@ def max(x, *, axis=None, keepdims=False):
                 shares are the symmetric one:  dxᵢ = dout [xᵢ = out] / n
     Numerics    A NaN in the group is its maximum, although NaN does not equal itself.
     """
-    xp = array_module(x)
+    xp, axis = array_module(x), axis_of(x, axis)
     out = x.max(axis, keepdims=keepdims)
 
     def backward(dout):

@@ -52,6 +52,14 @@ def transpose(x, *, axes=None):
     return out, backward
 
 
+def parts_of(index):
+    """Return the parts of an index; IndexError for a fraction, which CuPy would cut off."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(hasattr(part, "__float__") and not hasattr(part, "__index__") for part in parts):
+        raise IndexError("a fraction is no index")
+    return parts
+
+
 @op
 @explain_errors_with(index_error)
 def getitem(x, *, index):
@@ -62,8 +70,7 @@ def getitem(x, *, index):
     Derivation  dx = Sᵀ dout:  every entry of dout is added to the entry of x that it was read from.
                 An array of integers may name an entry twice; then both contributions add up.
     """
-    xp, shape = array_module(x), x.shape
-    parts = index if isinstance(index, tuple) else (index,)
+    xp, shape, parts = array_module(x), x.shape, parts_of(index)
     may_repeat = any(hasattr(part, "__len__") for part in parts)  # an array or a list
     if may_repeat:  # copies, for backward reads them again
         index = tuple(part.copy() if hasattr(part, "copy") else part for part in parts)

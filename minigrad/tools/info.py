@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import threadpoolctl
 
+from minigrad.internals import cublas
 from minigrad.internals.gpu import SELF_TESTS, GPUUnavailable, find_gpu, import_cupy, self_test
 
 GIB = 2**30
@@ -48,6 +49,7 @@ def of_the_gpu():
     for what in SELF_TESTS:
         self_test(what, cupy)
         yield "can", what
+    yield "products", f"in {' or '.join(cublas.precisions())}, by {cublas.summary()}"
     free, _ = runtime.memGetInfo()
     yield "free", f"{free / GIB:.1f} GiB on GPU 0, the one that is used"
 

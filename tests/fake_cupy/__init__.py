@@ -9,30 +9,43 @@ It is strict:
 * Where CuPy differs from NumPy, so does the fake.  A result of one entry is an array, not a number,
   and cannot be a Python index.  An index out of range wraps around.  Assigning to one entry twice
   is undefined (here: an error).  Atomic additions come in any order.  The result of an elementwise
-  function is contiguous.  A single number has no axis, and cannot be concatenated.
-* `ledger` counts copies to the GPU (uploads) and back, for which Python waits (downloads).
+  function is contiguous.  A single number has no axis, and cannot be concatenated.  A fraction as
+  index is cut off, and an integer has negative powers.
+* `ledger` counts copies to the GPU (uploads) and back, for which Python waits (downloads); launches
+  of our kernels by name, and the bytes of the arrays that they are given.  Calls of cuBLAS count
+  too: see cublas.py.
 * Fresh memory is full of NaN, or of other nonsense if the dtype has no NaN.
 
-It cannot show races between threads, how tensor cores round, memory that runs out, whether a driver
-accepts a kernel, and speed.  (The NumPy function that specifies one of our kernels runs in its
-place; tests/test_kernels.py runs the CUDA source itself.)
+Our kernels run from their CUDA source: see cuda_source.py.  Streams, and CUDA graphs, which record
+what is computed and do it again: see streams.py.
+
+It cannot show how tensor cores round, memory that runs out, whether a driver accepts a kernel or a
+graph, and speed; and of races only those that show in one of two orders of threads.
 """
 
 import builtins
+import collections
 import functools
+import math
 import operator
+import os
 import types
 import warnings
+import weakref
 
 import numpy as np
 
-from fake_cupy import kernels
+from fake_cupy import cuda_source, streams
+from fake_cupy.streams import CUDARuntimeError, get_default_memory_pool
 
 __version__ = "fake"
 
 inf, finfo = np.inf, np.finfo  # the real CuPy, too, imports these from NumPy
 
-ledger = types.SimpleNamespace(uploads=0, downloads=0)
+ledger = types.SimpleNamespace(
+    uploads=0, downloads=0, launches=collections.Counter(), flops=0, bytes=0, arrays=0, replays=0,
+    synchronizations=0,
+)  # fmt: skip
 _order = np.random.default_rng(0)  # the order of atomic additions
 
 
@@ -60,17 +73,100 @@ def _device(result, owner=None):
     array = ndarray._of(np.asarray(result))
     if owner is not None and np.may_share_memory(array._array, owner._array):
         array.base = owner if owner.base is None else owner.base
+    else:
+        ledger.arrays += 1
     return array
 
 
+def _fresh(shape, dtype, order=None):
+    """Return a new array of the current pool; `order` are its axes from the outermost in memory."""
+    dtype, shape = np.dtype(dtype), shape if isinstance(shape, tuple) else (shape,)
+    memory = streams.allocate(math.prod(shape) * dtype.itemsize)
+    if memory is None:
+        return _poison(np.empty(shape, dtype))
+    order = range(len(shape)) if order is None else order
+    flat = memory.array[: math.prod(shape) * dtype.itemsize].view(dtype)
+    within = flat.reshape([shape[axis] for axis in order]).transpose(np.argsort([*order]))
+    array = _poison(within)
+    array._memory = memory
+    if streams.is_capturing():
+        streams.submit("free", lambda: streams.poison(memory.array), [])
+    return array
+
+
+def _compute(name, function, *operands):
+    """Return a new array for the result of NumPy that `function()` returns: a kernel of CuPy's."""
+    if not streams.in_use():
+        return _device(function())
+    result = np.asarray(function())  # of arrays full of NaN while a stream captures
+    order = sorted(range(result.ndim), key=lambda axis: -result.strides[axis])
+    out = _fresh(result.shape, result.dtype, order)
+    target = out._array
+    _work(name, lambda: np.copyto(target, function()), *operands, out)
+    return out
+
+
+def _work(name, function, *arrays):
+    """Call a function that reads and writes these arrays, or record it."""
+    if not streams.in_use():
+        function()
+        return
+    arrays = [x for x in arrays if isinstance(x, ndarray)]
+    streams.submit(name, function, [_memory_of(x) for x in arrays], _sum_of_bytes(arrays))
+
+
+def _sum_of_bytes(arrays):
+    """Return the bytes of the entries of arrays; an entry that is repeated by a stride 0 is one."""
+    return builtins.sum(
+        x.itemsize * math.prod(n for n, step in zip(x.shape, x.strides, strict=True) if step)
+        for x in arrays
+    )
+
+
+def _memory_of(x):
+    """Return the Memory that an array is in."""
+    owner = x if x.base is None else x.base
+    if owner._memory is None:
+        owner._memory = streams.Memory(owner._array)
+    return owner._memory
+
+
 def _upload(x, dtype=None):
+    streams.refuse(RuntimeError("the current stream is capturing, so H2D transfers are disallowed"))
     ledger.uploads += 1
     return np.array(x, dtype)
 
 
+def _download(x):
+    """Wait for an array."""
+    streams.refuse(RuntimeError("the current stream is capturing, so D2H transfers are disallowed"))
+    _work("a download", lambda: None, x)
+    ledger.downloads += 1
+
+
+_owners: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # address -> ndarray
+
+
+def _owner_at(address, size):
+    """Return the array that has `size` bytes at an address that some array's `data.ptr` led to."""
+    for start, owner in _owners.items():
+        if start <= address and address + size <= start + owner._array.nbytes:
+            return owner
+    raise AssertionError(f"{size} bytes at {address} are not in one array: out of bounds")
+
+
+def _memory_at(address, size):
+    """Return those bytes as a NumPy array."""
+    owner = _owner_at(address, size)._array
+    begin = address - owner.ctypes.data
+    return owner.ravel("K").view(np.uint8)[begin : begin + size]
+
+
 def _poison(array):
     """Fill fresh memory with numbers that show when they are read."""
-    if array.dtype.kind == "f":
+    if not streams.poisoning:
+        pass
+    elif array.dtype.kind == "f":
         array[...] = np.nan
     elif array.dtype.kind == "b":
         array[...] = True
@@ -98,10 +194,22 @@ class ufunc:
 
     @_quietly
     def __call__(self, *operands, out=None, casting="same_kind", dtype=None):
-        operands = map(_host, operands)
-        inside = None if out is None else _array_inside(out)
-        result = self._ufunc(*operands, out=inside, casting=casting, dtype=dtype)
-        return _device(np.array(result, order="C")) if out is None else out
+        inside = [_host(x) for x in operands]
+        target = None if out is None else _array_inside(out)
+        name, compute = self._ufunc.__name__, functools.partial(self._ufunc, *inside)
+        if out is not None:
+            compute = _quietly(functools.partial(compute, out=target, casting=casting, dtype=dtype))
+            _work(name, compute, *operands, out)
+            return out
+        compute = _quietly(functools.partial(compute, casting=casting, dtype=dtype))
+        if streams.is_capturing():  # without computing
+            shape = np.broadcast_shapes(*map(np.shape, inside))
+            few = [x[(slice(0),) * x.ndim] if isinstance(x, np.ndarray) else x for x in inside]
+            out = _fresh(shape, self._ufunc(*few, casting=casting, dtype=dtype).dtype)
+            target = out._array
+            _work(name, lambda: np.copyto(target, compute()), *operands, out)
+            return out
+        return _compute(name, lambda: np.array(compute(), order="C"), *operands)
 
     def at(self, a, indices, b):
         """Add in any order, as CUDA's atomicAdd does, and only dtypes that it has."""
@@ -110,23 +218,46 @@ class ufunc:
         target = _array_inside(a)
         if target.dtype.name not in "int32 float16 float32 float64 uint32 uint64".split():
             raise TypeError(f"not every CuPy 14 adds {target.dtype}")
-        places = np.arange(target.size).reshape(target.shape)[a._index(indices)]
-        values = np.broadcast_to(_host(b), places.shape).ravel()
-        order = _order.permutation(places.size)
-        places = np.unravel_index(places.ravel()[order], target.shape)
-        np.add.at(target, places, values[order])
+        parts, inside = a._parts(indices), _host(b)
+
+        def add_up():
+            places = np.arange(target.size).reshape(target.shape)[_wrapped(target.shape, parts)]
+            values = np.broadcast_to(inside, places.shape).ravel()
+            order = _order.permutation(places.size)
+            places = np.unravel_index(places.ravel()[order], target.shape)
+            np.add.at(target, places, values[order])
+
+        _work("add.at", add_up, a, b, *(indices if isinstance(indices, tuple) else (indices,)))
+
+
+class _Power(ufunc):
+    """x ** y, where CuPy has a value for an integer to a negative integer power: 0, 1 or −1."""
+
+    def __call__(self, x, y, out=None):
+        base, exponent = _host(x), _host(y)
+        negative = np.less(exponent, 0)
+        if out is not None or np.result_type(base, exponent).kind == "f" or not np.any(negative):
+            return super().__call__(x, y, out=out)
+        assert not streams.is_capturing(), "not faked"
+        of_minus_one = np.where(np.bitwise_and(exponent, 1), -1, 1)
+        special = np.where(np.equal(base, -1), of_minus_one, np.equal(base, 1))
+        return _device(np.where(negative, special, np.power(base, np.where(negative, 0, exponent))))
 
 
 class ndarray:
     """An array of the GPU."""
 
-    __slots__ = ("__weakref__", "_array", "base")
+    __slots__ = ("__weakref__", "_array", "_memory", "base")
 
     @classmethod
     def _of(cls, array):
         self = cls.__new__(cls)
-        self._array, self.base = array, None
+        self._array, self.base, self._memory = array, None, None
         return self
+
+    def __del__(self):
+        if getattr(self, "_memory", None) is not None:
+            self._memory.free()
 
     def __init__(self):
         raise TypeError("the project makes arrays by empty(), zeros() and so on")
@@ -153,12 +284,26 @@ class ndarray:
     ndim = property(lambda self: self._array.ndim)
     size = property(lambda self: self._array.size)
     dtype = property(lambda self: self._array.dtype)
+    itemsize = property(lambda self: self._array.itemsize)
+    strides = property(lambda self: self._array.strides)
     T = property(lambda self: _device(self._array.T, self))
+
+    @property
+    def __cuda_array_interface__(self):
+        """What an MPI that reaches the GPU asks for; the address is one of the CPU's memory."""
+        here = self._array.__array_interface__
+        return {name: here[name] for name in ("data", "shape", "typestr")} | {"version": 3}
 
     @property
     def flags(self):
         names = ("c_contiguous", "f_contiguous")
         return types.SimpleNamespace(**{name: getattr(self._array.flags, name) for name in names})
+
+    @property
+    def data(self):
+        owner = self if self.base is None else self.base
+        _owners[owner._array.ctypes.data] = owner
+        return types.SimpleNamespace(ptr=self._array.ctypes.data)
 
     def __len__(self):
         return len(self._array)
@@ -171,7 +316,7 @@ class ndarray:
     # ---- copies to the CPU ----
 
     def get(self):
-        ledger.downloads += 1
+        _download(self)
         return self._array.copy()
 
     def item(self):
@@ -195,13 +340,36 @@ class ndarray:
     def __format__(self, form):
         return format(self.get(), form)
 
+    # ---- copies to the GPU ----
+
+    def set(self, arr, stream=None):
+        if not isinstance(arr, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if self.dtype != arr.dtype:
+            raise TypeError(f"{arr.dtype} array cannot be set to {self.dtype} array")
+        if self.shape != arr.shape:
+            raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
+        assert stream is None and self.flags.c_contiguous and arr.flags.c_contiguous, "not faked"
+        streams.refuse(
+            RuntimeError("the current stream is capturing, so H2D transfers are disallowed")
+        )
+        ledger.uploads += 1
+        _work("an upload", lambda: streams.upload(self._array, arr), self)
+
     # ---- views and copies ----
 
     def reshape(self, *shape):
-        return _device(self._array.reshape(*shape), self)
+        array = self._array
+        result = array.reshape(*shape)
+        if np.may_share_memory(result, array) or not array.size:
+            return _device(result, self)
+        return _compute("reshape", lambda: array.reshape(*shape), self)
 
     def ravel(self):
-        return _device(self._array.ravel(), self)
+        if self.flags.c_contiguous:
+            return self.reshape(-1)
+        array = self._array
+        return _compute("ravel", lambda: array.flatten(), self)
 
     def transpose(self, *axes):
         return _device(self._array.transpose(*axes), self)
@@ -210,7 +378,7 @@ class ndarray:
         return _device(self._array.swapaxes(axis1, axis2), self)
 
     def copy(self):
-        return _device(self._array.copy())
+        return _compute("copy", self._array.copy, self)
 
     __copy__ = copy
 
@@ -224,7 +392,8 @@ class ndarray:
     def astype(self, dtype, *, copy=True):
         if not copy and self.dtype == dtype:
             return self
-        return _device(self._array.astype(dtype))
+        array = self._array
+        return _compute("astype", _quietly(lambda: array.astype(dtype)), self)
 
     # ---- reductions ----
 
@@ -234,32 +403,40 @@ class ndarray:
             raise np.exceptions.AxisError(f"axis {axis} is out of bounds for array of dimension 0")
         return axis
 
-    @_quietly
-    def sum(self, axis=None, dtype=None, *, keepdims=False):
-        return _device(self._array.sum(self._axis(axis), dtype, keepdims=keepdims))
+    def _reduced(self, name, axis=None, **options):
+        """A GPU raises no warning, not even for a mean of nothing."""
+        compute = functools.partial(getattr(self._array, name), self._axis(axis), **options)
 
-    @_quietly
+        @_quietly
+        def quiet():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "Mean of empty slice"
+                return compute()
+
+        return _compute(name, quiet, self)
+
+    def sum(self, axis=None, dtype=None, *, keepdims=False):
+        return self._reduced("sum", axis, dtype=dtype, keepdims=keepdims)
+
     def mean(self, axis=None, *, keepdims=False):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "Mean of empty slice"
-            return _device(self._array.mean(self._axis(axis), keepdims=keepdims))
+        return self._reduced("mean", axis, keepdims=keepdims)
 
     def max(self, axis=None, *, keepdims=False):
-        return _device(self._array.max(self._axis(axis), keepdims=keepdims))
+        return self._reduced("max", axis, keepdims=keepdims)
 
     def min(self, axis=None, *, keepdims=False):
-        return _device(self._array.min(self._axis(axis), keepdims=keepdims))
+        return self._reduced("min", axis, keepdims=keepdims)
 
     def all(self):
-        return _device(self._array.all())
+        return self._reduced("all")
 
     def any(self):
-        return _device(self._array.any())
+        return self._reduced("any")
 
     # ---- indexing ----
 
-    def _index(self, index):
-        """Return the index for NumPy: host arrays are uploaded, integers in arrays wrap around."""
+    def _parts(self, index):
+        """Return the parts of an index as NumPy has them; host arrays are uploaded."""
         parts = [*index] if isinstance(index, tuple) else [index]
         for i, part in enumerate(parts):
             if isinstance(part, ndarray):
@@ -269,40 +446,62 @@ class ndarray:
                 if isinstance(part, list) and parts[i].size == 0:
                     parts[i] = parts[i].astype(np.int32)
             elif part is not None and part is not Ellipsis and not isinstance(part, slice):
-                parts[i] = operator.index(part)
-
-        def length(part):  # how many axes it takes
-            if part is None or part is Ellipsis:
-                return 0
-            return part.ndim if isinstance(part, np.ndarray) and part.dtype.kind == "b" else 1
-
-        axis, rest = 0, self.ndim - builtins.sum(map(length, parts))
-        for i, part in enumerate(parts):
-            if part is Ellipsis:
-                axis += rest
-            elif isinstance(part, np.ndarray):
-                if part.dtype.kind == "b":
-                    ledger.downloads += 1  # Python must know how many are selected
-                elif part.dtype.kind in "iu" and part.size and self.shape[axis]:
-                    parts[i] = part % self.shape[axis]
-            axis += length(part)
-        return tuple(parts)
+                parts[i] = int(part)  # CuPy cuts a fraction off
+            if isinstance(parts[i], np.ndarray) and parts[i].dtype.kind == "b":
+                _download(self)  # Python must know how many are selected
+        return parts
 
     def __getitem__(self, index):
-        return _device(self._array[self._index(index)], self)
+        array, parts = self._array, self._parts(index)
+        if not _selects(parts):
+            return _device(array[tuple(parts)], self)
+        arrays = index if isinstance(index, tuple) else (index,)
+        return _compute("take", lambda: array[_wrapped(array.shape, parts)], self, *arrays)
 
     def __setitem__(self, index, value):
-        index = self._index(index)
-        selects = any(isinstance(part, np.ndarray) for part in index)
-        if isinstance(value, np.ndarray) and not selects:
+        array, parts = self._array, self._parts(index)
+        if isinstance(value, np.ndarray) and not _selects(parts):
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
-        if selects:
-            if not isinstance(value, ndarray):
-                value = _device(_upload(value))
-            places = np.arange(self.size).reshape(self.shape)[index]
-            if np.unique(places).size < places.size:
-                raise AssertionError("an entry that is assigned twice has an undefined value")
-        self._array[index] = _host(value)
+        if _selects(parts) and not isinstance(value, ndarray):
+            value = _device(_upload(value))
+        inside = _host(value)
+
+        def assign():
+            where = _wrapped(array.shape, parts)
+            if _selects(parts):
+                places = np.arange(array.size).reshape(array.shape)[where]
+                if np.unique(places).size < places.size:
+                    raise AssertionError("an entry that is assigned twice has an undefined value")
+            array[where] = inside
+
+        if parts and not _selects(parts):  # the entries that change
+            self = self[index]
+        _work("assign", assign, self, value, *(index if isinstance(index, tuple) else (index,)))
+
+
+def _selects(parts):
+    """Return whether there are arrays among the parts of an index."""
+    return builtins.any(isinstance(part, np.ndarray) for part in parts)
+
+
+def _wrapped(shape, parts):
+    """Return the index for NumPy: integers in arrays that are out of range wrap around."""
+
+    def length(part):  # how many axes it takes
+        if part is None or part is Ellipsis:
+            return 0
+        return part.ndim if isinstance(part, np.ndarray) and part.dtype.kind == "b" else 1
+
+    parts = [*parts]
+    axis, rest = 0, len(shape) - builtins.sum(map(length, parts))
+    for i, part in enumerate(parts):
+        if part is Ellipsis:
+            axis += rest
+        elif isinstance(part, np.ndarray) and part.dtype.kind in "iu":
+            if part.size and shape[axis]:
+                parts[i] = part % shape[axis]
+        axis += length(part)
+    return tuple(parts)
 
 
 def _binary(name, function, in_place=True):
@@ -325,7 +524,7 @@ def _binary(name, function, in_place=True):
         setattr(ndarray, f"__i{name}__", assign)
 
 
-add, subtract, multiply, divide = map(ufunc, ("add", "subtract", "multiply", "divide"))
+add, divide = map(ufunc, ("add", "divide"))
 maximum, minimum, abs = map(ufunc, ("maximum", "minimum", "absolute"))
 equal, greater, less = map(ufunc, ("equal", "greater", "less"))
 greater_equal, less_equal = map(ufunc, ("greater_equal", "less_equal"))
@@ -333,8 +532,8 @@ exp, log, sqrt, tanh, rint = (ufunc(name) for name in ("exp", "log", "sqrt", "ta
 isfinite, isinf, isnan = (ufunc(name) for name in ("isfinite", "isinf", "isnan"))
 
 for _name, _function in {
-    "add": add, "sub": subtract, "mul": multiply, "truediv": ufunc("true_divide"),
-    "pow": ufunc("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
+    "add": add, "sub": ufunc("subtract"), "mul": ufunc("multiply"), "truediv": ufunc("true_divide"),
+    "pow": _Power("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
 }.items():  # fmt: skip
     _binary(_name, _function)
 for _name, _function in {
@@ -353,40 +552,51 @@ ndarray.__hash__ = None  # type: ignore[assignment]
 
 
 def empty(shape, dtype=float):
-    return _poison(np.empty(shape, dtype))
+    return _fresh(shape, dtype)
 
 
 def empty_like(prototype, dtype=None):
-    return _poison(np.empty_like(_array_inside(prototype), dtype))
+    array = _array_inside(prototype)
+    order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    return _fresh(array.shape, dtype or array.dtype, order)
 
 
 def zeros(shape, dtype=float):
-    return _device(np.zeros(shape, dtype))
+    return _compute("zeros", lambda: np.zeros(shape, dtype))
 
 
 def zeros_like(a, dtype=None):
-    return _device(np.zeros_like(_array_inside(a), dtype))
+    return _like("zeros", np.zeros_like, a, dtype)
 
 
 def ones(shape, dtype=float):
-    return _device(np.ones(shape, dtype))
+    return _compute("ones", lambda: np.ones(shape, dtype))
 
 
 def ones_like(a, dtype=None):
-    return _device(np.ones_like(_array_inside(a), dtype))
+    return _like("ones", np.ones_like, a, dtype)
+
+
+def _like(name, make, prototype, dtype):
+    array = _array_inside(prototype)
+    return _compute(name, lambda: make(array, dtype))
 
 
 def full(shape, fill_value, dtype=None):
-    return _device(np.full(shape, _host(fill_value), dtype))
+    value = _host(fill_value)
+    return _compute("full", lambda: np.full(shape, value, dtype), fill_value)
 
 
 def arange(start, stop=None, step=1, dtype=None):
     bounds = (start,) if stop is None else (start, stop, step)
-    return _device(np.arange(*map(operator.index, bounds), dtype=dtype))
+    return _compute("arange", lambda: np.arange(*map(operator.index, bounds), dtype=dtype))
 
 
 def array(obj, dtype=None):
-    return _device(np.array(obj._array, dtype) if isinstance(obj, ndarray) else _upload(obj, dtype))
+    if not isinstance(obj, ndarray):
+        return _device(_upload(obj, dtype))
+    inside = obj._array
+    return _compute("array", lambda: np.array(inside, dtype), obj)
 
 
 def asarray(a, dtype=None):
@@ -394,11 +604,18 @@ def asarray(a, dtype=None):
 
 
 def ascontiguousarray(a):
-    return _device(np.ascontiguousarray(_array_inside(a)), a)
+    return _contiguous(np.ascontiguousarray, a)
 
 
 def asfortranarray(a):
-    return _device(np.asfortranarray(_array_inside(a)), a)
+    return _contiguous(np.asfortranarray, a)
+
+
+def _contiguous(function, a):
+    array = _array_inside(a)
+    if np.may_share_memory(function(array), array):
+        return _device(function(array), a)
+    return _compute("copy", lambda: function(array), a)
 
 
 def asnumpy(a):
@@ -410,13 +627,14 @@ def asnumpy(a):
 
 def concatenate(tup, axis=0):
     arrays = [_array_inside(a) for a in tup]
-    if any(a.ndim == 0 for a in arrays):  # NumPy raises a ValueError
+    if builtins.any(a.ndim == 0 for a in arrays):  # NumPy raises a ValueError
         raise TypeError("zero-dimensional arrays cannot be concatenated")
-    return _device(np.concatenate(arrays, axis))
+    return _compute("concatenate", lambda: np.concatenate(arrays, axis), *tup)
 
 
 def stack(tup, axis=0):
-    return _device(np.stack([_array_inside(a) for a in tup], axis))
+    arrays = [_array_inside(a) for a in tup]
+    return _compute("stack", lambda: np.stack(arrays, axis), *tup)
 
 
 def moveaxis(a, source, destination):
@@ -436,27 +654,38 @@ def may_share_memory(a, b):
 
 
 def triu(m, k=0):
-    return _device(np.triu(_array_inside(m), k))
+    array = _array_inside(m)
+    return _compute("triu", lambda: np.triu(array, k), m)
 
 
-@_quietly
+def clip(a, a_min, a_max):
+    array = _array_inside(a)
+    return _compute("clip", lambda: np.array(np.clip(array, a_min, a_max), order="C"), a)
+
+
 def where(condition, x=None, y=None):
     if x is None or y is None:
         raise NotImplementedError(
             "where without values waits for the GPU: it is not used, and not faked"
         )
     condition = condition.astype("?", copy=False)  # CuPy's own line: a Python bool has no astype
-    return _device(np.where(_host(condition), _host(x), _host(y)))
+    inside = [_host(operand) for operand in (condition, x, y)]
+    return _compute("where", _quietly(lambda: np.where(*inside)), condition, x, y)
 
 
-@_quietly
 def matmul(x1, x2, /, *, out=None):
-    result = np.matmul(_array_inside(x1), _array_inside(x2))
+    streams.refuse(
+        NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+    )
+    factors = _array_inside(x1), _array_inside(x2)
+    compute = _quietly(lambda: np.matmul(*factors))
     if out is None:
-        return _device(result)
-    if (result.shape, result.dtype) != (_array_inside(out).shape, out.dtype):
+        return _compute("matmul", compute, x1, x2)
+    target = _array_inside(out)
+    result = compute()
+    if (result.shape, result.dtype) != (target.shape, target.dtype):
         raise ValueError("Output array has an invalid size or dtype")
-    out._array[...] = result
+    _work("matmul", lambda: np.copyto(target, compute()), x1, x2, out)
     return out
 
 
@@ -470,37 +699,64 @@ ndarray.__matmul__ = _matmul  # type: ignore[attr-defined]
 # ---- kernels and the driver ----------------------------------------------------------------------
 
 
-class RawKernel:
-    """One of our kernels: the arguments are checked against its source, and NumPy computes."""
-
-    def __init__(self, code, name):
-        self.name, self.parameters = name, kernels.parameters(code, name)
-
-    def __call__(self, grid, block, args):
-        assert all(type(n) is int and n > 0 for n in (*grid, *block)), "CUDA refuses such a grid"
-        arguments = []
-        for (name, dtype, is_array), x in zip(self.parameters, args, strict=True):
-            right = ndarray if is_array else np.generic
-            assert isinstance(x, right) and x.dtype == dtype, f"{self.name}: {name} is a {type(x)}"
-            assert not is_array or x.flags.c_contiguous, f"{self.name}: {name} has gaps"
-            arguments.append(x._array if is_array else x.item())
-        getattr(kernels, self.name)(grid[0] * block[0], *arguments)
+def _launch(name, function, arrays, n_bytes, flops=0):
+    """Launch a kernel of ours, or a product of cuBLAS: what is launched at once is counted."""
+    if not streams.is_capturing():
+        ledger.launches[name] += 1
+        ledger.bytes += n_bytes
+        ledger.flops += flops
+    streams.submit(name, function, [_memory_of(x) for x in arrays], n_bytes)
 
 
-class CUDARuntimeError(RuntimeError):
-    """Raised where the driver reports a failure."""
+class RawModule:
+    """A CUDA source.  As with CuPy, it is compiled when a kernel is first asked for."""
+
+    def __init__(self, code, *, options=()):
+        self._code, self._options = code, tuple(options)
+
+    def get_function(self, name):
+        declared = cuda_source.parameters(self._code, self._options)
+        assert name in declared, f"there is no kernel {name} in the source"
+        compiled = cuda_source.library(self._code, self._options)
+        function = getattr(compiled, f"run_{name}")
+        return cuda_source.Function(name, declared[name], function, _launch, ndarray)
+
+
+class _Device:
+    """One of the machine's GPUs, of which there are as many as FAKE_CUPY_DEVICES says.
+
+    Where FAKE_CUPY_ADDRESS is set, there is one, with this address.
+    """
+
+    current = 0
+
+    def __init__(self, device):
+        self.id = device
+        self.pci_bus_id = os.environ.get("FAKE_CUPY_ADDRESS", f"0000:{device:02X}:00.0")
+
+    def use(self):
+        assert 0 <= self.id < cuda.runtime.getDeviceCount()
+        _Device.current = self.id
 
 
 cuda = types.SimpleNamespace(
     runtime=types.SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
-        deviceSynchronize=lambda: None,
+        deviceSynchronize=lambda: streams.wait(ledger),
         driverGetVersion=lambda: 12080,
         runtimeGetVersion=lambda: 12080,
-        getDeviceCount=lambda: 1,
+        getDevice=lambda: _Device.current,
+        getDeviceCount=lambda: int(os.environ.get("FAKE_CUPY_DEVICES", 1)),
         getDeviceProperties=lambda device: {
-            "name": b"no GPU, but NumPy", "totalGlobalMem": 2**34, "major": 0, "minor": 0
+            "name": b"no GPU, but NumPy", "totalGlobalMem": 2**34, "major": 9, "minor": 0
         },
         memGetInfo=lambda: (2**33, 2**34),
     ),
+    Device=_Device,
+    get_current_stream=streams.get_current_stream,
+    Stream=streams.Stream,
+    Event=streams.Event,
+    MemoryPool=streams.MemoryPool,
+    using_allocator=streams.using_allocator,
+    alloc_pinned_memory=streams.alloc_pinned_memory,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 
 from minigrad import ops, random
-from minigrad.backend import array_module
+from minigrad.backend import CPU, array_module, device_of
 from minigrad.fast import twin
 from minigrad.fast.arrays import same_float_dtype, transposed, vecdot
 
@@ -26,8 +26,8 @@ def attention(q, k, v, *, causal=True, mask=None, dropout=0.0, training=False, k
     return in_blocks(q, k, v, causal, mask, dropout, training, key, BLOCK, random.dropout_mask)
 
 
-def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mask):
-    """Return (out, backward), computed `length` queries at a time."""
+def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mask, matmul=None):
+    """Return (out, backward), computed `length` queries at a time, with products by `matmul`."""
     if (
         mask is not None
         or q.ndim != 4
@@ -40,6 +40,7 @@ def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mas
     if k.shape != (B, H, N, D) or D == 0 or N == 0 or (causal and N < T):
         return NotImplemented
     xp = array_module(q)
+    matmul = matmul or xp.matmul
     scale = 1 / math.sqrt(D)
     scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
     ahead = xp.triu(xp.full((length, length), -xp.inf, q.dtype), 1)  # −∞ where a key comes later
@@ -51,16 +52,19 @@ def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mas
     for start in range(0, T, length):
         queries = slice(start, min(start + length, T))
         seen = slice(N - T + queries.stop if causal else N)
-        p = scaled_q[:, :, queries] @ k_T[..., seen]  # at first the scores
+        p = matmul(scaled_q[:, :, queries], k_T[..., seen])  # at first the scores
         if causal:
             n = queries.stop - start
             p[..., -n:] += ahead[:n, :n]  # the last n keys are at the positions of the queries
         p -= p.max(-1, keepdims=True)
         xp.exp(p, out=p)
-        row_sums = p @ xp.ones(p.shape[-1], p.dtype)  # on a CPU faster than p.sum(-1)
+        if device_of(p) == CPU:  # faster than p.sum(-1)
+            row_sums = p @ xp.ones(p.shape[-1], p.dtype)
+        else:
+            row_sums = p.sum(-1)
         p /= row_sums[..., None]
         dropped = p if drop is None else p * drop[:, :, queries, seen]  # P̃
-        xp.matmul(dropped, v[:, :, seen], out=out[:, :, queries])
+        matmul(dropped, v[:, :, seen], out=out[:, :, queries])
         blocks.append((queries, seen, p, dropped))
 
     def backward(dout):
@@ -69,14 +73,14 @@ def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mas
         row_dots = vecdot(dout, out)[..., None]  # Σ dP ⊙ P
         for queries, seen, p, dropped in blocks:
             douts = dout[:, :, queries]
-            dv[:, :, seen] += dropped.swapaxes(2, 3) @ douts
-            ds = douts @ v_T[..., seen]  # at first dP̃
+            dv[:, :, seen] += matmul(dropped.swapaxes(2, 3), douts)
+            ds = matmul(douts, v_T[..., seen])  # at first dP̃
             if drop is not None:
                 ds *= drop[:, :, queries, seen]  # dP
             ds -= row_dots[:, :, queries]
             ds *= p
-            xp.matmul(ds, k[:, :, seen], out=dq[:, :, queries])
-            dk[:, :, seen] += ds.swapaxes(2, 3) @ scaled_q[:, :, queries]  # which has the 1/√D
+            matmul(ds, k[:, :, seen], out=dq[:, :, queries])
+            dk[:, :, seen] += matmul(ds.swapaxes(2, 3), scaled_q[:, :, queries])  # which has the 1/√D
         dq *= scale
         return dq, dk, dv
 

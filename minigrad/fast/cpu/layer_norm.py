@@ -1,14 +1,15 @@
 """Layer norm by matrix products, in place."""
 
+import numpy as np
+
 from minigrad import ops
-from minigrad.backend import GPU, array_module, device_of
 from minigrad.fast import twin
 from minigrad.fast.arrays import same_float_dtype, sum_of_rows, vecdot
 
 FAR = 4  # standard deviations: a mean below is rounded by less than x̂ is
 
 
-@twin(ops.layer_norm, "cpu", "gpu")
+@twin(ops.layer_norm, "cpu")
 def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     """Differs    The mean of a row is a product with (1/C, ..., 1/C), a sum of squares a product of
                   the row with itself, and a sum over rows a product with ones: none of them needs
@@ -20,15 +21,12 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
         return NotImplemented
     if not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
         return NotImplemented
-    xp = array_module(x)
     C = x.shape[-1]
-    average = xp.full(C, 1 / C, x.dtype)
+    average = np.full(C, 1 / C, x.dtype)
     mean = x @ average  # (...,)
     xhat = x - mean[..., None]  # at first x − μ
     rstd = (vecdot(xhat, xhat) / C + eps) ** -0.5  # (...,)
-    if device_of(x) == GPU:  # looking at the mean would take longer than subtracting it again
-        xhat -= (xhat @ average)[..., None]
-    elif not abs(mean * rstd).max() <= FAR:
+    if not abs(mean * rstd).max() <= FAR:
         return NotImplemented
     rstd = rstd[..., None]
     xhat *= rstd

@@ -7,7 +7,7 @@ from minigrad.fast import twin
 from minigrad.fast.arrays import same_float_dtype, sum_of_rows
 
 
-@twin(ops.linear, "cpu", "gpu")
+@twin(ops.linear, "cpu")
 def linear(x, weight, bias=None):
     """Differs    The bias is added in place, and its gradient is a product with ones.
     Declines      integers, a mix of dtypes, and shapes that the page refuses

@@ -1,8 +1,25 @@
-"""The twins in CUDA, through CuPy; importing this attaches them, and needs no CuPy.
+"""The twins in CUDA, through CuPy and cuBLAS; importing this attaches them, and needs neither."""
 
-GELU, layer norm and linear use the twins of fast/cpu/, which CuPy runs as they are.
-"""
+from minigrad.fast.gpu import (
+    add_up,
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    layer_norm,
+    linear,
+    matmul,
+)
 
-from minigrad.fast.gpu import add_up, attention, dropout
-
-__all__ = ["add_up", "attention", "dropout"]
+__all__ = [
+    "add_up",
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "matmul",
+]

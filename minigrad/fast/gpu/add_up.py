@@ -1,13 +1,11 @@
-"""Gradients of embedding and getitem on a GPU, the same bits in every run."""
+"""The gradient of getitem on a GPU, the same bits in every run."""
 
 import numpy as np
 
 from minigrad import ops
 from minigrad.backend import array_module
 from minigrad.fast import twin
-from minigrad.ops.embedding import check_ids
-
-SMALL = 512  # tokens: up to here a product with the one-hot matrix is used
+from minigrad.ops.shape import parts_of
 
 
 def add_up(values, index, shape):
@@ -31,33 +29,12 @@ def add_up(values, index, shape):
     return (total.view(np.int64) / units_per_one).astype(values.dtype)
 
 
-@twin(ops.embedding, "gpu")
-def embedding(ids, weight):
-    """Differs    For a small vocabulary the gradient is a product, for a large one add_up above.
-    Declines      a weight that the page refuses
-    """
-    xp = array_module(weight)
-    ids = xp.array(ids)  # a copy, because backward reads them again
-    if weight.ndim != 2:
-        return NotImplemented
-    check_ids("embedding", ids, len(weight))
-    V, C = weight.shape
-
-    def backward(dout):
-        if V > SMALL:
-            return None, add_up(dout, ids, (V, C))
-        onehot = ids.reshape(-1, 1) == xp.arange(V)
-        return None, onehot.T @ dout.reshape(ids.size, C)
-
-    return weight[ids], backward
-
-
 @twin(ops.getitem, "gpu")
 def getitem(x, *, index):
     """Differs    An index with arrays or lists, which may name an entry twice, uses add_up above.
     Declines      any other index
     """
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = parts_of(index)
     if not any(hasattr(part, "__len__") for part in parts):
         return NotImplemented
     index = tuple(part.copy() if hasattr(part, "copy") else part for part in parts)

@@ -1,44 +1,32 @@
-"""Dropout whose mask is drawn on the GPU, by dropout_keep.cu."""
-
-import math
+"""Dropout in one kernel, which draws the mask as it goes."""
 
 import numpy as np
 
-from minigrad import ops, random
+from minigrad import ops
 from minigrad.backend import array_module
 from minigrad.fast import twin
-from minigrad.fast.gpu.launch import launch
-
-
-def keep_mask(x, p, key=None):
-    """Draw the mask that random.keep_mask(x, p, key) draws, bit for bit, by a kernel on the GPU."""
-    keep = array_module(x).empty(x.shape, bool)
-    n_rows, size = len(x), math.prod(x.shape[1:])
-    numbers = (n_rows, size, round(p * 2**32), *random.check_key(p, key), random.MASK)
-    n_threads = n_rows * -(-size // 8)  # each decides on 8 entries of a row
-    launch("dropout_keep", n_threads, keep, *map(np.uint64, numbers))
-    return keep
-
-
-def dropout_mask(x, p, key=None):
-    """Draw the mask that random.dropout_mask(x, p, key) draws, on the GPU."""
-    mask = keep_mask(x, p, key).astype(x.dtype)
-    mask /= 1 - p
-    return mask
+from minigrad.fast.gpu.launch import contiguous, launch, of_dtype
+from minigrad.fast.gpu.masks import THREADS, draw, grid_of_rows
 
 
 @twin(ops.dropout, "gpu")
 def dropout(x, p, *, training, key=None):
-    """Differs    The mask is drawn by a kernel.
-    Declines      numbers, evaluation, and p = 0
+    """Differs    One kernel draws the mask and applies it.  The mask is kept as bits, 8 in a byte.
+    Declines      numbers, evaluation, p = 0, and integers
     """
-    if x.ndim == 0 or not training or p == 0:
+    if x.ndim == 0 or not training or p == 0 or x.dtype.kind != "f":
         return NotImplemented
     xp = array_module(x)
-    keep = keep_mask(x, p, key)
-    scale = 1 / (1 - p)
+    drawn = draw(x, p, key)
+    size, blocks = grid_of_rows(x)
+    kept = xp.empty((len(x), -(-size // 8)), np.uint8)
+    numbers = x.dtype.type(1 / (1 - p)), np.uint64(size), np.uint32(blocks)
 
-    def backward(dout):
-        return xp.where(keep, dout * scale, 0), None
+    def apply(kernel, y, *arguments):
+        y, out = contiguous(y), xp.empty(y.shape, y.dtype)
+        grid = len(y) * blocks
+        launch(kernel, grid, THREADS, y, out, *arguments, *numbers, options=of_dtype(y.dtype))
+        return out
 
-    return xp.where(keep, x * scale, 0), backward
+    out = apply("dropout_forward", x, kept, *drawn)
+    return out, lambda dout: (apply("dropout_backward", dout, kept), None)
