@@ -62,13 +62,10 @@ def joined(outputs):
     return result
 
 
-def printed(notebook):
-    """Return, for every code cell, its text outputs: what it printed, and the text of its value."""
-    return [
-        [output.text if "text" in output else output.data["text/plain"] for output in cell.outputs]
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    ]
+def printed_by(cell):
+    """Return the text outputs of a cell: what it printed, and the text of its last value."""
+    outputs = cell.get("outputs", [])
+    return [output.text if "text" in output else output.data["text/plain"] for output in outputs]
 
 
 def main(prefixes):

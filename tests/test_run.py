@@ -136,10 +136,12 @@ def test_a_run_that_is_there_is_renamed_aside(tmp_path):
 
 
 def test_a_folder_without_a_run_is_used_as_it_is(tmp_path):
-    """The user's own file in it stays where it is."""
-    (tmp_path / "notes.txt").write_text("mine")
+    """The user's own files in it stay where they are; what a dead run had begun does not."""
+    for name in ("notes.txt", "mine.tmp", "tokenizer.json.0123.tmp"):
+        (tmp_path / name).write_text("mine")
     folder = RunFolder(tmp_path, {}, TOKENIZER)
     assert folder.moved is None and (tmp_path / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.glob("*.tmp")] == ["mine.tmp"]
 
 
 def test_a_run_in_the_current_folder_is_renamed_aside(tmp_path, monkeypatch):
@@ -173,6 +175,13 @@ def test_rate_is_tokens_by_seconds_since_the_last_call(clock):
         watch.tokens += tokens
         assert watch.rate() == tokens / seconds
     assert watch.seconds() == 6
+
+
+def test_a_clock_may_stand_still(clock):
+    """No time has gone by, so there is no rate, and nobody knows what is left."""
+    watch = Clock()
+    watch.tokens += 300
+    assert (watch.rate(), watch.left(100), watch.since_save()) == (0, 0, 0)
 
 
 def test_pauses_do_not_count_as_training(clock):

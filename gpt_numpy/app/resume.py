@@ -12,6 +12,7 @@ state of the save before is kept under another name, in case the disk damages th
 import dataclasses
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
@@ -120,10 +121,13 @@ def check_size(header, settings):
 def newest_state(folder: Path) -> tuple[str, Progress, State, Exception | None]:
     """(file name, Progress, arrays, fault) of the last state that is whole: FILE, or else BEFORE.
 
-    fault       what is wrong with FILE if it is BEFORE
+    fault       what is wrong with FILE if it is BEFORE; nothing if a save was interrupted when
+                FILE had been renamed, and the new one had not
 
     Errors      ValueError or OSError of FILE, if neither is whole
     """
+    if not os.path.lexists(folder / FILE):
+        return BEFORE, *load_state(folder, BEFORE), None
     try:
         return FILE, *load_state(folder), None
     except (ValueError, OSError) as error:

@@ -174,7 +174,8 @@ def introduce(display, job, model, ranks):
     )
     if job.saved:
         progress, _ = job.saved
-        display.say(f"resuming: from step {progress.step}, val_loss {progress.val_loss:.4f}")
+        which = ", of the save before the last" if folder.file == resume.BEFORE else ""
+        display.say(f"resuming: from step {progress.step}, val_loss {progress.val_loss:.4f}{which}")
     for note in job.notes:
         display.say(f"          {note}")
     if folder.moved:
@@ -293,8 +294,8 @@ class Run:
         if self.job.saved:
             self.evaluate_again()
             self.commit(step, self.point["logged"], self.point["numbers"])
-        if self.job.notes:
-            self.save()  # with the new settings
+        if self.job.notes or self.folder.warnings:
+            self.save()  # with the new settings, or with what was repaired
         if not self.point["logged"]:
             numbers = self.point["numbers"]
             self.measured = numbers["train_loss"], numbers["tokens_per_second"]

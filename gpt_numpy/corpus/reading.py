@@ -150,8 +150,8 @@ def copy_of_pipe(path):
     """Copy what comes out of a pipe into a temporary file, which is gone once it is closed."""
     if path == STDIN and sys.stdin is None:
         raise ValueError("standard input is closed; give the path of a text file")
-    copy = tempfile.TemporaryFile()
     descriptor, first = (sys.stdin.fileno(), b"") if path == STDIN else open_pipe(path)
+    copy = tempfile.TemporaryFile()
     with open(descriptor, "rb", closefd=path != STDIN) as pipe:
         copy.write(first)
         shutil.copyfileobj(pipe, copy)

@@ -217,15 +217,13 @@ def check_room(n_bytes):
     It makes a file there that takes no room before it is written to.  If there is none then, the
     system ends the process without a word.
     """
-    room, folders = 0, ["/dev/shm", tempfile.gettempdir()]
-    for folder in folders:
+    room = {}
+    for folder in (lambda: "/dev/shm", tempfile.gettempdir):
         with contextlib.suppress(OSError):  # it is not there
-            room = max(room, shutil.disk_usage(folder).free)
-    if n_bytes > room:
-        raise MemoryError(
-            f"processes share memory in {' and '.join(folders)}: {room:,} bytes are free there, "
-            f"and the next {n_bytes:,} do not fit"
-        )
+            room[folder()] = shutil.disk_usage(folder()).free
+    if n_bytes > max(room.values(), default=0):
+        free = " and ".join(f"{folder} has {n:,} bytes left" for folder, n in room.items())
+        raise MemoryError(f"processes share memory, the next {n_bytes:,} bytes, but {free}")
 
 
 def vector(shared):

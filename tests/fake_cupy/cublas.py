@@ -152,8 +152,6 @@ class Library:
         def product():
             x, y = (tf32(A), tf32(B)) if compute == 77 else (A, B)
             x, y = x.swapaxes(1, 2) if flag_a else x, y.swapaxes(1, 2) if flag_b else y
-            if keep == 0:
-                C[...] = np.nan
             with np.errstate(all="ignore"):
                 xy = np.matmul(x, y) * factor
                 C[...] = xy if keep == 0 else xy + keep * C
