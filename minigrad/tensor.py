@@ -73,12 +73,12 @@ class Node:
         self.module_stack = this_thread.module_stack  # for tools: the module calls that are running
         self.time = next(_clock)
 
-    def replay(self, *douts):
-        """Return the gradients of the inputs, from the gradient of the result: the sum of douts."""
+    def replay(self, dout):
+        """Return the gradients of the inputs, from the gradient of the result."""
         guards.check_node(self)  # raises if replayed before, or if an optimizer changed an input
-        grads = self.backward(*douts)
+        grads = self.backward(dout)
         if this_thread.hook is not None:  # a tool is watching
-            this_thread.hook.backward(self, sum(douts[1:], start=douts[0]), grads)
+            this_thread.hook.backward(self, dout, grads)
         return grads
 
     def free(self):
@@ -127,27 +127,23 @@ class Tensor(Operators):
         come is on the heap, or older than one that is.  So it can be replayed, without sorting the
         graph first and without recursion.
         """
-        dout = guards.check_dout(
-            self, dout
-        )  # an array like self; raises if self requires no gradient
-        grads: dict[Node, list] = {}  # node -> [the sum of the gradients that reached it so far]
+        dout = guards.check_dout(self, dout)  # an array like self; raises if it wants no gradient
+        grads: dict[Node, Any] = {}  # node -> the sum of the gradients that reached it so far
         ready: list[tuple[int, Node]] = []  # a heap of (−time, node): pops the newest node first
 
         def accumulate(parent, d):
             if isinstance(parent, Tensor):
                 parent.accumulate_grad(d)
             elif parent not in grads:
-                grads[parent] = [d]
+                grads[parent] = d
                 heapq.heappush(ready, (-parent.time, parent))
-            elif len(grads[parent]) < getattr(parent.backward, "n_douts", 1):
-                grads[parent].append(d)  # a twin adds up several while it reads them
             else:  # never +=, because `add` returns one array for both of its inputs
-                grads[parent][-1] = grads[parent][-1] + d
+                grads[parent] = grads[parent] + d
 
         accumulate(self.node or self, dout)
         while ready:
             _, node = heapq.heappop(ready)
-            for parent, d in zip(node.parents, node.replay(*grads.pop(node)), strict=True):
+            for parent, d in zip(node.parents, node.replay(grads.pop(node)), strict=True):
                 if parent is None:
                     continue
                 if d is None or d.shape != parent.shape:

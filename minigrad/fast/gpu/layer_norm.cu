@@ -32,13 +32,12 @@ extern "C" __global__ void __launch_bounds__(TEAM * ROWS) layer_norm_forward(
     if (threadIdx.x == 0) stats[3 * row] = mean, stats[3 * row + 1] = rest, stats[3 * row + 2] = r;
 }
 
-// dx = r (dxhat - mean(dxhat) - xhat mean(dxhat xhat)),  dxhat = dout w,
-// dout = dout1 + dout2 + dout3, without those that are NULL
+// dx = r (dxhat - mean(dxhat) - xhat mean(dxhat xhat)),  dxhat = dout w
 //
 // parts (gridDim.x, 2 C): dw and db of the rows that a block has had, to be added up by column_sum.
 extern "C" __global__ void __launch_bounds__(TEAM * ROWS) layer_norm_backward(
-    const activation *x, const activation *dout1, const activation *dout2, const activation *dout3,
-    const real *w, const real *stats, activation *dx, double *parts, int n_rows, int C)
+    const activation *x, const activation *dout, const real *w, const real *stats, activation *dx,
+    double *parts, int n_rows, int C)
 {
     real dw[PER] = {}, db[PER] = {};
     for (int row = ROW; row < n_rows; row += gridDim.x * ROWS) {
@@ -46,9 +45,7 @@ extern "C" __global__ void __launch_bounds__(TEAM * ROWS) layer_norm_backward(
         real mean = stats[3 * row], rest = stats[3 * row + 1], r = stats[3 * row + 2];
         real xhat[PER], dxhat[PER], sum = 0, dot = 0;
         EACH(k, c) {
-            real d = load(dout1 + first + c);
-            if (dout2) d += load(dout2 + first + c);
-            if (dout3) d += load(dout3 + first + c);
+            real d = load(dout + first + c);
             xhat[k] = (load(x + first + c) - mean - rest) * r;
             dw[k] += d * xhat[k], db[k] += d;
             dxhat[k] = w ? d * w[c] : d;

@@ -14,7 +14,6 @@ BYTES = 64  # of a row that a thread keeps in registers, at most: 16 float32 or 
 TEAM = 256  # threads that share a row, at most: those of a larger block have fewer registers
 ROWS = 8  # rows of a block whose warps have one each
 PARTS = 512  # blocks of the backward pass at most; not measured
-N_DOUTS = 3  # gradients that backward adds up as it reads them: of q, k and v of a transformer
 
 
 def shape_of(C, dtype):
@@ -30,8 +29,7 @@ def shape_of(C, dtype):
 @twin(ops.layer_norm, "gpu")
 def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     """Differs    A row stays in registers.  backward computes x̂ again, from x and three numbers of
-                  each row: μ, what was left when it was subtracted, and r.  It takes up to three
-                  gradients of out, and adds them up as it reads them.
+                  each row: μ, what was left when it was subtracted, and r.
                   dweight and dbias are first added up for some rows each, in the dtype of x, and
                   these sums in float64: the same order, and the same bits, in every run.  They are
                   written to where the optimizer of the parameters wants them.
@@ -56,16 +54,14 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     launch("layer_norm_forward", n_blocks, (team, rows), *arrays, *sizes, dtype.type(eps),
            options=options)  # fmt: skip
 
-    def backward(*douts):
-        douts = [*map(contiguous, douts), None, None][:N_DOUTS]
-        dx = xp.empty(x.shape, dtype)
+    def backward(dout):
+        dout, dx = contiguous(dout), xp.empty(x.shape, dtype)
         n_parts = max(1, min(PARTS, n_blocks))
         parts = xp.empty((n_parts, 2 * C), np.float64)
-        arrays = x, *douts, weight, stats, dx, parts
+        arrays = x, dout, weight, stats, dx, parts
         launch("layer_norm_backward", n_parts, (team, rows), *arrays, *sizes, options=options)
         dweight = None if weight is None else total(parts[:, :C], dtype, grad_slot(weight, x))
         dbias = None if bias is None else total(parts[:, C:], dtype, grad_slot(bias, x))
         return dx, dweight, dbias
 
-    backward.n_douts = N_DOUTS
     return out, backward
