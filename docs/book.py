@@ -17,7 +17,6 @@ import shutil
 import sys
 from functools import partial
 from html import escape
-from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
@@ -144,7 +143,8 @@ class Book:
 
         def formula(match: re.Match) -> str:
             kind = "block" if match[0].startswith("$$") else "inline"
-            formulas.append(convert(match[1] or match[2], display=kind))
+            html = convert(match[1] or match[2], display=kind)
+            formulas.append(f'<span class="{kind}">{html}</span>')
             return f"\ue000{len(formulas) - 1}\ue001"  # in place of it, while Markdown is rendered
 
         pieces = []

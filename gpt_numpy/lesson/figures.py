@@ -27,7 +27,7 @@ def use_settings(width):
     """Give matplotlib its own settings and large letters, whatever a user's matplotlibrc says."""
     matplotlib.rcdefaults()
     coloured = ["text.color", "axes.labelcolor", "xtick.color", "ytick.color"]
-    matplotlib.rcParams.update(
+    settings: Any = (
         dict.fromkeys(coloured, INK)
         | dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], PAPER)
         | {
@@ -44,6 +44,7 @@ def use_settings(width):
             "legend.handlelength": 1.4,
         }
     )
+    matplotlib.rcParams.update(settings)
 
 
 class Picture(Figure):
