@@ -114,6 +114,12 @@ def text_file(tmp_path_factory):
 
 
 @pytest.fixture
+def no_figures(monkeypatch):
+    """Draw no loss.png, which takes most of the time of a tiny run; the file is empty."""
+    monkeypatch.setattr("gpt_numpy.app.report.loss_figure", lambda *_, **__: None)
+
+
+@pytest.fixture
 def train(text_file, tmp_path, capsys):
     """Return train(name, *flags): a tiny run that returns its status, lines, err and folder."""
     main = example("train_shakespeare").main

@@ -19,6 +19,7 @@ from gpt_numpy.folder import Folder, Lock, make, opened, write_whole
 from gpt_numpy.hf.tensors import bytes_of
 
 train_shakespeare = example("train_shakespeare")
+pytestmark = pytest.mark.usefixtures("no_figures")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows opens no folders")
 
 

@@ -147,7 +147,7 @@ def test_no_power_cut_of_many_loses_a_save(recording, tmp_path, capsys):
         print(f"\n5000 disks after power cuts: {n_found} of them with a run to go on, each whole")
 
 
-def test_after_a_power_cut_a_run_goes_on(recording, tmp_path):
+def test_after_a_power_cut_a_run_goes_on(recording, tmp_path, no_figures):
     """To the same end, from some of these disks."""
     recording, root = recording
     draw, n = random.Random(2), 0

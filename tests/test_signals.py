@@ -23,7 +23,10 @@ from gpt_numpy.app.run_folder import RunFolder
 from gpt_numpy.app.trainer import Run
 from gpt_numpy.model import GPT
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has none but Ctrl-C")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows has none but Ctrl-C"),
+    pytest.mark.usefixtures("no_figures"),
+]
 train_shakespeare = example("train_shakespeare")
 HARD = "--dropout 0.2 --accumulate 2 --batch-size 3 --steps 13 --eval-every 3 --log-every 2".split()
 MOMENTS = {  # what is about to be called when the signal comes, and whether the run stops there

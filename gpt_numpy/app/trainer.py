@@ -233,7 +233,7 @@ class Run:
             self.entropy = job.corpus.entropy * self.characters_per_token
         rows = job.folder.rows
         self.clock = Clock(before=rows[-1]["seconds"] or 0 if rows else 0)
-        self.measured = (0.0, 0.0)  # the loss and the tokens per second of the step just logged
+        self.numbers: dict[str, float] = {}  # resume.NUMBERS of the step that is logged next
         self.profiler = mg.Profiler()
         # What the last one took, with all that is drawn and written.
         self.evaluation_seconds = evaluation_seconds(rows, self.command.tokens_per_step)
@@ -297,10 +297,9 @@ class Run:
         if self.job.notes or self.folder.warnings:
             self.save()  # with the new settings, or with what was repaired
         if not self.point["logged"]:
-            numbers = self.point["numbers"]
-            self.measured = numbers["train_loss"], numbers["tokens_per_second"]
-            loss, norm = (mg.Tensor(np.array(numbers[n])) for n in ("train_loss", "grad_norm"))
-            yield StepResult(step, loss, numbers["lr"], norm)
+            self.numbers = self.point["numbers"]
+            loss, norm = (mg.Tensor(np.array(self.numbers[n])) for n in ("train_loss", "grad_norm"))
+            yield StepResult(step, loss, self.numbers["lr"], norm)
             self.commit(step)
         elif self.is_over(step) and (self.job.notes or not self.folder.has("report.html")):
             self.report("finished", step)
@@ -315,11 +314,12 @@ class Run:
                 self.report("stopped", self.saved)
                 raise
             if result is None:
+                self.busy = ""
                 return
             self.clock.tokens += self.command.tokens_per_step
             is_due = self.is_evaluated(result.step) or result.step % self.command.log_every == 0
-            numbers = self.numbers_of(result) if is_due else {}
-            self.commit(result.step, not is_due, numbers)
+            self.numbers = self.numbers_of(result) if is_due else {}
+            self.commit(result.step, not is_due, self.numbers)
             self.attend()
             yield result
             self.commit(result.step)
@@ -330,11 +330,11 @@ class Run:
                     self.save_point()
 
     def numbers_of(self, result):
-        """Return resume.NUMBERS of a step, for its row of metrics.csv."""
-        self.measured = result.loss.item(), self.clock.rate()  # a GPU is waited for
-        numbers = [self.measured[0], result.lr, result.grad_norm.item(), self.measured[1]]
-        names = ("train_loss", "lr", "grad_norm", "tokens_per_second")
-        return dict(zip(names, map(float, numbers), strict=True))
+        """Return resume.NUMBERS of a step, for its row of metrics.csv.  A GPU is waited for."""
+        loss, norm = result.loss.item(), result.grad_norm.item()
+        numbers = {"train_loss": loss, "lr": result.lr, "grad_norm": norm}
+        numbers |= {"tokens_per_second": self.clock.rate()}
+        return {name: float(number) for name, number in numbers.items()}
 
     def is_over(self, step):
         """Return whether the run ends after a step: at its last one, or out of patience."""
@@ -377,18 +377,10 @@ class Run:
 
     def log_step(self, result, val_loss=None):
         """Write the row of metrics.csv of a step, and show it."""
-        (loss, rate), norm, seconds = self.measured, result.grad_norm.item(), self.clock.seconds()
-        self.folder.log(
-            step=result.step,
-            train_loss=loss,
-            val_loss=val_loss,
-            lr=result.lr,
-            grad_norm=norm,
-            tokens_per_second=rate,
-            seconds=seconds,
-        )
-        left = self.left(result.step)
-        self.display.step(result.step, loss, result.lr, norm, rate, left, seconds)
+        left, seconds = self.left(result.step), self.clock.seconds()
+        numbers = self.numbers or self.numbers_of(result)
+        self.folder.log(step=result.step, val_loss=val_loss, seconds=seconds, **numbers)
+        self.display.step(result.step, **numbers, left=left, seconds=seconds)
 
     def commit(self, step, logged=True, numbers=None):
         """Note what a save has to say from now on: see resume.Progress.
