@@ -140,7 +140,7 @@ class Tensor(Operators):
                 grads[parent] = [d]
                 heapq.heappush(ready, (-parent.time, parent))
             elif len(grads[parent]) < getattr(parent.backward, "n_douts", 1):
-                grads[parent].append(d)  # a twin adds up several while it reads them
+                grads[parent].append(d)  # a twin adds them up: fast.takes_douts
             else:  # never +=, because `add` returns one array for both of its inputs
                 grads[parent][-1] = grads[parent][-1] + d
 

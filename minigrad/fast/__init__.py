@@ -30,6 +30,20 @@ def twin(op, *devices):
     return attach
 
 
+def takes_douts(n):
+    """Decorate the backward of a twin that takes up to n gradients of its result, to be added up.
+
+    A result that several ops have used receives a gradient from each.  The tape otherwise adds them
+    up, one by one, each time in a pass of its own.
+    """
+
+    def mark(backward):
+        backward.n_douts = n
+        return backward
+
+    return mark
+
+
 @also_for_generators
 @contextlib.contextmanager
 def plain():

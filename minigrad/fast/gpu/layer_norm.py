@@ -4,7 +4,7 @@ import numpy as np
 
 from minigrad import ops
 from minigrad.backend import array_module
-from minigrad.fast import twin
+from minigrad.fast import takes_douts, twin
 from minigrad.fast.arrays import same_float_dtype
 from minigrad.fast.gpu.column_sum import total
 from minigrad.fast.gpu.launch import contiguous, launch, of_dtype
@@ -56,8 +56,9 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     launch("layer_norm_forward", n_blocks, (team, rows), *arrays, *sizes, dtype.type(eps),
            options=options)  # fmt: skip
 
-    def backward(*douts):
-        douts = [*map(contiguous, douts), None, None][:N_DOUTS]
+    @takes_douts(N_DOUTS)
+    def backward(*given):
+        douts = [*map(contiguous, given), None, None][:N_DOUTS]
         dx = xp.empty(x.shape, dtype)
         n_parts = max(1, min(PARTS, n_blocks))
         parts = xp.empty((n_parts, 2 * C), np.float64)
@@ -67,5 +68,4 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
         dbias = None if bias is None else total(parts[:, C:], dtype, grad_slot(bias, x))
         return dx, dweight, dbias
 
-    backward.n_douts = N_DOUTS
     return out, backward
