@@ -56,7 +56,8 @@ class FusedAdamW(optim.AdamW):
         """
         xp = array_module(self.flat.data)
         if device_of(self.flat.data) == GPU and not this_thread.plain:
-            gpu_optim.stop_unless_finite(*self.flags(), step, loss.data, norm.data)
+            found_inf, skip = self.flags()
+            gpu_optim.stop_unless_finite(found_inf, skip, step, loss.data, norm.data)
             return
         finite = xp.isfinite(loss.data) & xp.isfinite(norm.data)
         self.found_inf = xp.where((self.found_inf != 0) | finite, self.found_inf, step)
