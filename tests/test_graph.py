@@ -299,8 +299,8 @@ def test_a_step_that_cannot_be_recorded_is_computed(monkeypatch, replays):
     """If CUDA refuses something: a warning, and the run goes on without a graph."""
     accumulate = gpt_numpy.scale.graph.accumulate_gradients
 
-    def with_a_look(*arguments):
-        loss = accumulate(*arguments)
+    def with_a_look(*arguments, **options):
+        loss = accumulate(*arguments, **options)
         loss.item()
         return loss
 
@@ -394,6 +394,7 @@ def launched(monkeypatch, preset, **options):
     model = GPT(config.model(65)).to("gpu").train()
     graph = StepGraph(model, np.zeros(10**4, np.int32), config, adamw(model, config))
     plan = graph.optimizer.plan_step(model.parameters())
+    graph.optimizer.flags()
     graph.numbers = Numbers(config.sequences_per_step, plan, np.dtype(np.float32))
     allocator = backend.cupy.cuda.MemoryPool().malloc
     with graph.own_stream(), backend.cupy.cuda.using_allocator(allocator):

@@ -134,6 +134,12 @@ def stream_of(thread: int, device: int):
 class StepGraph:
     """Computes training steps by replaying one.  Use as `with StepGraph(...) as graph:`"""
 
+    graph: Any = None  # once a step is recorded: the graph, its memory and its results
+    pool: Any = None
+    results: Any = None
+    numbers: Any = None  # a Numbers
+    fixed: Any = None
+
     def __init__(self, model: GPT, ids: np.ndarray, config: TrainConfig, optimizer: FusedAdamW):
         check_length(ids, config.block_size)
         cupy = backend.cupy
@@ -143,7 +149,6 @@ class StepGraph:
         self.event = cupy.cuda.Event(disable_timing=True)
         self.one = cupy.ones((), optimizer.flat.data.dtype)
         self.n_first = 0
-        self.graph = self.pool = self.results = self.fixed = self.numbers = None
         self.refused = False
 
     def __enter__(self):
@@ -231,7 +236,7 @@ class StepGraph:
         """Compute the step whose numbers were uploaded; return the arrays of loss and norm."""
         config, optimizer, numbers = self.config, self.optimizer, self.numbers
         B = config.batch_size
-        batches = (
+        batches: Any = (
             tuple(map(Tensor, windows(self.text, numbers.starts[i : i + B], config.block_size)))
             for i in range(0, config.sequences_per_step, B)
         )

@@ -67,7 +67,7 @@ Numerics    Everything is float32.  Scores are turned into exponents of 2, e^s =
 Costs       Predicted, not measured: `baby` (B 64, H 6, T 256, D 64, 6 layers) takes 2.3 to 3.0 ms a
             step on an H100.  Of 4 × 4 tiles 10 are not skipped.  A pair of tiles takes 9 products
             (2 forward, 3 and 4 backward) of 64³ multiplications and additions: 109 · 10⁹ operations
-            a step, 1.6 ms at the card's 67 · 10¹² a second.  In the machine code a pair takes 5,600,
+            a step, 1.6 ms at the card's 67 · 10¹² a second.  In machine code a pair takes 5,600,
             8,000 and 10,800 instructions a warp, and 1,500 more to draw; 71 % of them multiply and
             add.  At one instruction a cycle, 4 warps at a time on each of 132 processors, that is
             2.3 ms at 1.98 GHz.  By registers (128, 168, 168) and shared memory (48 KB), 4, 3 and 3
@@ -109,7 +109,11 @@ def in_tiles(q, k, v, M=1, causal=True, R=2):
         for n, s in pairs(t):
             largest = np.maximum(m, s.max(-1, keepdims=True))  # m′
             shrink, e = np.exp(m - largest), np.exp(s - largest)
-            m, l, o = largest, l * shrink + e.sum(-1, keepdims=True), o * shrink + (e * M[t, n]) @ v[n]
+            m, l, o = (
+                largest,
+                l * shrink + e.sum(-1, keepdims=True),
+                o * shrink + (e * M[t, n]) @ v[n],
+            )
         out[t], lse[t] = o / l, (m + np.log(l))[:, 0]
 
     def backward(dout):
