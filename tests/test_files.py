@@ -137,7 +137,7 @@ def test_something_else_in_the_place_of_a_file(kind, finished, tmp_path, capsys)
 
 
 @posix
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", PLACES)
 def test_anything_in_the_place_of_any_file(kind, finished, tmp_path, capsys):
     """All kinds, all files."""
