@@ -110,8 +110,15 @@ STEPS = 16
 # ---- the same numbers ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32"])
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    "accumulate, precision",
+    [
+        (1, "tf32"),
+        (2, "float32"),
+        pytest.param(1, "float32", marks=pytest.mark.slow),
+        pytest.param(2, "tf32", marks=pytest.mark.slow),
+    ],
+)
 def test_a_hundred_steps_are_the_same_bits(accumulate, precision, replays):
     """With dropout, clipping, and a learning rate that changes in every step."""
     with mg.precision(precision):
