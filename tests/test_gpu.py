@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import rounding
 from conftest import FAKE_PATH, opened
+from fake_cupy import cuda_source
 
 import gpt_numpy.scale.train
 import minigrad as mg
@@ -568,6 +569,8 @@ ROOT = Path(__file__).parents[1]
 
 def command(tmp_path, cupy, *flags):
     """Run the training command on the fake or the real CuPy, and return what it prints."""
+    if cupy == "fake" and (reason := cuda_source.unavailable()):
+        pytest.skip(reason)
     text = tmp_path / "text.txt"
     text.write_text("to be, or not to be, that is the question.\n" * 60, encoding="utf-8")
     small = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 8 --batch-size 4 --steps 20"
