@@ -46,6 +46,7 @@ class Side(NamedTuple):
 
 SIDES = {
     "ours": Side("gpt_numpy", "ours"),
+    "no-graph": Side("gpt_numpy, launch by launch", "ours", options={"graph": False}),
     "plain": Side("gpt_numpy, pages alone", "ours", {"MINIGRAD_PLAIN": "1"}),
     "eager": Side("PyTorch eager", "eager"),
     "compile": Side("torch.compile", "compile"),
@@ -183,7 +184,8 @@ def result_page(gpu, settings, args):
         f"{args.precision}; medians over up to {args.rounds} rounds of fresh processes, of "
         f"{args.steps} steps in a row each. Ratios are taken round by round, with the extremes in "
         "brackets. The last three columns, and the tables below, are of the last round. The GPU is "
-        "busy for the sum of the times of its kernels and copies.",
+        "busy for the sum of the times of its kernels and copies. Memory is all that is taken on "
+        "the card, with what CUDA itself needs.",
         "",
         "## Kinds of kernels",
         "",

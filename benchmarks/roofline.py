@@ -100,8 +100,8 @@ OPS = {  # kind of kernel -> what its name contains; the first that fits counts
     "layer norm": r"layer_?norm|gammabeta",
     "GELU": r"gelu",
     "cross-entropy": r"cross_entropy|nll_loss|softmax",
-    "optimizer": r"adam|multi_tensor|sum_of_squares|norm_|clip",
-    "embedding": r"embedding|add_up|index",
+    "optimizer": r"adam|multi_tensor|square_sums|clip|stop_unless_finite",
+    "embedding": r"embedding|add_up|index|windows",
     "residual and dropout": r"dropout|residual",
     "bias gradients": r"column_sum",
 }

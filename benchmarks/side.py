@@ -13,7 +13,7 @@ steps     how many to time, after WARM_UP others
 without   names of ops whose CPU twins are removed (none by default).  Worker processes inherit that
           where Python forks them: on Linux, before Python 3.14
 device    cpu (the default) or gpu.  On a GPU steps follow each other without a pause: it prints the
-          mean time of one, its kernels, and the MB taken for arrays, as a dict: see on_the_gpu()
+          mean time of one, its kernels, and the MB taken on the card, as a dict: see on_the_gpu()
 precision   of matrix products on a GPU: float32 (the default), tf32, or bf16 as under autocast
 vocab_size  65 by default
 
@@ -189,7 +189,7 @@ def on_the_gpu(steps, n):
 
     ms        milliseconds of a step
     kernels   [name, how many a step starts, their milliseconds together], of kernels and of copies
-    memory    MB taken for arrays
+    memory    MB that are taken on the card in the end, by whatever library
 
     The profiler records all that the process starts on the GPU, by PyTorch and by CuPy.
     """
@@ -211,14 +211,8 @@ def on_the_gpu(steps, n):
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
             times[event.name].append(event.time_range.elapsed_us() / 1000)
     kernels = [[name, len(ms) / PROFILED, sum(ms) / PROFILED] for name, ms in times.items()]
-    held = torch.cuda.max_memory_reserved() + cupy_pool()
-    return {"ms": 1000 * seconds, "kernels": kernels, "memory": held / 1e6}
-
-
-def cupy_pool():
-    """How many bytes CuPy has taken for arrays; it gives none back, so this is the most."""
-    cupy = sys.modules.get("cupy")
-    return cupy.get_default_memory_pool().total_bytes() if cupy else 0
+    free, total = torch.cuda.mem_get_info()
+    return {"ms": 1000 * seconds, "kernels": kernels, "memory": (total - free) / 1e6}
 
 
 def main():

@@ -10,10 +10,14 @@ The folder may hold any GPT-2 in Hugging Face's layout.
 import codecs
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries are loaded: no traceback
 
 import tyro
 
@@ -21,6 +25,7 @@ from gpt_numpy import GPT
 from gpt_numpy.app import program
 from gpt_numpy.app.report import CONTROL
 from gpt_numpy.corpus.reading import normalized
+from gpt_numpy.files import message
 from gpt_numpy.hf import checkpoint
 from gpt_numpy.hf.tokenizer_json import load_model
 from gpt_numpy.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
@@ -102,7 +107,7 @@ def speak(
         try:
             continue_(in_utf8(line), (seed + n) % 2**64)
         except ValueError as error:
-            print(f"generate: {error}", file=sys.stderr)
+            print(f"generate: {message(error)}", file=sys.stderr)
         except KeyboardInterrupt:  # which ends the reply; where a prompt is asked for, the program
             print()
         print()
@@ -220,12 +225,12 @@ def show(prompt, columns, samples):
 
 def main(arguments=None):
     try:
-        tyro.cli(speak, args=arguments)
+        program.parse(speak, args=arguments)
     except BrokenPipeError:  # the reader of the output has exited, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (FloatingPointError, ValueError, OSError, GPUUnavailable) as error:
-        print(f"generate: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        print(f"generate: {message(getattr(error, 'strerror', None) or error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print()

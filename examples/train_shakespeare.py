@@ -15,7 +15,11 @@ metrics, samples, loss curve and report in a folder, and everything needed to re
 # gpt_numpy/train.py shows what happens in a step, gpt_numpy/app/ reads the flags and keeps the run
 # folder.
 
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries are loaded: no traceback
 
 import minigrad as mg
 from gpt_numpy import GPT
@@ -61,7 +65,7 @@ def train_and_report(job, ranks):
 
     # The loop.  Each step yields a StepResult: its number, loss, learning rate and gradient norm.
     with Run(job, model, optimizer, ranks) as run:
-        if not job.saved:
+        if run.is_new:
             with run.evaluation():
                 run.log_evaluation(0, *measure())
         for result in run.watch(steps):
@@ -70,10 +74,7 @@ def train_and_report(job, ranks):
                     run.log_evaluation(result.step, *measure(), result)
             elif result.step % config.log_every == 0:
                 run.log_step(result)
-            if run.must_stop(result.step):
-                break
-        else:  # all steps were made
-            run.summarize()
+        run.summarize()
     return run.end()
 
 

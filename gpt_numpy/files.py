@@ -1,109 +1,110 @@
-"""Files that are whole or not there, and a folder in which one process writes at a time."""
+"""Read files that may be damaged, hostile or not files at all, and quote what is in them.
+
+A file that the project reads as its own must be a regular one: a FIFO would be waited for, and a
+device may never end.  Its size is bounded, and it is never mapped into memory, where a disk that
+fails ends the process without a word.  folder.py writes.
+"""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import sys
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+MOST = 2**26  # bytes of a file that is read as a whole, unless its reader names another limit
+MOST_JSON = 2**24
+FLAGS = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # not all systems have all of them
+SAFELY = sum(getattr(os, name, 0) for name in FLAGS)  # do not wait for the other end of a FIFO
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def check_regular(about: os.stat_result) -> None:
+    """OSError unless os.fstat() has found a regular file."""
+    if not stat.S_ISREG(about.st_mode):
+        kind = KINDS.get(stat.S_IFMT(about.st_mode), "something else")
+        raise OSError(f"it is {kind}, not a regular file")
 
 
 @contextlib.contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield another name to write under; if that succeeds, the file takes the place of `path`.
-
-    A reader sees the old file or the new one, also after the process or the machine went down at
-    any moment: the new one is on the disk before it gets the name, and renaming is one act.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def opened(path: Path | str, dir_fd: int | None = None) -> Iterator[tuple[BinaryIO, int]]:
+    """Yield a regular file, open to read bytes, and its size; OSError for anything else."""
+    descriptor = os.open(path, os.O_RDONLY | SAFELY, dir_fd=dir_fd)
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        if sys.platform != "win32":  # which cannot open a folder
-            sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_whole(path: Path | str, *parts: bytes | memoryview) -> None:
-    """Make the file `path` of these bytes, one after another, or leave the old one as it is."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.writelines(parts)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
+        about = os.fstat(descriptor)
+        check_regular(about)
+        file = os.fdopen(descriptor, "rb")
+    except BaseException:
         os.close(descriptor)
+        raise
+    with file:
+        yield file, about.st_size
 
 
-def read(path: Path) -> bytes:
-    """The content of a file; OSError says in words why it cannot be read."""
+def read(path: Path | str, most: int = MOST, dir_fd: int | None = None) -> bytes:
+    """The content of a regular file; OSError says in words why it cannot be read."""
     try:
-        return path.read_bytes()
+        with opened(path, dir_fd) as (file, size):
+            if size > most:
+                raise OSError(f"it has {size:,} bytes, more than the {most:,} that are read")
+            return file.read(size)
     except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def unreadable(path: Path | str, error: OSError) -> OSError:
+    """The error that names the file which cannot be read."""
+    return OSError(f"cannot read {path}: {error.strerror or error}")
+
+
+def read_json(path: Path | str, most: int = MOST_JSON) -> dict[str, Any]:
     """The object in a file of JSON; ValueError or OSError names file and fault."""
     try:
-        content = json.loads(read(path).decode())
+        content = json.loads(read(path, most).decode())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {printable(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not what it should be: it holds no JSON object")
     return content
 
 
-def message(error: Exception) -> str:
-    """What an error says; a KeyError says no more than the key."""
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+# ---- quoting -------------------------------------------------------------------------------------
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """A value out of a file or an argument, as an error quotes it: in one line, not too long."""
+    return printable(value if isinstance(value, bytes) else repr(value), most)
+
+
+def printable(text: object, most: int = 300) -> str:
+    r"""Text from outside, as a line shows it: \x1b for a character that a terminal would obey.
+
+    A newline becomes \n.  Of a longer text its beginning and its end are shown.
+    """
+    text = str(text)
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[len(text) - most // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+LONG = 1000  # characters of a whole line
+
+
+def message(error: object, most: int = LONG) -> str:
+    """What an error says in one line; a KeyError says no more than the key."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        error = f"{error.filename}: {error.strerror}"
+    return printable(f"{error} is missing" if isinstance(error, KeyError) else error, most)
 
 
 def fingerprint(text: str) -> str:
     """Two texts with the same fingerprint (SHA-256) are the same, as far as anybody knows."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-class Lock:
-    """A file that is ours until close(), or until this process ends, in whatever way it does.
-
-    BlockingIOError if it is another process'.  What fork() makes of this process does not hold it.
-    """
-
-    descriptor: int | None = None
-
-    def __init__(self, path: Path):
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if sys.platform == "win32":
-                msvcrt.locking(self.descriptor, msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                self.close()
-                raise BlockingIOError(f"another process has locked {path}") from error
-            # else this file system knows no locks, and we have to do without
-
-    def close(self) -> None:
-        """Let others have it.  The file stays: to remove it would open a way around the lock."""
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
-
-    __del__ = close

@@ -19,7 +19,8 @@ import regex
 
 from gpt_numpy.bpe import BYTES, PATTERN, VISIBLE, learn
 from gpt_numpy.corpus.sources import data_folder, root_cause, within
-from gpt_numpy.files import fingerprint, read, write_whole
+from gpt_numpy.files import fingerprint, quoted, read
+from gpt_numpy.folder import write_whole
 
 
 class Tokenizer(ABC):
@@ -53,8 +54,15 @@ class Tokenizer(ABC):
         Each of the two is replaced whole, or not at all.
         """
         path = Path(path)
-        write_whole(path, json.dumps(self.document, indent=2, ensure_ascii=False).encode())
-        write_whole(path.with_name("tokenizer_config.json"), json.dumps(CONFIG, indent=2).encode())
+        for name, content in self.contents(path.name).items():
+            write_whole(path.with_name(name), content)
+
+    def contents(self, name: str = "tokenizer.json") -> dict[str, bytes]:
+        """The files that save() writes, by their names."""
+        return {
+            name: json.dumps(self.document, indent=2, ensure_ascii=False).encode(),
+            "tokenizer_config.json": json.dumps(CONFIG, indent=2).encode(),
+        }
 
     def checked(self, ids) -> np.ndarray:
         """`ids` as an array (T,) of integers inside the vocabulary; else ValueError."""
@@ -172,7 +180,7 @@ class BPETokenizer(Tokenizer):
         ids = {tokens[i]: i for i in sorted(range(len(tokens)), key=lambda i: i not in contents)}
         for token in [*ranked, *(part for merge in merges for part in merge)]:
             if token not in ids:
-                raise ValueError(f"there is no token for the bytes {token!r}")
+                raise ValueError(f"there is no token for the bytes {quoted(token)}")
         self._ids = np.array([ids[token] for token in ranked])  # tiktoken's number -> id
         self._encoding = tiktoken.Encoding(
             name="gpt_numpy",
@@ -267,7 +275,7 @@ def in_bytes(spelling: str) -> bytes:
     try:
         return bytes(BYTE_OF[character] for character in spelling)
     except KeyError as error:
-        raise ValueError(f"{spelling!r} is not spelled as GPT-2 spells bytes") from error
+        raise ValueError(f"{quoted(spelling)} is not spelled as GPT-2 spells bytes") from error
 
 
 # ---- GPT-2's -------------------------------------------------------------------------------------

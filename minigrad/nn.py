@@ -23,8 +23,17 @@ class Module:
     switched off.  Modules may also be in lists and dicts; parameters may not.
     """
 
-    training = True
     forward: Callable[..., Tensor]
+    _training = True
+
+    @property
+    def training(self):
+        """Whether dropout is on: until eval(), and but for this thread in eval_mode()."""
+        return self._training and id(self) not in hooks.this_thread.evaluating
+
+    @training.setter
+    def training(self, mode):
+        self._training = mode
 
     def __call__(self, *inputs, **options):
         outer = hooks.enter_module(self)
@@ -118,15 +127,18 @@ class Module:
 
     @contextlib.contextmanager
     def eval_mode(self):
-        """`with model.eval_mode():` switches off what differs in training, and all recording."""
-        before = [(module, module.training) for _, module in self.named_modules()]
-        self.eval()
+        """`with model.eval_mode():` switches off what differs in training, and all recording.
+
+        It does so in this thread alone: another one may train the model meanwhile.
+        """
+        modules = [module for _, module in self.named_modules()]
+        before = hooks.this_thread.evaluating
+        hooks.this_thread.evaluating = before | set(map(id, modules))
         try:
             with no_grad():
                 yield
         finally:
-            for module, mode in before:
-                module.training = mode
+            hooks.this_thread.evaluating = before
 
     def to(self, device=None, dtype=None):
         """Move all parameters to "cpu" or "gpu", or convert them, in place; gradients are dropped.

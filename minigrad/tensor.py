@@ -127,9 +127,7 @@ class Tensor(Operators):
         come is on the heap, or older than one that is.  So it can be replayed, without sorting the
         graph first and without recursion.
         """
-        dout = guards.check_dout(
-            self, dout
-        )  # an array like self; raises if self requires no gradient
+        dout = guards.check_dout(self, dout)  # an array like self; raises if it wants no gradient
         grads: dict[Node, Any] = {}  # node -> the sum of the gradients that reached it so far
         ready: list[tuple[int, Node]] = []  # a heap of (−time, node): pops the newest node first
 
@@ -158,7 +156,8 @@ class Tensor(Operators):
         grad = self._grad
         if grad is None:
             self._grad = guards.new_grad(self)  # grad_buffer or a new array, still to be filled
-            self._grad[...] = d
+            if d is not self._grad:  # a twin may have written it there: guards.grad_slot
+                self._grad[...] = d
         elif guards.is_writable(grad):
             grad += d  # in place
         else:  # the array was used as the input of an op, which may still read it

@@ -22,7 +22,7 @@ FILES = {
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     "train_config.json",
     *("metrics.csv", "samples.txt", "loss.png", "report.html"),
-    *("training_state.safetensors", ".lock"),
+    *("training_state.safetensors", "training_state.before.safetensors", ".lock"),
 }
 
 

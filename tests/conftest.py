@@ -21,6 +21,7 @@ from command import TINY, example, exit_status
 from fake_cupy import cuda_source
 
 import gpt_numpy.scale.train
+from gpt_numpy.scale.graph import stream_of
 from minigrad import backend
 from minigrad.fast.gpu.cublas import handle_of
 from minigrad.fast.gpu.launch import kernel, module
@@ -75,7 +76,8 @@ def opened(monkeypatch, cupy=None):
 
 def forget_gpu():
     """Drop CuPy and cuBLAS as they were found, kernels that are compiled, and handles."""
-    for found in (gpu.init_gpu, kernel, module, cublas.library, cublas.why_not, handle_of):
+    loaded = kernel, module, cublas.library, cublas.why_not, handle_of, stream_of
+    for found in (gpu.init_gpu, *loaded):
         found.cache_clear()
 
 
@@ -109,6 +111,12 @@ def text_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "mat.txt"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Draw no loss.png, which takes most of the time of a tiny run; the file is empty."""
+    monkeypatch.setattr("gpt_numpy.app.report.loss_figure", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -16,13 +16,18 @@ EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
 
 
 def die_at(n, folder):
-    """Watch what Python does with files whose path begins with `folder`; die at the n-th."""
+    """Watch what Python does with files whose path begins with `folder`; die at the n-th.
+
+    The files of a run are named relative to its folder: by a name without a path.
+    """
 
     def hook(event, arguments):
         nonlocal n
-        if event in EVENTS and str(arguments[0]).startswith(folder):
-            n -= 1
-            if n == 0:
+        if event in EVENTS:
+            path = str(arguments[0])
+            before = n
+            n -= path.startswith(folder) or "/" not in path
+            if n == 0 < before:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)

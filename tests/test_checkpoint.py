@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.files import write_whole
+from gpt_numpy.folder import write_whole
 from gpt_numpy.hf.checkpoint import to_hugging_face
 from minigrad import manual_seed
 
@@ -287,7 +287,7 @@ def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch, at)
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, {"writing": "fsync", "renaming": "replace"}[at], fail)

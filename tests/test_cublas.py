@@ -130,6 +130,34 @@ def test_results_of_every_layout(of_out, dtype, accumulate, precision, gpu):
             assert np.isnan(to_numpy(rows.base)).sum() == rows.base.size - out.size
 
 
+@pytest.mark.parametrize(
+    "shape, steps, found",
+    [
+        ((4, 5), (5, 1), (5, cublas.N)),
+        ((4, 5), (9, 1), (9, cublas.N)),
+        ((4, 5), (4, 1), None),  # rows overlap
+        ((4, 5), (1, 4), (4, cublas.T)),
+        ((4, 5), (1, 9), (9, cublas.T)),
+        ((4, 5), (1, 3), None),  # columns overlap
+        ((4, 5), (0, 1), None),  # one row, four times
+        ((4, 5), (1, 0), None),
+        ((4, 5), (10, 2), None),
+        ((4, 5), (-5, 1), None),
+        ((1, 5), (0, 1), (5, cublas.N)),  # the step to another row, or column, does not matter
+        ((1, 5), (0, 7), (7, cublas.T)),
+        ((4, 1), (3, 0), (3, cublas.N)),
+        ((4, 1), (1, 0), (1, cublas.N)),
+        ((4, 1), (0, 1), None),
+        ((1, 1), (0, 0), (1, cublas.N)),
+    ],
+)
+def test_layouts(shape, steps, found):
+    """The leading dimension, and by rows or by columns; entries of 8 bytes."""
+    strides = tuple(8 * step for step in steps)
+    x = types.SimpleNamespace(shape=(3, *shape), strides=(800, *strides), itemsize=8)
+    assert cublas.layout(x) == found
+
+
 def test_rounding_shows(gpu):
     """tf32 is further off than float32 may be, and by no more than its own bound."""
     if "tf32" not in loading.precisions():
@@ -197,6 +225,13 @@ def test_batches(front_a, front_b, of_a, precision, gpu):
         check(found, a, b, precision)
 
 
+def test_a_batch_from_the_last_to_the_first(precision, gpu):
+    """cuBLAS goes forward only: such operands are copied."""
+    a, b = random(3, 4, 5), random(3, 5, 6)
+    found = gemm(to_device(a, "gpu")[::-1], to_device(b, "gpu"), precision=precision)
+    check(found, a[::-1], b, precision)
+
+
 B, H, M, D = 3, 2, 5, 4
 
 
@@ -229,6 +264,7 @@ def test_heads_where_they_are(precision, gpu):
     [
         (lambda xp: (xp.ones((2, 3, 4, 5)), xp.ones((2, 3, 5, 6))), 1),  # 6 matrices in a row
         (lambda xp: (xp.ones((2, 3, 4, 5)), xp.ones((5, 6))), 1),
+        (lambda xp: (xp.ones((2, 3, 4, 5))[:, None], xp.ones((2, 3, 5, 6))[:, None]), 1),
         (lambda xp: (xp.ones((2, 3, 4, 5)), xp.ones((3, 5, 6))), 2),
         (lambda xp: (heads(xp.ones((B, M, 24)), 0), flipped(heads(xp.ones((B, M, 24)), 1))), H),
         (lambda xp: (xp.ones((4, 5)), xp.ones((5, 6))), 1),

@@ -6,6 +6,7 @@ GPU.
 """
 
 import ast
+import contextlib
 import copy
 import importlib.util
 import inspect
@@ -20,7 +21,7 @@ from pathlib import Path
 import fake_cupy
 import numpy as np
 import pytest
-from fake_cupy import ledger, nccl, ndarray
+from fake_cupy import ledger, nccl, ndarray, streams
 
 ROOT = Path(__file__).parents[1]
 
@@ -312,6 +313,223 @@ def test_a_mask_waits_for_the_gpu(x):
     assert counted(lambda x: x.__setitem__(x > 2, x[0, 0]), x) == (0, 1)
 
 
+# ---- streams and graphs --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def capturing():
+    """Capture on a new stream, in a pool of its own; yields what becomes [the graph]."""
+    stream, graphs = fake_cupy.cuda.Stream(non_blocking=True), []
+    stream.wait_event(fake_cupy.cuda.get_current_stream().record())
+    with stream, fake_cupy.cuda.using_allocator(fake_cupy.cuda.MemoryPool().malloc):
+        stream.begin_capture()
+        try:
+            yield graphs
+        finally:
+            graphs.append(stream.end_capture())
+    fake_cupy.cuda.get_current_stream().wait_event(stream.record())
+
+
+D2H = "the current stream is capturing, so D2H transfers are disallowed"
+H2D = "the current stream is capturing, so H2D transfers are disallowed"
+CUBLAS = "calling cuBLAS API during stream capture is currently unsupported"
+SYNC = "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+
+
+@pytest.mark.parametrize(
+    "words, call",
+    [(D2H, function) for function in DOWN]
+    + [(D2H, lambda x: fake_cupy.ones(3)[fake_cupy.ones(3) > 2])]
+    + [(H2D, function) for function in UP]
+    + [(H2D, lambda x: x.reshape(1).set(np.ones(1)))]
+    + [(CUBLAS, lambda x: fake_cupy.ones((2, 2)) @ fake_cupy.ones((2, 2)))],
+)
+def test_a_capture_refuses(words, call):
+    """In CuPy's words: cupy/cuda/memory.pyx, cupy_backends/cuda/libs/cublas.pyx of version 14.2."""
+    x = fake_cupy.ones(())
+    with capturing(), pytest.raises((RuntimeError, NotImplementedError), match=f"^{words}$"):
+        call(x)
+
+
+def test_waiting_ends_a_capture():
+    """As with CUDA: the wait is refused, and so is the graph."""
+    invalid = "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error"
+    with pytest.raises(fake_cupy.CUDARuntimeError, match=invalid), capturing():
+        with pytest.raises(fake_cupy.CUDARuntimeError, match=SYNC):
+            fake_cupy.cuda.runtime.deviceSynchronize()
+
+
+def test_the_default_stream_cannot_capture():
+    """A graph cannot be made by hand either."""
+    with pytest.raises(RuntimeError, match="^cannot capture on the default .legacy. stream$"):
+        fake_cupy.cuda.get_current_stream().begin_capture()
+    with pytest.raises(NotImplementedError, match="must be created via stream capture"):
+        streams.Graph()
+
+
+RECORDED = {  # everything that CuPy records, as functions of x (2, 3) and ids (2,)
+    "ufunc": lambda x, ids: x * 2 + fake_cupy.exp(x),
+    "comparison": lambda x, ids: x > 1,
+    "in place": lambda x, ids: fake_cupy.exp(x, out=x.copy()),
+    "sum": lambda x, ids: x.sum(0),
+    "mean": lambda x, ids: x.mean(),
+    "max": lambda x, ids: x.max(-1, keepdims=True),
+    "astype": lambda x, ids: x.astype(np.float32),
+    "copy": lambda x, ids: x.T.copy(),
+    "reshape": lambda x, ids: x.T.reshape(6),
+    "concatenate": lambda x, ids: fake_cupy.concatenate([x, x]),
+    "stack": lambda x, ids: fake_cupy.stack([x, x]),
+    "where": lambda x, ids: fake_cupy.where(x > 2, x, 0),
+    "triu": lambda x, ids: fake_cupy.triu(x, 1),
+    "made": lambda x, ids: fake_cupy.zeros(3) + fake_cupy.ones(3) + fake_cupy.arange(3),
+    "full": lambda x, ids: fake_cupy.full((2, 2), x[0, 1], float),
+    "like": lambda x, ids: fake_cupy.zeros_like(x) + fake_cupy.ones_like(x),
+    "taken": lambda x, ids: x[ids],
+    "assigned": lambda x, ids: assigned(x, ids),
+    "added up": lambda x, ids: added_up(x, ids),
+    "contiguous": lambda x, ids: fake_cupy.ascontiguousarray(x.T),
+}
+
+
+def assigned(x, ids):
+    y = fake_cupy.zeros((9, 3))
+    y[ids] = x
+    y[4:6, 1:] = x[:, 1:]
+    return y
+
+
+def added_up(x, ids):
+    total = fake_cupy.zeros((9, 3))
+    fake_cupy.add.at(total, ids, x)
+    return total
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_replay_computes_what_was_recorded(name):
+    """From the numbers, and the ids, that are in the arrays then; while capturing, nothing."""
+    function = RECORDED[name]
+    x, ids = fake_cupy.zeros((2, 3)), fake_cupy.zeros(2, int)
+    with capturing() as graphs:
+        out = function(x, ids)
+    nonsense = out.get().copy()
+    for numbers, where in (([[1, 2, 3], [4, 5, 6]], [0, 1]), ([[7, 0, -1], [2, 2, 9]], [1, -2])):
+        x.set(np.array(numbers, float))
+        ids.set(np.array(where))
+        graphs[0].launch()
+        right = function(x, ids).get()
+        np.testing.assert_array_equal(out.get(), right)
+        assert out.dtype == right.dtype and not np.array_equal(nonsense, right)
+
+
+def test_numbers_are_recorded_by_value():
+    """Of Python, and of NumPy: a replay has those of the capture."""
+    x, step = fake_cupy.ones(3), 2
+    with capturing() as graphs:
+        y = x * step + fake_cupy.asarray(x[0])
+    step = 5
+    graphs[0].launch()
+    assert y.get().tolist() == [3, 3, 3]
+
+
+def test_memory_that_is_freed_is_nan():
+    """A graph whose input is gone computes with NaN; its own memory is used again in order."""
+    x = fake_cupy.ones(3)
+    with capturing() as graphs:
+        y = x * 2
+        z = y * 2
+        del y  # may be used again from here on
+        w = fake_cupy.zeros(3) + z
+    for _ in range(2):
+        graphs[0].launch()
+        assert z.get().tolist() == w.get().tolist() == [4, 4, 4]
+    del x
+    graphs[0].launch()
+    assert np.isnan(w.get()).all()
+
+
+def test_a_pool_uses_memory_again():
+    """Of the same size, on the same stream; and every time it is full of NaN."""
+    pool = fake_cupy.cuda.MemoryPool()
+    with fake_cupy.cuda.using_allocator(pool.malloc):
+        for n in (100, 90, 128):  # all of 1024 bytes
+            x = fake_cupy.empty(n)
+            assert np.isnan(x.get()).all()
+            x[...] = 1.0
+            del x
+        assert pool._n_chunks == 1
+        x = fake_cupy.zeros(100)
+        y = x[2:]
+        del x
+        assert not y.get().any()  # it has the memory as long as there is a view
+        with fake_cupy.cuda.Stream() as stream:
+            stream.wait_event(fake_cupy.cuda.Stream.null.record())
+            fake_cupy.zeros(100)
+    assert pool._n_chunks == 2
+
+
+def test_an_array_of_a_graph_is_in_its_pool():
+    """Others could get memory of the common pool before the graph is launched."""
+    stream = fake_cupy.cuda.Stream()
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(AssertionError, match="is in memory that others get as well"):
+            fake_cupy.zeros(3)
+        stream.end_capture()
+
+
+def test_work_on_another_stream_is_not_recorded():
+    """It would run at once, on arrays that hold nothing yet."""
+    x = fake_cupy.ones(3)
+    with capturing():
+        with fake_cupy.cuda.Stream.null, pytest.raises(AssertionError, match="it is lost"):
+            x += 1
+
+
+def test_streams_wait_for_each_other():
+    """Otherwise one reads what the other has not written yet."""
+    x, stream = fake_cupy.ones(3), fake_cupy.cuda.Stream()
+    x += 1
+    with stream, pytest.raises(AssertionError, match="another stream may still be using"):
+        x + 1
+    stream.wait_event(fake_cupy.cuda.Stream.null.record())
+    with stream:
+        x += 1
+    with pytest.raises(AssertionError, match="a download uses memory that another stream"):
+        x.get()
+    fake_cupy.cuda.get_current_stream().wait_event(stream.record())
+    assert x.get().tolist() == [3, 3, 3]
+
+
+def test_pinned_memory_is_read_later():
+    """It may be written to when an event says that the copy is made."""
+    here = np.frombuffer(fake_cupy.cuda.alloc_pinned_memory(32), np.float64, 4)
+    there, event = fake_cupy.empty(4), fake_cupy.cuda.Event()
+    event.synchronize()  # it was not recorded: there is nothing to wait for
+    for value in (1, 2):
+        here[...] = value
+        there.set(here)
+        event.record()
+        event.synchronize()
+        assert there.get().tolist() == [value] * 4
+    there.set(here)
+    here[0] = 7
+    with pytest.raises(AssertionError, match="overwritten before the GPU had copied it"):
+        event.record()
+        event.synchronize()
+    here[0] = 2
+    event.synchronize()
+
+
+def test_what_set_refuses(x):
+    """Other shapes and dtypes, in CuPy's words."""
+    with pytest.raises(TypeError, match="float32 array cannot be set to float64 array"):
+        x.set(np.ones((2, 3), np.float32))
+    with pytest.raises(ValueError, match="Shape mismatch. Old shape: .2, 3., new shape: .3,."):
+        x.set(np.ones(3))
+    with pytest.raises(TypeError, match="Only numpy.ndarray can be set"):
+        x.set([1.0])
+
+
 # ---- the contract --------------------------------------------------------------------------------
 
 DUNDERS = "iter len getitem setitem float int bool array array_ufunc array_function copy deepcopy"
@@ -339,11 +557,25 @@ def names_of_the_fake():
     names |= {f"cuda.runtime.{name}": None for name in vars(fake_cupy.cuda.runtime)}
     names |= {f"cuda.{name}": None for name in vars(fake_cupy.cuda)}
     names |= {f"cuda.Device.{name}": None for name in ("use", "pci_bus_id")}
+    for kind in (streams.Stream, streams.Event):
+        names |= methods_of(kind, f"cuda.{kind.__name__}")
+    names |= methods_of(streams.Graph, "cuda.Graph")
+    names |= {f"cuda.MemoryPool.{name}": None for name in ("malloc", "free_all_blocks")}
     names["add.at"] = None
     init = inspect.signature(fake_cupy.RawModule.__init__)
     names["RawModule"] = [*init.parameters][1:]
     names["RawModule.get_function"] = None
     return names
+
+
+def methods_of(kind, label):
+    """Return the same of the methods of a class, and of how it is made."""
+    found = {f"{label}.{name}": [*inspect.signature(method).parameters][1:]
+             for name, method in vars(kind).items()
+             if inspect.isfunction(method) and not name.startswith("_")}  # fmt: skip
+    if kind is not streams.Graph:  # which is not made by hand
+        found[label] = [*inspect.signature(kind).parameters]
+    return found
 
 
 def names_of_nccl():
@@ -489,7 +721,8 @@ def test_the_source_uses_no_other_name():
 
 def test_the_fake_offers_no_other_name():
     """An unused name could be wrong, and no test would notice."""
-    source = " ".join(path.read_text(encoding="utf-8") for path in ROOT.glob("minigrad/**/*.py"))
+    paths = [*ROOT.glob("minigrad/**/*.py"), *ROOT.glob("gpt_numpy/**/*.py")]
+    source = " ".join(path.read_text(encoding="utf-8") for path in paths)
     names = dict(used_names())
     for name in names_of_the_fake():
         owner, _, attribute = name.rpartition(".")

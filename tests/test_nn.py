@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import math
 import pickle
+import threading
 import weakref
 from collections import deque
 
@@ -336,6 +337,30 @@ def test_evaluating_restores_every_module():
         assert not model.training and not model[1].training
         raise KeyError
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
+
+
+def test_evaluating_is_of_a_thread():
+    """Dropout goes on in another thread, and in other models; one evaluation may be in another."""
+    model, other = nn.Sequential(nn.Dropout(0.5)), nn.Dropout(0.5)
+    entered, seen = threading.Event(), threading.Event()
+
+    def evaluate():
+        with model.eval_mode(), model[0].eval_mode():
+            entered.set()
+            seen.wait(10)
+            modes.append((model.training, model[0].training, other.training))
+
+    modes = []
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    assert entered.wait(10)
+    assert model.training and model[0].training
+    dropped = (model(np.ones(100, np.float32)).data == 0).sum()
+    model.eval()
+    seen.set()
+    thread.join()
+    assert modes == [(False, False, True)] and 0 < dropped < 100
+    assert not model.training and other.training
 
 
 # ---- which call of which module took a step ------------------------------------------------------

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import math
+import os
 import re
 import shlex
 import signal
@@ -23,7 +24,6 @@ from gpt_numpy import GPT
 from gpt_numpy.app import report
 from gpt_numpy.app.cli import PATHS, Command, paths_kept
 from gpt_numpy.app.inspect_model import attention_maps, surprise
-from gpt_numpy.app.run_folder import Signals
 from gpt_numpy.config import PRESETS
 from gpt_numpy.data import split
 from gpt_numpy.tokenizer import BPETokenizer, load
@@ -116,7 +116,7 @@ def test_nothing_ends_the_script_or_is_lost():
 def test_a_sample_ends_no_script(tmp_path):
     """What closes the script of a page would show the rest of it as text, or run it."""
     sample = {"step": 0, "val_loss": 1.0, "bits": 1.0, "text": "</script><script>alert(1)<!--"}
-    report.page(tmp_path / "report.html", [], [sample])
+    (tmp_path / "report.html").write_text(report.page([], [sample]), encoding="utf-8")
     assert facts(tmp_path)["samples"] == [sample]
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count("</script>") == 2
 
@@ -128,7 +128,7 @@ def test_a_long_run_is_thinned_out(tmp_path, every):
         {"step": i, "train_loss": 1.0, "val_loss": None if i % every else 2.0} for i in range(6994)
     ]
     samples = [{"step": row["step"], "text": ""} for row in rows if row["val_loss"]]
-    report.page(tmp_path / "report.html", rows, samples)
+    (tmp_path / "report.html").write_text(report.page(rows, samples), encoding="utf-8")
     kept = facts(tmp_path)["rows"]["step"]
     assert len(kept) <= 1100 and kept[-1] == 6993 and kept == sorted(kept)
     if every == 999:
@@ -169,11 +169,16 @@ def run(tmp_path):
 def test_a_run_that_was_stopped_says_so(run, tmp_path, monkeypatch):
     """And does not look again by itself; when it went on and ended, it has finished."""
 
-    def received(self):
-        return signal.SIGTERM if self.steps.pop() else None
+    program = example("train_shakespeare")
+    steps = program.train
 
-    monkeypatch.setattr(Signals, "steps", [True, False], raising=False)
-    monkeypatch.setattr(Signals, "received", property(received, lambda *_: None), raising=False)
+    def stopping(*arguments):
+        for result in steps(*arguments):
+            if result.step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield result
+
+    monkeypatch.setattr(program, "train", stopping)
     assert run("--steps", "5", "--eval-every", "9") == 128 + signal.SIGTERM
     assert (facts(tmp_path / "out")["state"], facts(tmp_path / "out")["step"]) == ("stopped", 2)
     monkeypatch.undo()

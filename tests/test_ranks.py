@@ -19,6 +19,9 @@ import pytest
 
 import minigrad as mg
 from gpt_numpy import GPT, TrainConfig
+from gpt_numpy.app.resume import FILE, load_state
+from gpt_numpy.folder import Folder
+from gpt_numpy.hf.tensors import checksum, write_arrays
 from gpt_numpy.scale.ranks import SIZES, Ranks
 from gpt_numpy.scale.train import train
 
@@ -239,11 +242,21 @@ def test_ranks_go_on_and_others_too(tmp_path):
 
 @needs_mpi
 def test_a_spoiled_run_is_refused_once(tmp_path):
-    """By the first rank, when all have been made ready, and none waits."""
+    """By the first rank, when all have been made ready, and none waits; so is a warning."""
+    out = tmp_path / "run"
     assert mpirun(2, *command(tmp_path, "run")).returncode == 0
-    (tmp_path / "run/samples.txt").write_text("something else")
-    run = resumed(tmp_path / "run", 2, "--steps", "12")
-    assert run.returncode == 2 and run.stderr.count("samples.txt is not what it was") == 1
+    (out / "samples.txt").write_text("something else")
+    state = (out / FILE).read_bytes()
+    progress, arrays = load_state(out)
+    arrays["weight.ln_g.weight"] = arrays.pop("weight.ln_f.weight")
+    about = json.dumps(vars(progress))
+    with Folder(out) as folder:
+        write_arrays(folder, FILE, arrays, {"about": about, "checksum": checksum(about, arrays)})
+    run = resumed(out, 2, "--steps", "12")
+    assert run.returncode == 2 and run.stderr.count("lacks 'weight.ln_f.weight'") == 1
+    (out / FILE).write_bytes(state)
+    run = resumed(out, 2, "--steps", "12")
+    assert run.returncode == 0 and run.stderr.count("samples.txt is not what it was") == 1
 
 
 @needs_mpi

@@ -1,6 +1,7 @@
 """A run that is stopped, in whatever way, and goes on: the same run to the last bit."""
 
 import ctypes
+import hashlib
 import json
 import os
 import re
@@ -31,9 +32,9 @@ import gpt_numpy.app.run_folder
 import gpt_numpy.scale.train
 from gpt_numpy import GPT
 from gpt_numpy.app import trainer
-from gpt_numpy.app.resume import FILE, load_state
-from gpt_numpy.files import Lock
-from gpt_numpy.hf.checkpoint import checksum
+from gpt_numpy.app.resume import ASIDE, BEFORE, FILE, load_state
+from gpt_numpy.folder import Folder, Lock
+from gpt_numpy.hf.tensors import checksum
 from gpt_numpy.tokenizer import CharTokenizer
 from minigrad import backend
 from minigrad.internals.gpu import init_gpu
@@ -428,6 +429,23 @@ def made_up(**facts):
     return spoil
 
 
+def with_settings(**changes):
+    """A state with other settings, and a checksum that fits."""
+
+    def spoil(folder):
+        progress, _ = load_state(folder)
+        made_up(settings=progress.settings | changes)(folder)
+
+    return spoil
+
+
+def flipped(folder):
+    """One bit of the last number is another one."""
+    content = bytearray((folder / FILE).read_bytes())
+    content[-1] ^= 1
+    (folder / FILE).write_bytes(content)
+
+
 def foreign(folder):
     (folder / FILE).write_bytes((folder / "model.safetensors").read_bytes())
 
@@ -455,31 +473,36 @@ def renamed(arrays):
 
 
 WTE = "exp_avg.wte.weight"
+STATES = {  # what is done to the state of a run, and what is said of it
+    "cut off": (cut_short(FILE), "cannot be read"),
+    "missing": (lambda folder: (folder / FILE).unlink(), ""),
+    "of something else": (foreign, "not the state of a run"),
+    "a bit": (flipped, "is damaged: its checksum is wrong"),
+    "a step in words": (made_up(step="x"), "its step is 'x'"),
+    "half a step": (made_up(step=2.5), "its step is 2.5"),
+    "a step before the first": (made_up(step=-5), "-5 of 6 steps"),
+    "a step after the last": (made_up(step=7), "7 of 6 steps"),
+    "a loss in words": (made_up(val_loss="x"), "its val_loss is"),
+    "no best": (made_up(best=None), "its best is None"),
+    "no settings": (made_up(settings=None), "its settings"),
+    "no settings at all": (made_up(settings={}), "ranks"),
+    "another width": (with_settings(n_embd=4), "more than the"),
+    "words for a width": (with_settings(n_embd=""), "can't"),
+    "no text": (with_settings(text=None), "its settings are"),
+    "lengths in words": (made_up(files={"metrics.csv": ["0", ""]}), "its files are"),
+    "half logged": (made_up(logged=False), "the numbers of its step"),
+    "numbers in words": (made_up(numbers={"lr": "1"}), "the numbers of its step"),
+    "one thing more": (made_up(more=1), "unexpected keyword"),
+}
 SPOILED = {  # what is done to a run's folder, which file is named, what else is said
     "settings edited": (rewritten("train_config.json", {"lr": 0.5}), "train_config.json", "lr"),
     "settings are words": (rewritten("train_config.json", {"lr": "x"}), "train_config.json", "lr"),
     "settings cut off": (cut_short("train_config.json"), "train_config.json", "not JSON"),
-    "state cut off": (cut_short(FILE), FILE, "cannot be read"),
-    "state of something else": (foreign, FILE, "not the state of a run"),
     "another tokenizer": (of_another_vocabulary, "tokenizer.json", "not the one"),
-    "metrics cut off": (cut_short("metrics.csv"), "metrics.csv", "is not what it was"),
-    "samples cut off": (cut_short("samples.txt"), "samples.txt", "is not what it was"),
     "another run's model": (of_another_run, "model.safetensors", "not of this run"),
     "a model cut off": (cut_short("model.safetensors"), "model.safetensors", "safetensors"),
     "no model": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors", "cannot read"),
-    "a step in words": (made_up(step="x"), FILE, "another kind"),
-    "half a step": (made_up(step=2.5), FILE, "another kind"),
-    "a step before the first": (made_up(step=-5), FILE, "-5 of 6 steps"),
-    "a step after the last": (made_up(step=7), FILE, "7 of 6 steps"),
-    "a loss in words": (made_up(val_loss="x"), FILE, "another kind"),
-    "no best": (made_up(best=None), FILE, "another kind"),
-    "no settings": (made_up(settings=None), FILE, "another kind"),
-    "no steps": (made_up(settings={}), FILE, "another kind"),
-    "no files": (made_up(files={}), "metrics.csv", "not what it was"),
-    "files elsewhere": (made_up(files={"../text.txt": [0, ""]}), "metrics.csv", "not what it was"),
-    "lengths in words": (made_up(files={"metrics.csv": ["0", ""]}), FILE, "another kind"),
-    "one thing more": (made_up(more=1), FILE, "another kind"),
-    "a parameter renamed": (with_arrays(renamed), FILE, "lacks weight.ln_f.weight"),
+    "a parameter renamed": (with_arrays(renamed), FILE, "lacks 'weight.ln_f.weight'"),
     "a moment of another shape": (
         with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), FILE, WTE,
     ),
@@ -489,17 +512,74 @@ SPOILED = {  # what is done to a run's folder, which file is named, what else is
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def stopped(text_file, tmp_path_factory):
+    """The folder of a run that was made longer at its third step, saved there and at its start."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    flags = ["--data", text_file, *TINY, "--steps", "3", "--workers", "1", "--quiet", "--out", out]
+    assert train_shakespeare.main([*map(str, flags)]) == 0
+    assert train_shakespeare.main(["--resume", "--steps", "6", "--quiet", "--out", str(out)]) == 0
+    return out
+
+
 @pytest.mark.parametrize("case", SPOILED)
-def test_a_spoiled_run_is_refused(case, train, stop_at, capsys):
+def test_a_spoiled_run_is_refused(case, stopped, tmp_path, capsys):
     """One line with file and fault, status 2, and nothing is written."""
     spoil, file, part = SPOILED[case]
-    stop_at(3, signal.SIGINT)
-    folder = train("run").folder
+    folder = shutil.copytree(stopped, tmp_path / "run")
     spoil(folder)
     before = snapshot(folder)
     arguments = ["--resume", "--out", str(folder)]
     assert_refused(capsys, train_shakespeare.main, arguments, [str(folder / file), part])
     assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_that_is_damaged(case, stopped, tmp_path, capsys):
+    """The one before is taken, with a line that says so; without that one the run is refused."""
+    spoil, part = STATES[case]
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    spoil(folder)
+    spoiled = (folder / FILE).read_bytes() if (folder / FILE).exists() else None
+    before = snapshot(folder)
+    arguments = ["--resume", "--out", str(folder), "--quiet"]
+    older = (folder / BEFORE).read_bytes()
+    (folder / BEFORE).unlink()
+    refused = [str(folder / FILE), part] if spoiled else ["no run to resume"]
+    assert_refused(capsys, train_shakespeare.main, arguments, refused)
+    (folder / BEFORE).write_bytes(older)
+    assert snapshot(folder) == before
+    assert train_shakespeare.main(arguments) == 0
+    err = capsys.readouterr().err
+    if spoiled:
+        assert err.count("\n") == 1 and str(folder / FILE) in err and part in err
+        assert err.endswith(": going on from the save before, of step 3\n")
+    else:  # as after a power cut between two renames, where nothing is lost
+        assert err == ""
+    assert_same_run(folder, stopped)
+    aside = folder / ASIDE
+    assert (aside.read_bytes() if aside.exists() else None) == spoiled
+
+
+ODD = ["x", "\x1b]0;", None, [], {}, True, -1, 1e999, 10**30, 2.5, ["a", 3]]
+
+
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
+def test_settings_that_cannot_be(part, stopped, tmp_path, capsys):
+    """In a state with a right checksum: one line, or they make no difference; a part at a time."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    (folder / BEFORE).unlink()
+    settings = load_state(folder)[0].settings
+    cases = [(name, value) for name in settings for value in ODD]
+    for name, value in cases[part::40] if part == 0 else cases[part::4]:
+        with_settings(**{name: value})(folder)
+        status = train_shakespeare.main(["--resume", "--quiet", "--out", str(folder)])
+        out, err = capsys.readouterr()
+        assert (status, out, err.count("\n")) == (2, "", 1) or (status, err) == (0, ""), err
+        assert "Traceback" not in err and "\x1b" not in err and len(err) < 1100
+        shutil.rmtree(folder)
+        shutil.copytree(stopped, folder)
+        (folder / BEFORE).unlink()
 
 
 def test_another_text_is_refused(train, stop_at, text_file, tmp_path):
@@ -552,7 +632,8 @@ def test_two_runs_in_one_folder(text_file, tmp_path, capsys):
 def test_a_lock_can_be_taken_again(tmp_path):
     """After close(), or when its owner is forgotten."""
     for _ in range(3):
-        lock = Lock(tmp_path / "lock")
+        lock = None
+        lock = Lock(Folder(tmp_path))
     lock.close()
     lock.close()
 
@@ -624,3 +705,61 @@ def test_a_run_from_before_there_was_a_sample(train, monkeypatch):
     run = train("run", "--resume", "--steps", "6", "--eval-tokens", "40")
     assert (run.status, run.err) == (0, "")
     assert any("eval_tokens: 0 before, 40 from here on" in line for line in run.lines)
+
+
+METRICS = {
+    "another header": b"a,b,c\r\n1,2,3\r\n",
+    "no number": b"step\r\ninf,1,1,1,1,1,1\r\n1e400,,,,,,\r\n3,x,,,,,\r\n",
+    "a long field": b"0,," + b"4" * 200_000 + b",,,,\r\n0,," + b"9" * 400 + b",,,,\r\n",
+    "noise": bytes(range(256)) * 9 + b"\xff\n\x00,\n",
+    "nothing": b"",
+    "steps that go back": b"2,1,1,1,1,1,1\r\n1,,1,,,,\r\n99,,1,,,,\r\n",
+}
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_curve_of_any_form(is_right, stopped, tmp_path, capsys):
+    """metrics.csv as nobody would write it, with and without a checksum that fits: no matter."""
+    for name, content in METRICS.items():
+        folder = shutil.copytree(stopped, tmp_path / name)
+        (folder / "metrics.csv").write_bytes(content)
+        extent = [len(content), hashlib.sha256(content).hexdigest()]
+        files = load_state(folder)[0].files
+        made_up(files=files | {"metrics.csv": extent} if is_right else files)(folder)
+        status = train_shakespeare.main(["--resume", "--steps", "8", "--out", str(folder)])
+        out, err = capsys.readouterr()
+        assert (status, err.count("\n")) == (0, 0 if is_right else 1), err
+        assert train_shakespeare.main(["--resume", "--quiet", "--out", str(folder)]) == 0
+        assert capsys.readouterr().err == ""
+        steps = metrics_of(folder)["step"] if not is_right else [0]
+        assert steps == sorted(steps) and max(steps) < 9
+        kept = (folder / "metrics-1.csv").read_bytes() if not is_right else content
+        assert kept == content and (folder / "metrics.csv").read_bytes().endswith(b"\r\n")
+
+
+def test_files_that_an_editor_has_saved(stopped, tmp_path, capsys):
+    """With other line ends: both are put aside with a line each, and all in them is kept."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    for name, old, new in (("metrics.csv", b"\r\n", b"\n"), ("samples.txt", b"\n", b"\r\n")):
+        (folder / name).write_bytes((folder / name).read_bytes().replace(old, new))
+    assert train_shakespeare.main(["--resume", "--quiet", "--out", str(folder)]) == 0
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2 and "metrics.csv is not what" in err[0] and "samples-1.txt" in err[1]
+    for name in ("metrics.csv", "samples.txt"):
+        assert (folder / name).read_bytes() == (stopped / name).read_bytes()
+    assert train_shakespeare.main(["--resume", "--quiet", "--out", str(folder)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_of_an_older_version_goes_on(train, stop_at):
+    """A state without what was added since, alone; the model beside it is written as it was."""
+    right = train("right")
+    stop_at(5, signal.SIGINT)
+    run = train("run")
+    progress, arrays = load_state(run.folder)
+    text = json.dumps({k: v for k, v in vars(progress).items() if k not in ("logged", "numbers")})
+    metadata = {"about": text, "checksum": checksum(text, arrays)}
+    (run.folder / FILE).write_bytes(safetensors.numpy.save(arrays, metadata))
+    (run.folder / BEFORE).unlink()
+    assert train("run", "--resume").status == 0
+    assert_same_run(run.folder, right.folder)

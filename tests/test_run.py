@@ -11,9 +11,8 @@ from gpt_numpy.app.run_folder import (
     Clock,
     RunFolder,
     evaluation_seconds,
-    extent,
-    read_rows,
-    read_samples,
+    rows_in,
+    samples_in,
 )
 from gpt_numpy.tokenizer import CharTokenizer, load
 
@@ -47,8 +46,8 @@ def test_a_new_folder_says_how_the_run_was_set_up(tmp_path):
     assert settings == {"steps": 6, "text": "a naïve text"}
     assert load(path / "tokenizer.json").characters == "ab"
     assert rows_of(path) == [COLUMNS]
-    names = {"train_config.json", "tokenizer.json", "tokenizer_config.json", "metrics.csv", ".lock"}
-    assert {p.name for p in path.iterdir()} == names
+    names = {"train_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {p.name for p in path.iterdir()} == names | {"metrics.csv", "samples.txt", ".lock"}
 
 
 def test_metrics_are_rows_with_gaps(tmp_path):
@@ -103,9 +102,8 @@ def test_samples_are_read_back(tmp_path, text):
         folder.log(step=step, val_loss=loss)
         folder.log(step=step + 10, train_loss=1.0)
         folder.sample(step, loss, bits, sample)
-    files = {n: extent((folder.path / n).read_bytes()) for n in ("samples.txt", "metrics.csv")}
-    rows = read_rows(folder.path / "metrics.csv", files)
-    found = read_samples(folder.path / "samples.txt", files, rows)
+    rows = rows_in((folder.path / "metrics.csv").read_bytes(), 760)
+    found = samples_in((folder.path / "samples.txt").read_bytes(), rows)
     assert [(s["step"], s["text"]) for s in found] == [(step, t) for step, _, _, t in samples]
     assert str([s["val_loss"] for s in found]) == "[4.5, 2.5, inf, nan]"
     assert [s["bits"] for s in found] == [6.25, 1.75, 1.0, 1.0]
@@ -129,6 +127,7 @@ def test_a_run_that_is_there_is_renamed_aside(tmp_path):
         folder = RunFolder(path, {"i": i}, TOKENIZER)
         assert folder.moved == moved
         folder.sample(i, 1.0, 1.4, "text")
+        folder.close()
     for i, name in enumerate(["run-1", "run-2", "run"]):
         kept = tmp_path / name
         assert json.loads((kept / "train_config.json").read_text()) == {"i": i}
@@ -137,10 +136,12 @@ def test_a_run_that_is_there_is_renamed_aside(tmp_path):
 
 
 def test_a_folder_without_a_run_is_used_as_it_is(tmp_path):
-    """The user's own file in it stays where it is."""
-    (tmp_path / "notes.txt").write_text("mine")
+    """The user's own files in it stay where they are; what a dead run had begun does not."""
+    for name in ("notes.txt", "mine.tmp", "tokenizer.json.0123.tmp"):
+        (tmp_path / name).write_text("mine")
     folder = RunFolder(tmp_path, {}, TOKENIZER)
     assert folder.moved is None and (tmp_path / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.glob("*.tmp")] == ["mine.tmp"]
 
 
 def test_a_run_in_the_current_folder_is_renamed_aside(tmp_path, monkeypatch):
@@ -148,7 +149,7 @@ def test_a_run_in_the_current_folder_is_renamed_aside(tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.chdir(home)
-    RunFolder(".", {"i": 0}, TOKENIZER)
+    RunFolder(".", {"i": 0}, TOKENIZER).close()
     folder = RunFolder(".", {"i": 1}, TOKENIZER)
     assert folder.moved is not None
     assert json.loads((folder.moved / "train_config.json").read_text()) == {"i": 0}
@@ -174,6 +175,13 @@ def test_rate_is_tokens_by_seconds_since_the_last_call(clock):
         watch.tokens += tokens
         assert watch.rate() == tokens / seconds
     assert watch.seconds() == 6
+
+
+def test_a_clock_may_stand_still(clock):
+    """No time has gone by, so there is no rate, and nobody knows what is left."""
+    watch = Clock()
+    watch.tokens += 300
+    assert (watch.rate(), watch.left(100), watch.since_save()) == (0, 0, 0)
 
 
 def test_pauses_do_not_count_as_training(clock):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -201,6 +202,38 @@ def test_evaluation_covers_the_whole_text(length, batch_size):
     assert len(losses) == length - 1
     assert abs(evaluate(model, ids, batch_size) - np.mean(losses)) < 1e-12
     assert model.training and model.h[0].attn.training, "training goes on as before"
+
+
+def test_a_thread_that_evaluates_changes_no_training():
+    """Dropout stays on where the model is trained: every weight is the same, to the bit."""
+
+    def trained(look):
+        model, n_looks, is_over = make(dropout=0.3), 0, threading.Event()
+
+        def watch():
+            nonlocal n_looks
+            while not is_over.is_set():
+                look(model)
+                n_looks += 1
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        settings = {"steps": 12, "batch_size": 4, "workers": 1, "lr": 1e-2, "dropout": 0.3}
+        for _ in train(model, IDS, TrainConfig(**settings, block_size=8)):
+            pass
+        is_over.set()
+        watcher.join()
+        assert n_looks > 0
+        return model.state_dict()
+
+    def look(model):
+        evaluate(model, IDS[:60])
+        model.generate([[1, 2]], 2, seed=0)
+        loss_by_position(model, IDS[:40])
+
+    alone, beside = trained(lambda model: None), trained(look)
+    for name, array in alone.items():
+        np.testing.assert_array_equal(beside[name], array, name)
 
 
 def test_loss_by_position():

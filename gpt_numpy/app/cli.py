@@ -7,22 +7,23 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import tyro
 
-from gpt_numpy.app import memory, resume
+from gpt_numpy.app import memory, program, resume
 from gpt_numpy.app.run_folder import RunFolder
 from gpt_numpy.config import PRESETS, Architecture, GPTConfig, TrainConfig, physical_cores
 from gpt_numpy.corpus import Corpus, load_corpus
 from gpt_numpy.corpus.large import head
 from gpt_numpy.corpus.reading import STDIN
 from gpt_numpy.data import encoded, split
-from gpt_numpy.files import fingerprint, message, read_json
+from gpt_numpy.files import fingerprint, message, printable, quoted, read_json
 from gpt_numpy.hf import checkpoint
 from gpt_numpy.hf.tokenizer_json import load_model
 from gpt_numpy.scale.ranks import Ranks
@@ -332,7 +333,7 @@ def parse(arguments, flags, ranks, description, start):
     settings = PRESETS[preset] | (start.settings() if start else {})
     precision: Any = precisions(device)[-1]
     default = Command(preset=preset, workers=workers, precision=precision, **settings)
-    command = tyro.cli(Command, args=arguments, default=default, description=description)
+    command = program.parse(Command, args=arguments, default=default, description=description)
     command = replace(command.with_home(), device=device)
     return with_precision(command, flags.precision), why
 
@@ -384,10 +385,11 @@ def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
 
 ELSEWHERE = ("workers", "device", "precision")  # may change, and the last digits then do
 # These may change, because they do not alter the past.
-TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience")
+TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience", "graph")
 FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, *TEXTS)
 BEFORE = {  # of runs older than these settings
     "eval_tokens": 0,
+    "graph": True,
     "patience": 0,
     "precision": "float32",
     "val_data": None,
@@ -402,9 +404,18 @@ def identity(settings: dict[str, Any], text: str) -> str:
 
 def prepare_old(arguments, flags, ranks, description):
     """The Job of the run in the folder of --out, which goes on; nothing is written yet."""
+    folder = RunFolder.of_saved(home(Path(flags.out)))
+    try:
+        return job_of(folder, arguments, flags, ranks, description)
+    except BaseException:
+        folder.close()
+        raise
+
+
+def job_of(folder, arguments, flags, ranks, description):
+    """The Job of the run in a folder that is locked."""
     out = home(Path(flags.out))
-    progress, arrays = saved = resume.load_state(out)
-    folder = RunFolder(out, progress.settings, progress=progress)
+    progress, _ = folder.saved
     written = folder.written = read_json(out / "train_config.json")
     edited = [k for k, v in progress.settings.items() if k not in FREE and written.get(k) != v]
     if edited:
@@ -413,7 +424,7 @@ def prepare_old(arguments, flags, ranks, description):
             f"{', '.join(edited)}: put it back"
         )
     before = saved_command(progress.settings, out)
-    command = tyro.cli(Command, args=arguments, default=before, description=description)
+    command = program.parse(Command, args=arguments, default=before, description=description)
     command = command.with_home()
     for name in TEXTS:
         if STDIN in getattr(before, name) and getattr(flags, name) is None:
@@ -430,18 +441,20 @@ def prepare_old(arguments, flags, ranks, description):
     if corpus.fingerprint() != progress.text:
         raise ValueError(
             f"the text is not the one that the run in {out} learns from: that was "
-            f"{progress.settings['text']}, this is {corpus.name}"
+            f"{printable(progress.settings['text'])}, this is {corpus.name}"
             + (f" ({corpus.reason})" if corpus.reason else "")
         )
     tokenizer = load(out / "tokenizer.json")
     if tokenizer.fingerprint() != progress.tokenizer:
         raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
-    checkpoint.check_run(out, progress.run)
+    if progress.best < math.inf:  # else there was no evaluation yet
+        checkpoint.check_run(out, progress.run)
+    folder.check_place()
     ids = encoded(tokenizer, corpus.text, command.block_size, corpus.validation)
     check_fit(command, tokenizer, ranks, text_memory(corpus, ids), levers=["workers"])
     folder.settings = command.settings(corpus, ranks)
     notes = what_is_new(progress.settings, folder.settings)
-    return Job(command, why, notes, corpus, tokenizer, *ids, folder, None, saved)
+    return Job(command, why, notes, corpus, tokenizer, *ids, folder, None, folder.saved)
 
 
 def saved_command(settings, out):
@@ -452,12 +465,26 @@ def saved_command(settings, out):
         settings |= {name: paths_read(settings.get(name)) for name in TEXTS}
         settings["init_from"] = settings.get("init_from") and Path(settings["init_from"])
         command = Command(**settings, out=out)
+        check_kinds(command)
         command.check()
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(
             f"{out / resume.FILE} has settings of another kind: {message(error)}"
         ) from error
     return command
+
+
+def check_kinds(command):
+    """TypeError if a setting has a value of another kind than its declaration says."""
+    for name, kind in get_type_hints(Command).items():
+        value = getattr(command, name)
+        if get_origin(kind) is Literal:
+            fits = value in get_args(kind)
+        else:
+            fits = kind not in (bool, int, float) or type(value) in (kind, int)
+            fits = fits and (type(value) is not int or abs(value) < 2**64)
+        if not fits:
+            raise TypeError(f"{name} is {quoted(value)}")
 
 
 def refuse_other_past(before, command, done):

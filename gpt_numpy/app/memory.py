@@ -132,7 +132,9 @@ def estimate(
     # that it trained in.  And before there are activations, there are two copies of the vectors,
     # while they are copied to shared memory.
     aside = max(evaluation, sampling)
-    peak = max(activations + max(0, aside - training), (n > 1) * here * 4 * vector)
+    if device == CPU or not config.graph:  # a recorded step gives nothing of its memory away
+        aside = max(0, aside - training)
+    peak = max(activations + aside, (n > 1) * here * 4 * vector)
     processes = here * (FIRST + (n - 1) * OTHER + text * (device == CPU))
     return Estimate(state, activations, evaluation, state + peak + processes)
 

@@ -3,22 +3,29 @@
 import contextlib
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gpt_numpy.files import LONG, message, printable
 from minigrad.internals.gpu import in_one_line
 
 
 def run(main: Callable[[], int]) -> int:
     """Return the exit status of main(), the only task of this process.
 
+    A program may let Ctrl-C end it without a traceback (SIG_DFL) until it has been loaded.
+
     Warnings are for programmers: none is shown, and none is an error (as python -W error asks for).
     Nor are numbers that overflow; they are looked for in the loss and in the gradient.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     open_streams()
@@ -59,10 +66,23 @@ def open_streams() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def complain(error: str) -> None:
+def parse(target: Any, **options: Any) -> Any:
+    """tyro.cli(), which quotes arguments that it does not understand as they are."""
+    import tyro  # here, because a program that needs no flags need not wait for it
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(target, **options)
+    finally:
+        for line in said.getvalue().splitlines():
+            print(printable(line, LONG), file=sys.stderr)
+
+
+def complain(error: object) -> None:
     """Print a line on standard error, if it can be written to."""
     try:
-        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr, flush=True)
+        print(f"{Path(sys.argv[0]).stem}: {message(error)}", file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from gpt_numpy.app.inspect_model import attention_maps, surprise
-from gpt_numpy.files import replacing, write_whole
 
 BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
 
@@ -91,9 +90,10 @@ def own_settings():
 
 
 @own_settings()
-def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
-    """Draw the losses of a run against its steps to the file `path` (10 × 5 inches); the Figure.
+def loss_figure(rows, file, title, vocab_size, entropy=None, text_entropy=None):
+    """Draw the losses of a run against its steps (10 × 5 inches), as a PNG; the Figure.
 
+    file            a path, or a file that is open to write bytes
     rows            dicts with step, train_loss and val_loss in nats per token; None where missing
     entropy         the least mean loss that is possible, if it is known, in nats per token
     text_entropy    the same as measured on the very validation text, which is finite
@@ -157,13 +157,12 @@ def loss_figure(rows, path, title, vocab_size, entropy=None, text_entropy=None):
     right.set_yticks([math.log(p) for p in marks], [f"{p:,}" for p in marks])
     right.set_ylabel("perplexity = e^loss")
     right.spines["right"].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png", backend="agg")
+    figure.savefig(file, dpi=120, format="png", backend="agg")
     return figure
 
 
-def page(path, rows, samples, **facts):
-    """Write the report of a run, one HTML file that needs no other, to `path`.
+def page(rows, samples, **facts):
+    """The report of a run, an HTML file that needs no other.
 
     rows        dicts with the columns of metrics.csv; None where missing
     samples     dicts with step, val_loss, bits and text: what the model wrote at each evaluation
@@ -176,8 +175,7 @@ def page(path, rows, samples, **facts):
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else [])}
     facts |= {"rows": columns, "samples": thinned(samples, MOST_SAMPLES), "ladder": LADDER}
     content = json.dumps(shown(facts), allow_nan=False).replace("<", "\\u003c")  # ends no <script>
-    html = TEMPLATE.read_text(encoding="utf-8").replace("/*RUN*/", content)
-    write_whole(path, html.encode())
+    return TEMPLATE.read_text(encoding="utf-8").replace("/*RUN*/", content)
 
 
 def thinned(items, most):

@@ -5,25 +5,32 @@
     what it belongs to   the settings, and a fingerprint each of the text and the tokenizer
 
 That is all: what is random in a step is a function of (seed, step, place), so there is no generator
-whose state must be kept.  A checksum covers every bit of it, and the file is replaced whole.
+whose state must be kept.  A checksum covers every bit of it, and the file is replaced whole.  The
+state of the save before is kept under another name, in case the disk damages the last one.
 """
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import math
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
-import numpy as np
-
-from gpt_numpy.files import message
-from gpt_numpy.hf.checkpoint import checksum, read_arrays, write_arrays
+from gpt_numpy.files import message, quoted
+from gpt_numpy.folder import Folder
+from gpt_numpy.hf.tensors import State, checksum, read_arrays, read_header, write_arrays
 from gpt_numpy.model import GPT
 from minigrad.backend import to_numpy
 from minigrad.fast.adamw import FusedAdamW
 
 FILE = "training_state.safetensors"
+BEFORE = "training_state.before.safetensors"  # of the save before
+ASIDE = "training_state.damaged.safetensors"  # one that could not be read
 VECTORS = ("weight", "exp_avg", "exp_avg_sq")  # "exp_avg.ln_f.weight" is the mean of its gradients
+BROKEN = (TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
+MOST_ROWS = 2**22  # of both embeddings
+NUMBERS = {"train_loss", "lr", "grad_norm", "tokens_per_second"}  # of a step, for its row
 
 
 @dataclass
@@ -39,55 +46,111 @@ class Progress:
     run: str  # what the run's best model says that it is of
     files: dict[str, list]  # of those that grow: [bytes, their SHA-256]
     waited: int = 0  # evaluations since the best one
+    # Whether the row and the evaluation of `step` are in the files.  If not, they come first when
+    # the run goes on, with these NUMBERS of the step (none of them at step 0).
+    logged: bool = True
+    numbers: dict[str, float] = field(default_factory=dict)
 
     def check(self) -> None:
         """TypeError or ValueError if this cannot be: a checksum can be made up too."""
-        for field in dataclasses.fields(self):
-            kind = get_origin(field.type) or field.type
-            if type(getattr(self, field.name)) is not kind:
-                raise TypeError(f"its {field.name} is {getattr(self, field.name)!r}")
+        for each in dataclasses.fields(self):
+            kind, value = get_origin(each.type) or each.type, getattr(self, each.name)
+            if type(value) is not kind:
+                raise TypeError(f"its {each.name} is {quoted(value)}")
         for length, digest in self.files.values():
             if type(length) is not int or length < 0 or type(digest) is not str:
-                raise TypeError(f"its files are {self.files!r}")
+                raise TypeError(f"its files are {quoted(self.files)}")
+        if type(self.settings["ranks"]) is not int or type(self.settings["text"]) is not str:
+            raise TypeError(f"its settings are {quoted(self.settings)}")
         if not 0 <= self.step <= self.settings["steps"]:
             raise ValueError(f"it has made {self.step} of {self.settings['steps']} steps")
+        if not self.logged and self.step and self.numbers.keys() != NUMBERS:
+            raise ValueError(f"the numbers of its step are {quoted(self.numbers)}")
+        if not all(type(number) is float for number in self.numbers.values()):
+            raise TypeError(f"the numbers of its step are {quoted(self.numbers)}")
 
 
-def save_state(folder: Path, model: GPT, optimizer: FusedAdamW, progress: Progress) -> None:
-    """Replace training_state.safetensors in `folder`.  OSError if it cannot be written."""
+def save_state(folder: Folder, model: GPT, optimizer: FusedAdamW, progress: Progress) -> str:
+    """Replace training_state.safetensors and return its checksum.  The old one becomes BEFORE.
+
+    Errors      OSError if it cannot be written
+    """
     vectors = optimizer.flat.data, optimizer.exp_avg, optimizer.exp_avg_sq
     split = [optimizer.flat.split(to_numpy(vector)) for vector in vectors]
     arrays = {
-        f"{kind}.{name}": np.ascontiguousarray(parts[optimizer.numbers[parameter]])
+        f"{kind}.{name}": parts[optimizer.numbers[parameter]]
         for name, parameter in model.named_parameters()
         for kind, parts in zip(VECTORS, split, strict=True)
     }
     about = json.dumps(dataclasses.asdict(progress))
     metadata = {"about": about, "checksum": checksum(about, arrays)}
-    write_arrays(folder / FILE, arrays, metadata)
+    write_arrays(folder, FILE, arrays, metadata, keep=BEFORE)
+    return metadata["checksum"]
 
 
-def load_state(folder: Path) -> tuple[Progress, dict[str, np.ndarray]]:
+def load_state(folder: Path, name: str = FILE) -> tuple[Progress, State]:
     """(Progress, arrays) as save_state() wrote them; ValueError or OSError names file and fault."""
-    path = folder / FILE
-    if not path.exists():
-        raise ValueError(f"there is no run to resume in {folder}: {FILE} is not there")
-    arrays, metadata = read_arrays(path)
-    about = metadata.get("about", "")
-    if metadata.get("checksum") != checksum(about, arrays):
-        raise ValueError(f"{path} is damaged, or not the state of a run: its checksum is wrong")
+    path = folder / name
+    header = read_header(path)
+    about = header.metadata.get("about", "")
     try:
         progress = Progress(**json.loads(about))
         progress.check()
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is the state of a run of another kind: {message(error)}"
-        ) from error
+        check_size(header, progress.settings)
+    except BROKEN as error:
+        raise ValueError(f"{path} is not the state of a run: {message(error)}") from error
+    arrays, metadata = read_arrays(path, header)
+    if metadata.get("checksum") != checksum(about, arrays):
+        raise ValueError(f"{path} is damaged: its checksum is wrong")
     return progress, arrays
 
 
+def check_size(header, settings):
+    """ValueError if a file has more numbers than the settings can make of a model.
+
+    Beside the matrices of a layer (12 C²) and the embeddings there are biases and norms.
+    """
+    C, L = settings["n_embd"], settings["n_layer"]
+    rows = sum(header.tensors[f"weight.{name}.weight"].shape[0] for name in ("wte", "wpe"))
+    most = 3 * (rows * C + L * (12 * C * C + 16 * C) + 2 * C)
+    found = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
+    if rows > MOST_ROWS or found > most:
+        raise ValueError(f"it has {found:,} numbers, more than the {most:,} of its settings")
+
+
+def newest_state(folder: Path) -> tuple[str, Progress, State, Exception | None]:
+    """(file name, Progress, arrays, fault) of the last state that is whole: FILE, or else BEFORE.
+
+    fault       what is wrong with FILE if it is BEFORE; nothing if a save was interrupted when
+                FILE had been renamed, and the new one had not
+
+    Errors      ValueError or OSError of FILE, if neither is whole
+    """
+    if not os.path.lexists(folder / FILE):
+        return BEFORE, *load_state(folder, BEFORE), None
+    try:
+        return FILE, *load_state(folder), None
+    except (ValueError, OSError) as error:
+        try:
+            return BEFORE, *load_state(folder, BEFORE), error
+        except (ValueError, OSError):
+            raise error from None
+
+
+def mark(folder: Folder) -> str | None:
+    """The checksum that the newest state says it has, or None without one that can be read.
+
+    It is another one after every save, so it tells a run whether another one has saved meanwhile.
+    """
+    place, options = folder.at(FILE)
+    try:
+        return read_header(place, **options).metadata.get("checksum")
+    except (ValueError, OSError):
+        return None
+
+
 def restore(
-    model: GPT, optimizer: FusedAdamW, progress: Progress, arrays: dict[str, np.ndarray], path: Path
+    model: GPT, optimizer: FusedAdamW, progress: Progress, arrays: State, path: Path
 ) -> None:
     """Give a model and its optimizer the numbers of load_state(); ValueError if they do not fit.
 
@@ -96,7 +159,8 @@ def restore(
     parameters = dict(model.named_parameters())
     expected = {f"{kind}.{name}": p for kind in VECTORS for name, p in parameters.items()}
     for name in sorted(expected.keys() ^ arrays.keys()):
-        raise ValueError(f"{path} {'lacks' if name in expected else 'has an unknown'} {name}")
+        what = "lacks" if name in expected else "has an unknown"
+        raise ValueError(f"{path} {what} {quoted(name)}")
     for name, p in expected.items():
         found, wanted = (f"{x.dtype} {x.shape}" for x in (arrays[name], p))
         if found != wanted:

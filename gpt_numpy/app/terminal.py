@@ -90,7 +90,8 @@ class Display:
         for kind, name in enumerate(("train_loss", "val_loss")):
             points = [(row["step"], row[name]) for row in rows if row[name] is not None]
             self.losses[kind].extend(points)
-        _, self.val_loss = self.losses[1][-1]
+        if self.losses[1]:
+            _, self.val_loss = self.losses[1][-1]
 
     def step(self, step, train_loss, lr, grad_norm, tokens_per_second, left, seconds):
         """Show where the run stands, `seconds` after its start; `left` seconds are to come."""

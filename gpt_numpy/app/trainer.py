@@ -8,22 +8,28 @@ import shlex
 import sys
 import threading
 import webbrowser
+from typing import Any
+
+import numpy as np
 
 import minigrad as mg
 from gpt_numpy import GPT
 from gpt_numpy.app import memory, report, resume
 from gpt_numpy.app.cli import Command, asks_for_gpu, flags_of, identity, prepare
 from gpt_numpy.app.inspect_model import loss_by_position
-from gpt_numpy.app.run_folder import Clock, Signals, evaluation_seconds
+from gpt_numpy.app.program import complain
+from gpt_numpy.app.run_folder import STOPPING, Clock, Signals, evaluation_seconds
 from gpt_numpy.app.terminal import Display, optional
 from gpt_numpy.corpus import grammar
 from gpt_numpy.corpus.large import head, with_progress
 from gpt_numpy.data import split
+from gpt_numpy.files import message
 from gpt_numpy.scale.gpus import open_gpus
+from gpt_numpy.scale.graph import why_no_graph
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import WorkerDied
-from gpt_numpy.train import evaluate
-from minigrad.backend import GPU
+from gpt_numpy.train import StepResult, evaluate
+from minigrad.backend import CPU, GPU
 from minigrad.internals import cublas
 from minigrad.internals.gpu import GPUUnavailable, in_one_line, out_of_memory
 from minigrad.tools.info import of_the_cpu
@@ -36,15 +42,15 @@ LOOKED_AT = 32  # tokens over which attention is shown
 
 
 class Refused(Exception):
-    """A reason to end the command: a line for standard error, and the exit status."""
+    """A reason to end the command: what to print on standard error, and the exit status."""
 
     def __init__(self, message, status=2, ends_all_ranks=False):
         super().__init__(message)
         self.status, self.ends_all_ranks = status, ends_all_ranks
 
 
-class Stopped(Exception):
-    """A signal came during the last evaluation."""
+class Stopped(BaseException):
+    """A signal has asked for the run to stop, which is saved."""
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -85,6 +91,9 @@ def run_command(train_and_report, arguments, description):
             *flags, last = [memory.LEVERS[name] for name in names]
             lower = f"{', '.join(flags)} or {last}" if flags else last
             return refuse(f"there is not enough memory ({in_one_line(error)}): lower {lower}", 1)
+        finally:
+            if job:
+                job.folder.close()
         if status > 128:
             ranks.end_all(status)
         return status
@@ -92,7 +101,8 @@ def run_command(train_and_report, arguments, description):
 
 def refuse(error, status=2):
     """Print what is wrong; return the exit status."""
-    print(f"train_shakespeare: {error}", file=sys.stderr)
+    text = error if isinstance(error, Refused) else message(error)
+    print(f"train_shakespeare: {text}", file=sys.stderr)
     return status
 
 
@@ -115,7 +125,7 @@ def load(job, model, optimizer, ranks):
         resume.restore(model, optimizer, progress, arrays, job.folder.path / resume.FILE)
         ranks.broadcast(lambda: job.folder.cut_back(progress))
     except (ValueError, OSError) as error:
-        raise Refused(error) from error
+        raise Refused(message(error)) from error
     return progress.step
 
 
@@ -138,6 +148,8 @@ def introduce(display, job, model, ranks):
         if ranks.gpu_note:
             display.say(f"        {ranks.gpu_note}")
         display.say(f"precision: {command.precision}, products by {cublas.summary()}")
+        reason = why_no_graph(command, command.device, len(job.train_ids), ranks.world_size)
+        display.say("graph: " + (f"off ({reason})" if reason else "on"))
     c = model.config
     display.say(
         f"model: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} channels, {c.block_size} tokens "
@@ -162,7 +174,8 @@ def introduce(display, job, model, ranks):
     )
     if job.saved:
         progress, _ = job.saved
-        display.say(f"resuming: from step {progress.step}, val_loss {progress.val_loss:.4f}")
+        which = ", of the save before the last" if folder.file == resume.BEFORE else ""
+        display.say(f"resuming: from step {progress.step}, val_loss {progress.val_loss:.4f}{which}")
     for note in job.notes:
         display.say(f"          {note}")
     if folder.moved:
@@ -174,14 +187,22 @@ class Run:
 
     It shows, logs and saves what the loop reports to it.  Errors inside that a user can fix become
     Refused.
+
+    A signal saves the run at once, whatever it is doing: the weights stay those of the last step
+    until the next one updates them, and `point` says what was in the files by then.  What was
+    logged of an evaluation that a signal has interrupted is cut off when the run goes on, and the
+    evaluation is made again.
     """
 
     def __init__(self, job, model, optimizer, ranks):
         self.job, self.model, self.optimizer, self.ranks = job, model, optimizer, ranks
         self.command, self.folder, self.tokenizer = job.command, job.folder, job.tokenizer
         self.display = Display(self.command.steps, self.command.quiet)
-        self.signals = Signals()
+        self.signals = Signals(self.on_signal)
+        self.busy = "start"  # "step", "save" or "end": then a signal cannot interrupt; else ""
+        self.is_asked = False  # whether a signal waits
         self.stopped = None  # the signal that stopped the run before its end
+        self.place = self.folder.path  # where the run is in the end
         text = job.corpus.fingerprint()
         self.origin = {
             "tokenizer": job.tokenizer.fingerprint(),
@@ -194,10 +215,16 @@ class Run:
         self.best = self.val_loss = float("inf")
         self.saved = None  # the step of the last save
         self.waited = 0  # evaluations since the best one
+        self.point: dict[str, Any] = {}  # see commit()
+        self.saved_point: Any = None
         if job.saved:
             progress, _ = job.saved
             self.best, self.val_loss, self.saved = progress.best, progress.val_loss, progress.step
             self.waited = progress.waited
+            self.commit(progress.step, progress.logged, progress.numbers)
+            self.saved_point = self.point
+        else:
+            self.commit(0, logged=False)
         self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
         self.entropy = self.text_entropy = None  # nats per token, of the grammar, if it wrote this
         if job.corpus.entropy is not None:
@@ -205,8 +232,8 @@ class Run:
             self.text_entropy = nats / n * self.characters_per_token
             self.entropy = job.corpus.entropy * self.characters_per_token
         rows = job.folder.rows
-        self.clock = Clock(before=rows[-1]["seconds"] if rows else 0)
-        self.measured = (0.0, 0.0)  # the loss and the tokens per second of the step just logged
+        self.clock = Clock(before=rows[-1]["seconds"] or 0 if rows else 0)
+        self.numbers: dict[str, float] = {}  # resume.NUMBERS of the step that is logged next
         self.profiler = mg.Profiler()
         # What the last one took, with all that is drawn and written.
         self.evaluation_seconds = evaluation_seconds(rows, self.command.tokens_per_step)
@@ -219,16 +246,29 @@ class Run:
     def __enter__(self):
         self.display.__enter__()
         self.signals.__enter__()
+        for warning in self.folder.warnings:
+            complain(warning)
         introduce(self.display, self.job, self.model, self.ranks)
         if self.job.saved:
             self.display.go_on(self.folder.rows)
+        self.busy = ""
         return self
 
     def __exit__(self, kind, error, trace):
+        self.busy, self.place = "end", self.folder.where()
+        is_stopped = isinstance(error, Stopped)
+        if is_stopped:
+            try:
+                self.save_point()
+                self.stopped = self.signals.received
+                if not self.is_over(self.saved) or not self.point["logged"]:
+                    self.report("stopped", self.saved)
+            except OSError as failure:
+                error = failure
         if isinstance(error, OSError):
             fault = error.strerror or in_one_line(error)
-            message = f"cannot write to {self.folder.path}: {fault}. {self.how_to_go_on()}"
-            error = Refused(message, 1, ends_all_ranks=True)  # the others know nothing of it
+            fault = f"cannot write to {self.folder.path}: {fault}. {self.how_to_go_on()}"
+            error = Refused(message(fault), 1, ends_all_ranks=True)  # the others do not know of it
         elif isinstance(error, FloatingPointError):
             error = Refused(f"{error}\nStep {self.saved}, the last one saved, stays as it is.", 1)
         self.signals.__exit__()
@@ -236,19 +276,37 @@ class Run:
         self.folder.close()
         if isinstance(error, Refused):
             raise error from None
+        return is_stopped
+
+    @property
+    def is_new(self):
+        """Whether the model that the run begins with is still to be evaluated."""
+        return self.point["step"] == 0 and not self.point["logged"]
 
     def watch(self, steps):
-        """Yield the steps; the ops of some of them are timed."""
+        """Yield the steps; the ops of some of them are timed.
+
+        Between two of them the run is saved if it is time.  Raises Stopped after a step if a signal
+        came while it was made.
+        """
+        self.attend()
+        step = self.point["step"]
         if self.job.saved:
             self.evaluate_again()
-        if self.job.notes:
-            self.save(self.saved)  # with the new settings
-        there = (self.folder.path / "report.html").exists()
-        if self.is_over(self.saved) and (self.job.notes or not there):
-            self.report("finished", self.saved)
-        if self.is_over(self.saved):
+            self.commit(step, self.point["logged"], self.point["numbers"])
+        if self.job.notes or self.folder.warnings:
+            self.save()  # with the new settings, or with what was repaired
+        if not self.point["logged"]:
+            self.numbers = self.point["numbers"]
+            loss, norm = (mg.Tensor(np.array(self.numbers[n])) for n in ("train_loss", "grad_norm"))
+            yield StepResult(step, loss, self.numbers["lr"], norm)
+            self.commit(step)
+        elif self.is_over(step) and (self.job.notes or not self.folder.has("report.html")):
+            self.report("finished", step)
+        if self.is_over(step):
             return
         for n in itertools.count(1):
+            self.busy = "step"
             try:
                 with self.profiler if n in PROFILED else contextlib.nullcontext():
                     result = next(steps, None)
@@ -256,13 +314,27 @@ class Run:
                 self.report("stopped", self.saved)
                 raise
             if result is None:
+                self.busy = ""
                 return
             self.clock.tokens += self.command.tokens_per_step
-            if self.is_evaluated(result.step) or result.step % self.command.log_every == 0:
-                self.measured = result.loss.item(), self.clock.rate()  # a GPU is waited for
+            is_due = self.is_evaluated(result.step) or result.step % self.command.log_every == 0
+            self.numbers = self.numbers_of(result) if is_due else {}
+            self.commit(result.step, not is_due, self.numbers)
+            self.attend()
             yield result
+            self.commit(result.step)
             if self.is_over(result.step):
                 return
+            if self.clock.since_save() > SAVE_EVERY:
+                with self.clock.paused():
+                    self.save_point()
+
+    def numbers_of(self, result):
+        """Return resume.NUMBERS of a step, for its row of metrics.csv.  A GPU is waited for."""
+        loss, norm = result.loss.item(), result.grad_norm.item()
+        numbers = {"train_loss": loss, "lr": result.lr, "grad_norm": norm}
+        numbers |= {"tokens_per_second": self.clock.rate()}
+        return {name: float(number) for name, number in numbers.items()}
 
     def is_over(self, step):
         """Return whether the run ends after a step: at its last one, or out of patience."""
@@ -275,6 +347,7 @@ class Run:
     @contextlib.contextmanager
     def evaluation(self):
         """`with run.evaluation():` exclude this block from the tokens per second."""
+        self.attend()
         with self.clock.paused():
             yield
         self.evaluation_seconds = self.clock.pause
@@ -290,7 +363,7 @@ class Run:
         self.waited += 1
         if val_loss < self.best:
             self.best, self.waited = val_loss, 0
-            self.model.save_pretrained(self.folder.path, **self.origin)
+            self.folder.save_model(self.model, **self.origin)
         held = memory.size(memory.held())
         self.display.evaluation(step, val_loss, bits, sample, held)
         if result:
@@ -299,35 +372,59 @@ class Run:
         else:
             self.folder.log(step=step, val_loss=val_loss, seconds=self.clock.seconds())
         self.report("finished" if self.is_over(step) else "running", step)
-        self.save(step)
+        self.commit(step)
+        self.save()
 
     def log_step(self, result, val_loss=None):
         """Write the row of metrics.csv of a step, and show it."""
-        (loss, rate), norm, seconds = self.measured, result.grad_norm.item(), self.clock.seconds()
-        self.folder.log(
-            step=result.step,
-            train_loss=loss,
-            val_loss=val_loss,
-            lr=result.lr,
-            grad_norm=norm,
-            tokens_per_second=rate,
-            seconds=seconds,
-        )
-        left = self.left(result.step)
-        self.display.step(result.step, loss, result.lr, norm, rate, left, seconds)
+        left, seconds = self.left(result.step), self.clock.seconds()
+        numbers = self.numbers or self.numbers_of(result)
+        self.folder.log(step=result.step, val_loss=val_loss, seconds=seconds, **numbers)
+        self.display.step(result.step, **numbers, left=left, seconds=seconds)
 
-    def must_stop(self, step):
-        """Save after a step if it is time; return whether a signal asked for the run to stop."""
-        stop = self.signals.received
-        if self.is_over(step):
-            return False
-        if self.saved != step and (stop or self.clock.since_save() > SAVE_EVERY):
+    def commit(self, step, logged=True, numbers=None):
+        """Note what a save has to say from now on: see resume.Progress.
+
+        logged      whether all that belongs to the step is in the files
+        numbers     if not, resume.NUMBERS of the step
+        """
+        point = {"step": step, "logged": logged, "numbers": numbers or {}}
+        point |= {"best": self.best, "val_loss": self.val_loss, "waited": self.waited}
+        point |= {"files": self.folder.extents()}
+        if point != self.point:
+            self.point = point
+
+    def on_signal(self, number):
+        """Save, as a signal asks for; raise Stopped if it asks for the run to stop as well.
+
+        Python calls this between any two of its instructions.
+        """
+        if not self.busy:
+            self.save_point()
+            if number in STOPPING:
+                self.is_asked = True  # a destructor that is interrupted drops the error
+                raise Stopped
+        elif self.busy == "step" and self.has_last_weights():
             with self.clock.paused():
-                self.save(step)
-        if stop:
-            self.report("stopped", step)
-            self.stopped = stop
-        return bool(stop)
+                self.save_point()
+            self.is_asked = self.is_asked or number in STOPPING
+        else:
+            self.is_asked = True
+
+    def has_last_weights(self):
+        """Return whether a step under way has not begun to update the weights."""
+        if self.command.device != CPU or self.optimizer.flat.data is None:
+            return False
+        return max(self.optimizer.steps) == self.point["step"]
+
+    def attend(self):
+        """Do what a signal has asked for while the run was busy; raise Stopped if it is to stop."""
+        self.busy = ""
+        if self.is_asked:
+            self.is_asked = False
+            self.save_point()
+            if self.signals.received and not self.is_over(self.point["step"]):
+                raise Stopped
 
     def left(self, step):
         """How many seconds are to come after `step`, evaluations and all."""
@@ -336,14 +433,25 @@ class Run:
         training = self.clock.left(steps * self.command.tokens_per_step)
         return training + evaluations * self.evaluation_seconds
 
-    def save(self, step):
+    def save_point(self):
+        """Save the run, unless it is saved."""
+        if self.point is not self.saved_point:
+            self.save()
+
+    def save(self):
         """Save all that the next step depends on, unless a step before has gone wrong."""
         if self.optimizer.stopped_at():
             return  # the weights are of that step: train() will say so
-        facts = {"best": self.best, "val_loss": self.val_loss, "waited": self.waited, **self.facts}
-        self.folder.save(self.model, self.optimizer, step, **facts)
-        self.saved = step
-        self.clock.saved()
+        before, self.busy = self.busy, "save"
+        try:
+            point = self.point
+            self.folder.save(self.model, self.optimizer, **point, **self.facts)
+            self.saved, self.saved_point = point["step"], point
+            self.clock.saved()
+        finally:
+            self.busy = before
+        if not before:
+            self.attend()
 
     def program(self):
         """The command without its flags."""
@@ -354,7 +462,7 @@ class Run:
         """Where the saved run is, and the command that goes on with it."""
         if self.saved is None:
             return "Nothing was saved yet."
-        path, command = self.folder.path, f"{self.program()}--resume"
+        path, command = self.place, f"{self.program()}--resume"
         if path != Command.out:
             command += f" --out {shlex.quote(str(path))}"
         return f"step {self.saved} is saved in {path}; to go on from there: {command}"
@@ -419,9 +527,10 @@ class Run:
         """
         n = len(self.job.val_ids) - 1
         before = self.job.saved[0].settings.get("eval_tokens", 0)
-        if min(before or n, n) == min(self.max_tokens or n, n):
+        if min(before or n, n) == min(self.max_tokens or n, n) or self.best == math.inf:
             return
         best = GPT.from_pretrained(self.folder.path).to(self.command.device)
+        self.folder.check_place()
         self.val_loss, self.best = (
             evaluate(model, self.job.val_ids, max_tokens=self.max_tokens)
             for model in (self.model, best)
@@ -429,7 +538,7 @@ class Run:
         self.waited = 0
 
     def evaluate_all(self):
-        """Return the loss on the whole validation text; raise Stopped if a signal comes.
+        """Return the loss on the whole validation text.
 
         The last evaluation's is returned if it covered all of the text.
         """
@@ -440,14 +549,13 @@ class Run:
             f"evaluating the whole validation text, {n:,} tokens (the run is saved: Ctrl-C ends it)"
         )
 
-        def watch(batches):
-            shown = with_progress(batches, "evaluating", n, lambda batch: batch[1].data.size)
-            for batch in shown:
-                if self.signals.received:
-                    raise Stopped
-                yield batch
+        if self.signals.received:  # in the last step
+            raise Stopped
 
-        return evaluate(self.model, self.job.val_ids, progress=watch)
+        def show(batches):
+            return with_progress(batches, "evaluating", n, lambda batch: batch[1].data.size)
+
+        return evaluate(self.model, self.job.val_ids, progress=show)
 
     def summarize(self):
         """Report how much of the loss is due to short contexts, and how much to the model."""
@@ -472,11 +580,7 @@ class Run:
                 f"{self.text_entropy:.3f}). The loss is {self.val_loss - entropy:.3f} above it, "
                 f"in the second half of a window {late - entropy:.3f}."
             )
-        try:
-            self.val_loss = self.evaluate_all()
-        except Stopped:
-            self.stopped = self.signals.received
-            return
+        self.val_loss = self.evaluate_all()
         hint = " (there was no display to open it on)" if self.opened is False else ""
         say(f"Look at {self.folder.path / 'report.html'}, in a browser{hint}.")
 

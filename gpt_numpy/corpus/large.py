@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gpt_numpy.corpus.reading import Files, recut, spoken
-from gpt_numpy.files import fingerprint, read_json, replacing, write_whole
+from gpt_numpy.files import check_regular, fingerprint, read_json
+from gpt_numpy.folder import replacing, write_whole
 
 if TYPE_CHECKING:
     from gpt_numpy.tokenizer import Tokenizer
@@ -95,6 +96,7 @@ class IdFile:
     ndim = 1
 
     def __init__(self, path: Path, length: int | None = None):
+        check_regular(os.stat(path))  # a FIFO would be waited for
         self.path, self.ids = path, np.load(path, mmap_mode="r")
         self.shape, self.dtype, self.size = self.ids.shape, self.ids.dtype, self.ids.size
         if self.ids.ndim != 1 or length not in (None, len(self.ids)):
@@ -155,7 +157,9 @@ def text_in(files: Files) -> Text:
     path = stamps and cache_path(stamps, ".json")
     if path and path.exists():
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return LargeText(files, Facts(**read_json(path)))
+            facts = Facts(**read_json(path))
+            if [*map(type, facts)] == [str, int, str]:
+                return LargeText(files, facts)
     pieces: list[str] = []
     length = 0
     for piece in files:
@@ -207,7 +211,7 @@ def ids_of(tokenizer: "Tokenizer", text: Text) -> np.ndarray:
 def write_ids(path: Path, parts: Iterable[np.ndarray], vocab_size: int) -> int:
     """Write a .npy file of all ids, or nothing if that fails; return how many there are."""
     dtype, n, checksum = np.min_scalar_type(vocab_size - 1), 0, 0
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as file:
         write_header(file, dtype, 0)  # as long as the one with the right number
         for ids in parts:
             data = ids.astype(dtype).data

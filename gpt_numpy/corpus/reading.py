@@ -10,9 +10,12 @@ import gzip
 import io
 import json
 import os
+import select
 import shutil
+import stat
 import sys
 import tempfile
+import time
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator
@@ -25,6 +28,7 @@ BYTES = 2**20  # read at once
 PIECE = 2**20  # characters of a piece, at least, but for the last
 LONGEST = 2**24  # characters that stay together where there is no space among them
 STDIN = Path("-")
+SECONDS = 5  # to wait for a program that writes to a pipe
 GZIP = b"\x1f\x8b"  # how a compressed file begins, and no text
 BOMS = {  # the longer ones first, because one begins like another
     codecs.BOM_UTF32_LE: "utf-32",
@@ -146,11 +150,33 @@ def copy_of_pipe(path):
     """Copy what comes out of a pipe into a temporary file, which is gone once it is closed."""
     if path == STDIN and sys.stdin is None:
         raise ValueError("standard input is closed; give the path of a text file")
+    descriptor, first = (sys.stdin.fileno(), b"") if path == STDIN else open_pipe(path)
     copy = tempfile.TemporaryFile()
-    with open(sys.stdin.fileno() if path == STDIN else path, "rb", closefd=path != STDIN) as pipe:
+    with open(descriptor, "rb", closefd=path != STDIN) as pipe:
+        copy.write(first)
         shutil.copyfileobj(pipe, copy)
     copy.flush()
     return copy
+
+
+def open_pipe(path):
+    """Open a pipe that has a name: (descriptor, its first bytes).  ValueError if nobody writes."""
+    if not stat.S_ISFIFO(path.stat().st_mode):
+        raise ValueError(f"{path} is neither a file nor a pipe; give the path of a text file")
+    descriptor, end = os.open(path, os.O_RDONLY | os.O_NONBLOCK), time.monotonic() + SECONDS
+    first = b""
+    try:
+        while not first and not select.select([descriptor], [], [], 0.02)[0]:
+            if time.monotonic() > end:
+                raise ValueError(f"{path} is a pipe that no program writes to")
+            first = os.read(descriptor, 1)  # of which there is none until somebody opens the pipe
+    except BlockingIOError:  # somebody has, and may write at any time
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor, first
 
 
 def decoded(file: io.BufferedIOBase, name: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ import requests
 from gpt_numpy.corpus import grammar
 from gpt_numpy.corpus.large import Text, data_folder, facts_of, head, text_in
 from gpt_numpy.corpus.reading import STDIN, Files
-from gpt_numpy.files import fingerprint
+from gpt_numpy.files import fingerprint, read
 
 FILE = "tinyshakespeare.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -107,6 +107,8 @@ def fetch_shakespeare():
     pooch downloads into a temporary file and renames it once its checksum is right.
     """
     pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
+    if (data_folder() / FILE).exists():
+        read(data_folder() / FILE)  # which refuses what pooch would wait for, or never end to read
     folder = pooch.create(
         path=data_folder(),
         base_url="",

@@ -4,25 +4,27 @@ The files use GPT-2's names, store linear weights as (in, out), and keep query, 
 one matrix.  This page translates; nothing else in the project knows those names.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import json
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
+from gpt_numpy import folder as folders
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.files import message, read_json, write_whole
+from gpt_numpy.files import message, printable, quoted, read_json
+from gpt_numpy.folder import Folder
+from gpt_numpy.hf.tensors import Header, State, checksum, read_arrays, read_header, write_arrays
 
 if TYPE_CHECKING:
     from gpt_numpy.tokenizer import Tokenizer
 
-State = dict[str, np.ndarray]  # name -> array
-
+MODEL = "model.safetensors"
 PREFIX = "transformer."
 NAMES = {  # ours -> theirs and its shape (in, out) in units of n_embd, inside a block
     "ln_1": ("ln_1", (1,)),
@@ -52,14 +54,15 @@ FIXED = {  # what a GPT here is: the value that we write, and others that mean t
 
 
 def save(
-    folder: Path | str, config: GPTConfig, state: State, origin: dict[str, str] | None = None
+    folder: Folder | Path | str,
+    config: GPTConfig,
+    state: State,
+    origin: dict[str, str] | None = None,
 ) -> None:
     """Write the model with the GPTConfig `config` and the arrays `state` to `folder`.
 
     origin      where it comes from: fingerprints of its tokenizer, its run
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     theirs = {
         "architectures": ["GPT2LMHeadModel"],
         **{names[0]: getattr(config, ours) for ours, names in SHAPE.items()},
@@ -74,8 +77,9 @@ def save(
     }
     arrays = to_hugging_face(config, state)
     metadata = {"format": "pt", "checksum": checksum(shape_of(config), arrays), **(origin or {})}
-    write_arrays(folder / "model.safetensors", arrays, metadata)
-    write_whole(folder / "config.json", json.dumps(theirs, indent=2).encode())
+    with folders.opened(folder, create=True) as held:
+        write_arrays(held, MODEL, arrays, metadata)
+        held.write("config.json", json.dumps(theirs, indent=2).encode())
 
 
 def load(folder: Path | str) -> tuple[GPTConfig, State]:
@@ -92,10 +96,13 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
         raise ValueError(
             f"{path} does not describe a GPT-2 that can be read here: {message(error)}"
         ) from error
-    path = path.with_name("model.safetensors")
-    arrays, metadata = read_model(path)
+    path = path.with_name(MODEL)
+    parts = {part: read_header(part) for part in parts_of_model(path)}
+    with naming_faults(path):
+        check_tensors(config, parts.values())
+    arrays, metadata = read_parts(parts)
     promised = "checksum" in theirs and "transformers_version" not in theirs
-    try:
+    with naming_faults(path):
         state = from_hugging_face(config, arrays)
         if promised and "checksum" not in metadata:
             raise ValueError(
@@ -108,10 +115,38 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
             config = dataclasses.replace(config, bias=True)  # they were trained elsewhere
             state = from_hugging_face(config, arrays)
         return config, in_one_dtype(state)
+
+
+@contextlib.contextmanager
+def naming_faults(path):
+    """Have what is wrong with tensors become a ValueError that names their file."""
+    try:
+        yield
     except KeyError as error:
         raise ValueError(f"{path} lacks the tensor {error}") from error
     except ValueError as error:
-        raise ValueError(f"{path} does not fit its config.json: {error}") from error
+        raise ValueError(f"{path} does not fit its config.json: {printable(error)}") from error
+
+
+def check_tensors(config: GPTConfig, headers: Iterable[Header]) -> None:
+    """Raise what from_hugging_face() would raise, before anything but the headers is read."""
+    tensors = {name: tensor for header in headers for name, tensor in header.tensors.items()}
+    heads = [name for name in tensors if without_prefix(name) == "lm_head.weight"]
+    for name in heads:
+        if tensors[name].shape != (config.vocab_size, config.n_embd):
+            raise ValueError(f"{quoted(name)} is not wte.weight, as it is in a GPT-2")
+    for name, tensor in tensors.items():
+        if name.endswith(IGNORED) and math.prod(tensor.shape) > config.block_size**2:
+            raise ValueError(f"{quoted(name)} is larger than a mask")
+    # An array of one number that has the shape of many: it takes no memory.
+    from_hugging_face(
+        config,
+        {
+            name: np.broadcast_to(np.zeros((), tensor.dtype), tensor.shape)
+            for name, tensor in tensors.items()
+            if name not in heads
+        },
+    )
 
 
 def read_config(theirs: dict[str, Any]) -> GPTConfig:
@@ -123,12 +158,14 @@ def read_config(theirs: dict[str, Any]) -> GPTConfig:
         values += (4 * shape["n_embd"],) if key == "n_inner" else ()
         default = None if key == "model_type" else values[0]
         if (value := theirs.get(key, default)) not in values:
-            raise ValueError(f"{key} must be {' or '.join(map(repr, values))}, it is {value!r}")
+            raise ValueError(
+                f"{key} must be {' or '.join(map(repr, values))}, it is {quoted(value)}"
+            )
     bias, dropout = theirs.get("bias", True), theirs.get("resid_pdrop", 0.1)
     if not isinstance(bias, bool):
-        raise ValueError(f"bias must be true or false, it is {bias!r}")
+        raise ValueError(f"bias must be true or false, it is {quoted(bias)}")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ValueError(f"resid_pdrop must be at least 0 and below 1, it is {dropout!r}")
+        raise ValueError(f"resid_pdrop must be at least 0 and below 1, it is {quoted(dropout)}")
     return GPTConfig(**shape, bias=bias, dropout=dropout)
 
 
@@ -139,14 +176,14 @@ def one_of(theirs, names):
         raise ValueError(f"it does not say {names[0]}")
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a whole number above 0, it is {value!r}")
+            raise ValueError(f"{name} must be a whole number above 0, it is {quoted(value)}")
     if len({*values.values()}) > 1:
         raise ValueError(f"{' and '.join(values)} contradict each other")
     return value
 
 
-def read_model(path: Path) -> tuple[State, dict[str, str]]:
-    """read_arrays() of a model.safetensors, or of the parts that an index beside it names."""
+def parts_of_model(path: Path) -> list[Path]:
+    """The path of a model.safetensors, or of the parts that an index beside it names."""
     index = path.with_name("model.safetensors.index.json")
     if path.exists() or not index.exists():
         if not path.exists() and path.with_name("pytorch_model.bin").exists():
@@ -154,14 +191,20 @@ def read_model(path: Path) -> tuple[State, dict[str, str]]:
                 f"{path} is not there, and pytorch_model.bin is not read, for it may hold "
                 "programs: have transformers save the model as safetensors"
             )
-        return read_arrays(path)
+        return [path]
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(is_name(name) for name in places.values()):
         raise ValueError(f"{index} does not say in which files of its folder the tensors are")
+    return [path.with_name(name) for name in sorted(set(places.values()))]
+
+
+def read_parts(parts: dict[Path, Header]) -> tuple[State, dict[str, str]]:
+    """(arrays, metadata) of a model in one file; of one in several parts no metadata."""
     arrays: State = {}
-    for name in sorted(set(places.values())):
-        arrays |= read_arrays(path.with_name(name))[0]
-    return arrays, {}
+    for path, header in parts.items():
+        found, metadata = read_arrays(path, header)
+        arrays |= found
+    return arrays, metadata if len(parts) == 1 else {}
 
 
 def is_name(name):
@@ -204,7 +247,9 @@ def end_of_text(folder: Path | str) -> list[int]:
         ids = ids if isinstance(ids, list) else [ids]
         if ids != [None]:
             if not all(isinstance(id, int) for id in ids):
-                raise ValueError(f"{path}: eos_token_id must be a whole number, it is {ids}")
+                raise ValueError(
+                    f"{path}: eos_token_id must be a whole number, it is {quoted(ids)}"
+                )
             return ids
     return []
 
@@ -212,11 +257,10 @@ def end_of_text(folder: Path | str) -> list[int]:
 def check_tokenizer(folder: Path | str, tokenizer: "Tokenizer") -> None:
     """ValueError if the model in `folder`, which load() takes, has learned other ids than these."""
     folder = Path(folder)
-    rows, path = read_json(folder / "config.json")["vocab_size"], folder / "model.safetensors"
+    rows, path = read_json(folder / "config.json")["vocab_size"], folder / MODEL
     learned = tokenizer.fingerprint()
     if path.exists():
-        with safetensors.safe_open(path, "numpy") as file:
-            learned = (file.metadata() or {}).get("tokenizer", learned)
+        learned = read_header(path).metadata.get("tokenizer", learned)
     if not is_padded(tokenizer.vocab_size, rows) or learned != tokenizer.fingerprint():
         found = [name for name in ("tokenizer.json", "vocab.json") if (folder / name).exists()]
         raise ValueError(
@@ -228,43 +272,9 @@ def check_tokenizer(folder: Path | str, tokenizer: "Tokenizer") -> None:
 def check_run(folder: Path, run: str) -> None:
     """ValueError or OSError unless `folder` has a model that is whole and of this run."""
     load(folder)
-    path = folder / "model.safetensors"
-    if read_arrays(path)[1].get("run") != run:
+    path = folder / MODEL
+    if read_header(path).metadata.get("run") != run:
         raise ValueError(f"{path} is not of this run: put it back")
-
-
-def write_arrays(path: Path, arrays: State, metadata: dict[str, str]) -> None:
-    """Replace a file of safetensors: the same arrays and metadata make the same bytes."""
-    content = memoryview(safetensors.numpy.save(arrays, metadata))
-    # An 8-byte length, a header of JSON, the arrays.  The library keeps metadata in an order that
-    # is another one in every process.
-    start, end = 8, 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(bytes(content[start:end]))
-    header["__metadata__"] = metadata
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    write_whole(path, bytes(content[:start]), text.ljust(end - start), content[end:])
-
-
-def read_arrays(path: Path) -> tuple[State, dict[str, str]]:
-    """(arrays, metadata) of a file of safetensors; OSError or ValueError names file and fault."""
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            if any(file.get_slice(name).get_dtype() == "BF16" for name in file.keys()):
-                import ml_dtypes  # noqa: F401, by which NumPy comes to know bfloat16
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def checksum(about: str, arrays: State) -> str:
-    """The SHA-256 of a text and of arrays: their names, dtypes, shapes and every entry."""
-    digest = hashlib.sha256(about.encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def shape_of(config: GPTConfig) -> str:
@@ -340,5 +350,5 @@ def from_hugging_face(config: GPTConfig, arrays: State) -> State:
     if head is not None and not np.array_equal(head, state["wte.weight"]):
         raise ValueError("lm_head.weight is not wte.weight, as it is in a GPT-2")
     if extra := [name for name in arrays if not name.endswith(IGNORED)]:
-        raise ValueError(f"it holds {len(extra)} tensors too many, such as {extra[0]}")
+        raise ValueError(f"it holds {len(extra)} tensors too many, such as {quoted(extra[0])}")
     return state

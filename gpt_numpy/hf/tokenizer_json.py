@@ -5,14 +5,15 @@ single characters, and GPT-2's byte-level pairs, with added tokens that are look
 other one would turn a text into other ids than ours, so it is refused and the difference is named.
 """
 
-import itertools
+import heapq
 from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.files import read, read_json
+from gpt_numpy.files import MOST, message, quoted, read, read_json
 from gpt_numpy.hf import checkpoint
-from gpt_numpy.hf.checkpoint import State, is_padded
+from gpt_numpy.hf.checkpoint import is_padded
+from gpt_numpy.hf.tensors import State
 from gpt_numpy.tokenizer import (
     BYTE_OF,
     END_OF_TEXT,
@@ -34,7 +35,7 @@ def load(path: Path | str) -> Tokenizer:
     Errors      OSError, or ValueError if the file is broken or holds another kind of tokenizer
     """
     path = Path(path)
-    return of_content(read_json(path), path)
+    return of_content(read_json(path, MOST), path)
 
 
 def from_folder(folder: Path | str, vocab_size: int) -> Tokenizer:
@@ -48,12 +49,12 @@ def from_folder(folder: Path | str, vocab_size: int) -> Tokenizer:
     settings = read_settings(folder)
     path = folder / "tokenizer.json"
     if path.exists():
-        content = read_json(path)
+        content = read_json(path, MOST)
     elif (folder / "vocab.json").exists():
         path = folder / "merges.txt"
         lines = read(path).decode("utf-8", "replace").splitlines()
         merges = [line for line in lines if line and line[:8] != "#version"]
-        model = {"vocab": read_json(folder / "vocab.json"), "merges": merges}
+        model = {"vocab": read_json(folder / "vocab.json", MOST), "merges": merges}
         content = {"model": model, "pre_tokenizer": {"type": "ByteLevel"}}
     elif is_padded(GPT2_SIZE, vocab_size):
         return gpt2()
@@ -91,7 +92,7 @@ def of_content(content, path, settings=None, vocab_size=0):
                 return byte_level(vocab, merges, [*added, *further(specials, content, vocab_size)])
         raise ValueError("it has no vocabulary with merges")
     except BROKEN as error:
-        fault = f"it lacks {error}" if isinstance(error, KeyError) else error
+        fault = f"it lacks {error}" if isinstance(error, KeyError) else message(error)
         what = "is not a tokenizer that can be read here"
         what = "does not fit vocab.json" if path.name == "merges.txt" else what
         raise ValueError(f"{path} {what}: {fault}") from error
@@ -169,7 +170,7 @@ def byte_level(vocab, merges, added):
         entries.setdefault(content, special_token(token["id"], content) | flags)
         # Hugging Face ignores the id in the file: it is the vocabulary's, or the next free one.
         if ids.setdefault(content, len(ids)) != token["id"]:
-            raise ValueError(f"its added token {content!r} has another id in its vocabulary")
+            raise ValueError(f"its added token {quoted(content)} has another id in its vocabulary")
     if sorted(ids.values()) != list(range(len(ids))):
         raise ValueError("its ids are not 0, 1, 2 and so on")
     made = {*BYTE_OF, *(left + right for left, right in pairs)}
@@ -185,11 +186,11 @@ def check_added(token):
     """ValueError unless BPETokenizer finds an added token where Hugging Face finds it."""
     content = token["content"]
     if not isinstance(content, str) or not content:
-        raise ValueError(f"an added token must be a text, it is {content!r}")
+        raise ValueError(f"an added token must be a text, it is {quoted(content)}")
     if token.get("single_word"):
-        raise ValueError(f"its added token {content!r} is for whole words only")
+        raise ValueError(f"its added token {quoted(content)} is for whole words only")
     if token.get("lstrip") or token.get("rstrip"):
-        raise ValueError(f"its added token {content!r} takes the spaces beside it")
+        raise ValueError(f"its added token {quoted(content)} takes the spaces beside it")
 
 
 def check_merges(merges):
@@ -199,14 +200,41 @@ def check_merges(merges):
     another text than `tokenizers`.
     """
     ranks = {left + right: rank for rank, (left, right) in enumerate(merges)}
-    for merge in merges:
-        parts = [bytes([byte]) for byte in merge[0] + merge[1]]
-        while len(parts) > 2:
-            pairs = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
-            i = pairs.index(min(pairs))
-            parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        if parts != [*merge]:
-            raise ValueError(f"the merge of {merge[0]!r} and {merge[1]!r} was not learned")
+    for left, right in merges:
+        if last_merge(left + right, ranks) != (left, right):
+            raise ValueError(f"the merge of {quoted(left)} and {quoted(right)} was not learned")
+
+
+def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
+    """The two parts of which the last step makes a token; None if it does not come to that.
+
+    Each step merges the pair that makes the token of the lowest rank.  A heap finds it in
+    O(log n) of n bytes, where to look at all pairs would take O(n).
+    """
+    n = len(token)
+    length = [1] * n  # of the part that begins at a byte; 0 if none does
+    before = [*range(-1, n)]  # where the part before that one begins
+    heap: list[tuple[int, int, int, int]] = []
+
+    def propose(i):
+        if i >= 0 and (j := i + length[i]) < n:
+            rank = ranks.get(token[i : j + length[j]])
+            if rank is not None:
+                heapq.heappush(heap, (rank, i, length[i], length[j]))
+
+    for i in range(n):
+        propose(i)
+    n_parts = n
+    while n_parts > 2 and heap:
+        _, i, left, right = heapq.heappop(heap)
+        if (length[i], length[i + left]) != (left, right):
+            continue  # one of the two has been merged with another one
+        length[i], length[i + left] = left + right, 0
+        before[i + left + right] = i
+        n_parts -= 1
+        propose(before[i])
+        propose(i)
+    return (token[: length[0]], token[length[0] :]) if n_parts == 2 else None
 
 
 # ---- tokenizer_config.json -----------------------------------------------------------------------
@@ -224,10 +252,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     settings = read_json(path) if path.exists() else {}
     kind = settings["tokenizer_class"] = settings.get("tokenizer_class") or "GPT2Tokenizer"
     if kind not in CLASSES:
-        raise ValueError(f"{path}: tokenizer_class must be one of {', '.join(CLASSES)}, not {kind}")
+        raise ValueError(
+            f"{path}: tokenizer_class must be one of {', '.join(CLASSES)}, not {quoted(kind)}"
+        )
     for key in OFF:
         if settings.get(key):
-            raise ValueError(f"{path}: {key} must be false, it is {settings[key]!r}")
+            raise ValueError(f"{path}: {key} must be false, it is {quoted(settings[key])}")
     if "added_tokens_decoder" not in settings:
         if (older := folder / "special_tokens_map.json").exists():
             settings |= read_json(older)

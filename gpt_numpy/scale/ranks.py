@@ -116,8 +116,8 @@ class Ranks:
 
     def __enter__(self):
         if self.rank > 0:  # the first may finish the step before it ends them all
-            signals = [signal.SIGINT, signal.SIGTERM]
-            signals += [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+            names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+            signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
             self.handlers = {n: signal.signal(n, signal.SIG_IGN) for n in signals}
         return self
 

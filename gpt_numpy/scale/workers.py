@@ -18,9 +18,12 @@ first (multiprocessing would send them SIGTERM, which they ignore, and wait).  A
 killed cannot do that, so each worker has a thread that waits for the parent's end.
 """
 
+import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -202,9 +205,25 @@ def kill(processes):
 
 def to_shared_memory(array):
     """Copy an array (N,) to memory that child processes share: (memory, dtype), for vector()."""
+    check_room(array.nbytes)
     memory = multiprocessing.RawArray("b", array.nbytes), array.dtype
     vector(memory)[...] = array
     return memory
+
+
+def check_room(n_bytes):
+    """MemoryError if there is no room for so many bytes where multiprocessing takes them from.
+
+    It makes a file there that takes no room before it is written to.  If there is none then, the
+    system ends the process without a word.
+    """
+    room = {}
+    for folder in (lambda: "/dev/shm", tempfile.gettempdir):
+        with contextlib.suppress(OSError):  # it is not there
+            room[folder()] = shutil.disk_usage(folder()).free
+    if n_bytes > max(room.values(), default=0):
+        free = " and ".join(f"{folder} has {n:,} bytes left" for folder, n in room.items())
+        raise MemoryError(f"processes share memory, the next {n_bytes:,} bytes, but {free}")
 
 
 def vector(shared):
@@ -225,8 +244,8 @@ def start(task, blas_threads):
 
 def worker_main(pipe, task, blas_threads):
     """Run a worker process: one task for every message, until the parent is gone."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the parent's business: it may finish a step
-        if hasattr(signal, name):  # Windows has no SIGHUP
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # the parent's business
+        if hasattr(signal, name):  # Windows does not have the last two
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     Thread(target=exit_with_parent, daemon=True).start()
     tune_malloc()

@@ -49,6 +49,7 @@ class FlatParameters:
         self.data, self.grad = data, grad
         guards.register_flat(self)
         self.views, self.buffers = self.split(data), self.split(grad)
+        self.parameter_of = dict(zip(map(id, self.views), self.parameters, strict=True))
         for p, view, buffer in zip(self.parameters, self.views, self.buffers, strict=True):
             p.data, p.grad_buffer = view, buffer
 
@@ -58,7 +59,7 @@ class FlatParameters:
         for p in self.parameters:
             p.data, p.grad, p.grad_buffer = p.data.ravel()[:0].copy(), None, None
         self.data = self.grad = None
-        self.views = self.buffers = []
+        self.views, self.buffers, self.parameter_of = [], [], {}
 
     def split(self, vector):
         """Return a vector (N,) as views in the shapes of the parameters."""
@@ -67,7 +68,7 @@ class FlatParameters:
 
     def __getstate__(self):
         """Leave out the vectors and their views: a copy joins the parameters that came with it."""
-        without = dict(vars(self), data=None, grad=None, views=[], buffers=[])
+        without = dict(vars(self), data=None, grad=None, views=[], buffers=[], parameter_of={})
         return without | {"bound": self.data is not None}
 
     def __setstate__(self, state):

@@ -223,6 +223,20 @@ def new_grad(leaf):
     return array_module(x).empty_like(x)
 
 
+def grad_slot(array, *others):
+    """Return where the gradient of `array` belongs, if it may be written there at once, or None.
+
+    That is the optimizer's array for it, if `array` is the data of a parameter that has no gradient
+    yet.  A backward that has written its result there returns the slot itself.  The `others` are
+    inputs of the same op: if one of them is in the optimizer's vector, it could be the same
+    parameter, whose two gradients have to be added.
+    """
+    if (flat := flat_behind(array)) is None or any(flat_behind(x) is flat for x in others):
+        return None
+    p = flat.parameter_of.get(id(array))
+    return None if p is None or p.grad is not None else p.grad_buffer
+
+
 # ---- what goes in and out of an op -------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ class ThreadState(threading.local):
 
     recording = True  # False inside `with no_grad():`
     precision = "float32"  # or "tf32", of matrix products on a GPU: inside `with precision(...):`
+    evaluating: frozenset[int] = frozenset()  # ids of modules inside `with eval_mode():`
     plain = os.environ.get("MINIGRAD_PLAIN", "0") not in ("", "0")  # True inside `with plain():`
     hook: Any = None
     module_stack: Any = None  # the innermost module call that is running: see enter_module

@@ -36,7 +36,7 @@ import weakref
 import numpy as np
 
 from fake_cupy import cuda_source, streams
-from fake_cupy.streams import CUDARuntimeError, get_default_memory_pool
+from fake_cupy.streams import CUDARuntimeError
 
 __version__ = "fake"
 
@@ -313,10 +313,6 @@ class ndarray:
             raise TypeError("iteration over a 0-d array")
         return (self[i] for i in range(len(self)))
 
-    def set(self, arr):
-        assert (arr.shape, arr.dtype) == (self.shape, self.dtype) and arr.flags.c_contiguous
-        self._array[...] = _upload(arr)
-
     # ---- copies to the CPU ----
 
     def get(self):
@@ -458,7 +454,8 @@ class ndarray:
     def __getitem__(self, index):
         array, parts = self._array, self._parts(index)
         if not _selects(parts):
-            return _device(array[tuple(parts)], self)
+            whole = () if Ellipsis in parts else (Ellipsis,)  # one entry, too, is a view
+            return _device(array[(*parts, *whole)], self)
         arrays = index if isinstance(index, tuple) else (index,)
         return _compute("take", lambda: array[_wrapped(array.shape, parts)], self, *arrays)
 
@@ -528,7 +525,7 @@ def _binary(name, function, in_place=True):
         setattr(ndarray, f"__i{name}__", assign)
 
 
-add, subtract, multiply, divide = map(ufunc, ("add", "subtract", "multiply", "divide"))
+add, divide = map(ufunc, ("add", "divide"))
 maximum, minimum, abs = map(ufunc, ("maximum", "minimum", "absolute"))
 equal, greater, less = map(ufunc, ("equal", "greater", "less"))
 greater_equal, less_equal = map(ufunc, ("greater_equal", "less_equal"))
@@ -536,7 +533,7 @@ exp, log, sqrt, tanh, rint = (ufunc(name) for name in ("exp", "log", "sqrt", "ta
 isfinite, isinf, isnan = (ufunc(name) for name in ("isfinite", "isinf", "isnan"))
 
 for _name, _function in {
-    "add": add, "sub": subtract, "mul": multiply, "truediv": ufunc("true_divide"),
+    "add": add, "sub": ufunc("subtract"), "mul": ufunc("multiply"), "truediv": ufunc("true_divide"),
     "pow": _Power("power"), "and": ufunc("bitwise_and"), "or": ufunc("bitwise_or"),
 }.items():  # fmt: skip
     _binary(_name, _function)
@@ -657,13 +654,14 @@ def may_share_memory(a, b):
     return np.may_share_memory(_array_inside(a), _array_inside(b))
 
 
-def clip(a, a_min, a_max):
-    return minimum(maximum(a, a_min), a_max)  # which CuPy does at once
-
-
 def triu(m, k=0):
     array = _array_inside(m)
     return _compute("triu", lambda: np.triu(array, k), m)
+
+
+def clip(a, a_min, a_max):
+    array = _array_inside(a)
+    return _compute("clip", lambda: np.array(np.clip(array, a_min, a_max), order="C"), a)
 
 
 def where(condition, x=None, y=None):
@@ -697,6 +695,9 @@ def _matmul(self, other):
 
 
 ndarray.__matmul__ = _matmul  # type: ignore[attr-defined]
+
+
+get_default_memory_pool = streams.get_default_memory_pool
 
 
 # ---- kernels and the driver ----------------------------------------------------------------------

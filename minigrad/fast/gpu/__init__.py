@@ -1,4 +1,4 @@
-"""The twins in CUDA, through CuPy; importing this attaches them, and needs no CuPy."""
+"""The twins in CUDA, through CuPy and cuBLAS; importing this attaches them, and needs neither."""
 
 from minigrad.fast.gpu import (
     add_up,

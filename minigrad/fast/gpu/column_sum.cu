@@ -8,16 +8,17 @@
 //             column_sum_total: the same blocks, for the sums of the parts.
 // Accuracy    sums are float64; they come in a fixed order, so every run gives the same bits
 
-// The sum of rows first, first + 8, ... below stop of column c, and of the other warps' rows.
+// The sum of rows first, first + 8, ... below stop of column c, and of the other warps' rows.  A row
+// is `step` entries behind the one before.
 template <class T>
-__device__ inline double sum_of_rows(const T *x, int first, int stop, int n)
+__device__ inline double sum_of_rows(const T *x, int first, int stop, int n, int step)
 {
     __shared__ double of_warp[8][32];
     int lane = threadIdx.x, warp = threadIdx.y, c = blockIdx.x * 32 + lane;
     double sum = 0;
     if (c < n) {
 #pragma unroll 8  // so many loads are under way at a time
-        for (int row = first + warp; row < stop; row += 8) sum += x[(uint64)row * n + c];
+        for (int row = first + warp; row < stop; row += 8) sum += x[(uint64)row * step + c];
     }
     of_warp[warp][lane] = sum;
     __syncthreads();
@@ -31,14 +32,15 @@ extern "C" __global__ void column_sum_parts(
     const activation *x, double *parts, int n_rows, int n, int rows_of_part)
 {
     int c = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * rows_of_part;
-    double sum = sum_of_rows(x, first, min(first + rows_of_part, n_rows), n);
+    double sum = sum_of_rows(x, first, min(first + rows_of_part, n_rows), n, n);
     if (threadIdx.y == 0 && c < n) parts[(uint64)blockIdx.y * n + c] = sum;
 }
 
-// out (n): the sum of the parts.
-extern "C" __global__ void column_sum_total(const double *parts, real *out, int n_parts, int n)
+// out (n): the sum of the parts (n_parts, n).
+extern "C" __global__ void column_sum_total(
+    const double *parts, real *out, int n_parts, int n, int step)
 {
     int c = blockIdx.x * 32 + threadIdx.x;
-    double sum = sum_of_rows(parts, 0, n_parts, n);
+    double sum = sum_of_rows(parts, 0, n_parts, n, step);
     if (threadIdx.y == 0 && c < n) out[c] = sum;
 }

@@ -102,8 +102,8 @@ def layout(x):
     row, column = (step // x.itemsize for step in x.strides[-2:])  # in entries
     if (C == 1 or column == 1) and (R == 1 or row >= C):
         return (C if R == 1 else row), N
-    if (R == 1 or row == 1) and (C == 1 or column >= R):
-        return (R if C == 1 else column), T
+    if (R == 1 or row == 1) and column >= R:
+        return column, T
     return None
 
 

@@ -6,6 +6,7 @@ from minigrad import ops
 from minigrad.backend import array_module
 from minigrad.fast import twin
 from minigrad.fast.gpu.launch import contiguous, launch, of_dtype
+from minigrad.internals.guards import grad_slot
 from minigrad.ops.embedding import check_ids
 
 BLOCK = (32, 8)  # lanes, and warps: as in embedding.cu
@@ -31,7 +32,8 @@ def embedding(ids, weight):
            options=options)  # fmt: skip
 
     def backward(dout):
-        dweight = xp.zeros((V, C), dtype)
+        dweight = xp.empty((V, C), dtype) if (slot := grad_slot(weight)) is None else slot
+        dweight[...] = 0  # for tokens that do not occur
         grid = (n, -(-C // COLUMNS))
         arrays = rows, contiguous(dout), dweight
         launch("embedding_backward", grid, BLOCK, *arrays, np.int32(n), np.int32(C),

@@ -13,6 +13,7 @@ from minigrad.backend import GPU, device_of
 PRELUDE = "prelude.cu"  # goes in front of every other file
 MOST_BLOCKS = (2**31 - 1, 2**16 - 1, 2**16 - 1)  # of a grid, by axis
 MOST_THREADS = 1024  # of a block
+NULL = np.uint64(0)  # None itself would leave CUDA without an argument to read
 SHARED = 48 * 1024  # bytes of shared memory that a kernel gets without asking
 
 
@@ -72,7 +73,7 @@ def launch(name, grid, block, *arguments, options=(), shared=0):
     """
     grid = grid if isinstance(grid, tuple) else (grid,)
     block = block if isinstance(block, tuple) else (block,)
-    passed = [pointer_or_number(name, x) for x in arguments]
+    passed = tuple(pointer_or_number(name, x) for x in arguments)
     if 0 in grid:
         return
     if any(n > most for n, most in zip(grid, MOST_BLOCKS, strict=False)):
@@ -87,7 +88,9 @@ def launch(name, grid, block, *arguments, options=(), shared=0):
 
 def pointer_or_number(name, x):
     """Return an argument as CuPy wants it; TypeError if a kernel would misread it."""
-    if x is None or isinstance(x, np.generic):
+    if x is None:
+        return NULL
+    if isinstance(x, np.generic):
         return x
     if isinstance(x, Strided):
         return x.array

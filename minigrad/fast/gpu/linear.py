@@ -7,6 +7,7 @@ from minigrad.backend import array_module
 from minigrad.fast import twin
 from minigrad.fast.gpu.column_sum import column_sum
 from minigrad.fast.gpu.cublas import fits, gemm
+from minigrad.internals.guards import grad_slot
 
 
 @twin(ops.linear, "gpu")
@@ -14,7 +15,8 @@ def linear(x, weight, bias=None):
     """Differs    Three products without a copy, in the precision that is set.  The bias is written
                   to out first, and the product added to it: of the three passes over out that a
                   bias costs either way, only the writing is then a pass of its own.  Its gradient
-                  is a sum over rows by two kernels.
+                  is a sum over rows by two kernels.  Gradients of parameters are written to where
+                  their optimizer wants them.
     Declines      integers, a mix of dtypes, and shapes that the page refuses
     """
     bias_shape = weight.shape[:1] if bias is None else bias.shape
@@ -30,7 +32,8 @@ def linear(x, weight, bias=None):
 
     def backward(dout):
         dout = dout.reshape(N, O)
-        dx, dweight = gemm(dout, weight), gemm(dout.T, rows)
-        return dx.reshape(*front, I), dweight, None if bias is None else column_sum(dout)
+        dx, dweight = gemm(dout, weight), gemm(dout.T, rows, grad_slot(weight, x))
+        dbias = None if bias is None else column_sum(dout, grad_slot(bias, x))
+        return dx.reshape(*front, I), dweight, dbias
 
     return out.reshape(*front, O), backward

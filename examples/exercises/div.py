@@ -1,0 +1,20 @@
+"""Exercise: write the backward of div.
+
+Check it with `python -m minigrad.exercises`.  For a hint add `--hint div`.
+"""
+
+from minigrad.ops.elementwise import shape_of, unbroadcast
+
+
+def div(x, y):
+    """out = x / y
+
+    Shapes      x and y broadcast against each other to the shape of out
+    """
+    out = x / y
+    x_shape = shape_of(x)
+
+    def backward(dout):
+        raise NotImplementedError  # return dx, dy
+
+    return out, backward

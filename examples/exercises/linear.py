@@ -1,0 +1,26 @@
+"""Exercise: write the backward of linear.
+
+Check it with `python -m minigrad.exercises`.  For a hint add `--hint linear`.
+"""
+
+import math
+
+from minigrad.backend import accurate_sum
+
+
+def linear(x, weight, bias=None):
+    """out = x Wᵀ + b
+
+    Shapes      x (..., I)   weight W (O, I)   bias b (O,) or None   out (..., O)
+    """
+    O, I = weight.shape
+    *front, _ = x.shape
+    N = math.prod(front)
+    rows = x.reshape(N, I)
+    out = rows @ weight.T  # (N, O)
+    out = out if bias is None else out + bias
+
+    def backward(dout):
+        raise NotImplementedError  # return dx, dweight, dbias
+
+    return out.reshape(*front, O), backward

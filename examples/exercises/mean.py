@@ -1,0 +1,22 @@
+"""Exercise: write the backward of mean.
+
+Check it with `python -m minigrad.exercises`.  For a hint add `--hint mean`.
+"""
+
+from minigrad.backend import accurate_sum
+from minigrad.ops.reduce import spread
+
+
+def mean(x, *, axis=None, keepdims=False):
+    """out = (Σ x) / n,  over the n entries of each group
+
+    Shapes      out like x without `axis` (with length 1 there, if keepdims)
+    """
+    total = accurate_sum(x, axis, keepdims)
+    shape = x.shape
+    n = x.size // total.size if total.size else 1  # without groups there is nothing to divide
+
+    def backward(dout):
+        raise NotImplementedError  # return (dx,)
+
+    return total / n, backward

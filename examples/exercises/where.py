@@ -1,0 +1,22 @@
+"""Exercise: write the backward of where.
+
+Check it with `python -m minigrad.exercises`.  For a hint add `--hint where`.
+"""
+
+from minigrad.backend import array_module
+from minigrad.ops.elementwise import shape_of, unbroadcast
+
+
+def where(condition, x, y):
+    """out = x where condition holds, else y
+
+    Shapes      condition (booleans), x and y broadcast against each other to the shape of out
+    """
+    xp = array_module(condition, x, y)
+    condition = xp.array(condition, bool)  # a copy, because backward reads it again
+    x_shape, y_shape = shape_of(x), shape_of(y)
+
+    def backward(dout):
+        raise NotImplementedError  # return None, dx, dy
+
+    return xp.where(condition, x, y), backward

@@ -1,0 +1,140 @@
+# %% [markdown]
+# # 5. The training loop
+#
+# Guess, measure, find out which way is better, take a step. That is all of training, and it fits
+# into a dozen lines. They are written for PyTorch and run here on minigrad: only the two imports
+# are different.
+
+# %%
+# In Colab, or wherever minigrad is missing, this installs it.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("minigrad") is None:
+    command = [sys.executable, "-m", "pip", "install", "-q", "gpt-numpy[lesson]"]
+    subprocess.run(command, check=True)
+
+# %%
+import math
+
+import numpy as np
+
+import minigrad as torch
+import minigrad.ops as F
+from gpt_numpy import GPT, GPTConfig
+from gpt_numpy.corpus import grammar
+from gpt_numpy.data import DataLoader
+from gpt_numpy.tokenizer import CharTokenizer
+
+# %% [markdown]
+# ## Text, batches, model
+#
+# The loader cuts the play into windows of 32 characters and serves 32 of them at a time. So a batch
+# `x` has shape (B, T) = (32, 32), and `y` is the same moved by one. Once through the whole text is
+# an **epoch**.
+
+# %%
+text = grammar.generate(50_000)
+tokenizer = CharTokenizer.from_text(text)
+train_loader = DataLoader(tokenizer.encode(text), batch_size=32, block_size=32)
+torch.manual_seed(1)
+model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=32, n_layer=1, n_embd=64))
+model.to(dtype=np.float64)  # 16 digits, so that every machine prints the same numbers
+epochs = 4
+
+V = tokenizer.vocab_size
+x, y = next(iter(DataLoader(tokenizer.encode(text), batch_size=32, block_size=32)))
+print("x", x.shape, " y", y.shape, " scores", model(x).shape)
+print(f"{sum(p.size for p in model.parameters()):,} weights")
+print(f"Untrained, it guesses among {V} characters: a loss of ln {V} = {math.log(V):.4f}")
+
+# %% [markdown]
+# ## The loop
+
+# %%
+# fmt: off
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+for epoch in range(epochs):
+    for x, y in train_loader:
+        logits = model(x)
+        B, T, C = logits.shape
+        logits = logits.view(B*T, C)
+        targets = y.view(B*T)
+        loss = F.cross_entropy(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(f"Epoch {epoch} | Loss: {loss.item():.4f}")
+# fmt: on
+
+# %% [markdown]
+# ## Line by line
+#
+# | line | what it does |
+# |---|---|
+# | `logits = model(x)` | **forward**: a score for every token at every position, (B, T, V) |
+# | `logits.view(B*T, C)` | the same scores as a list of B·T questions; here C is V |
+# | `F.cross_entropy(...)` | one number: how surprised the model was, on average |
+# | `optimizer.zero_grad()` | forget the gradients of the last step |
+# | `loss.backward()` | **backward**: the slope of the loss for every weight |
+# | `optimizer.step()` | move every weight a little against its slope |
+#
+# Why must the old gradients be forgotten? Because `backward()` **adds** to them. Notebook 8 makes
+# good use of that. Here it would be a mistake: every step would also repeat all steps before it.
+
+# %%
+x, y = next(iter(train_loader))
+optimizer.zero_grad()
+F.cross_entropy(model(x), y).backward()
+once = model.wte.weight.grad.copy()
+F.cross_entropy(model(x), y).backward()
+ratio = np.linalg.norm(model.wte.weight.grad) / np.linalg.norm(once)
+print(f"after two backward() without zero_grad() the gradient is {ratio:.4f} times as long")
+
+# %% [markdown]
+# ## AdamW, written out
+#
+# The plain step is $w \leftarrow w - \text{rate} \cdot g$, with $g$ the gradient. AdamW keeps two
+# running means for every weight: $m$ of its gradients and $v$ of their squares. It divides one by
+# the root of the other. So a weight moves about as far as the rate says when its gradients agree in
+# sign, and hardly at all when they contradict each other. Weight decay, the W, also pulls every
+# weight a little towards zero.
+#
+# $$m \leftarrow \beta_1 m + (1 - \beta_1) g \qquad
+# v \leftarrow \beta_2 v + (1 - \beta_2) g^2$$
+# $$w \leftarrow w - \text{rate} \cdot \left(
+# \lambda w + \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} \right)$$
+#
+# The means start at zero, which makes them too small at first. Dividing by $1 - \beta^t$ in step
+# $t$ corrects that.
+
+
+# %%
+def adamw_step(w, g, m, v, t, lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01):
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+    return w - lr * (weight_decay * w + m_hat / (np.sqrt(v_hat) + eps)), m, v
+
+
+generator = np.random.default_rng(0)
+ours = generator.standard_normal(5)
+theirs = torch.Tensor(ours.copy(), requires_grad=True)
+optimizer = torch.optim.AdamW([theirs], lr=3e-4)
+m = v = np.zeros(5)
+for t in range(1, 101):
+    g = generator.standard_normal(5)
+    ours, m, v = adamw_step(ours, g, m, v, t, lr=3e-4)
+    theirs.grad = g
+    optimizer.step()
+print("100 steps, largest difference below 1e-15:", abs(ours - theirs.data).max() < 1e-15)
+
+# %% [markdown]
+# ## Try it
+#
+# * Delete `optimizer.zero_grad()` from the loop. AdamW hides much of the damage. Use
+#   `torch.optim.SGD(model.parameters(), lr=0.5)` instead, with and without the line.
+# * Evaluate the model on a text that it has not seen: `grammar.generate(10_000, seed=1)`.
+#
+# Next: [6. The training curve](06_training_curve.ipynb).
