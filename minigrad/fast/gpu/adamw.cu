@@ -18,7 +18,7 @@ extern "C" __global__ void adamw(
     real wi[4], gi[4], mi[4], vi[4];
     load4(w, first, n, wi), load4(g, first, n, gi), load4(m, first, n, mi), load4(v, first, n, vi);
     for (int k = 0; k < 4; k++) {
-        const real *hyper = first + k < middle ? numbers : numbers + 7;
+        const real *hyper = middle < n && first + k >= middle ? numbers + 7 : numbers;
         mi[k] = hyper[0] * mi[k] + hyper[1] * gi[k];
         vi[k] = hyper[2] * vi[k] + hyper[3] * (gi[k] * gi[k]);
         wi[k] = hyper[6] * wi[k] - hyper[5] * (mi[k] / (sqrt(vi[k]) + hyper[4]));
