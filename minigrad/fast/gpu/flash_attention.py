@@ -59,9 +59,12 @@ Kernels     flash_attention.cu has three.  flash_forward and flash_backward_quer
             random.keep_mask, and keeps them, a bit an entry: the only array of T × N anything.
 
 Numerics    Everything is float32.  Scores are turned into exponents of 2, e^s = 2^(s log₂ e), which
-            the hardware computes in one instruction; lse is kept in this unit too.  A hidden key
-            has the score −∞, and 2^(−∞ − m) = 0 since m is finite.  An infinite or NaN v in a tile
-            that is skipped does no harm, where on the page 0 · ∞ = NaN does.
+            the hardware computes in one instruction; m and lse are kept in this unit.  m is rounded
+            once, so all tiles subtract the same number: rounded anew from the largest score, it
+            would differ from itself where a GPU rounds a b + c only once.  lse is rounded to
+            2⁻²⁴ |lse|, and backward's p is off by as much, relative to p; so is s, on the page too.
+            A hidden key has the score −∞, and 2^(−∞ − m) = 0 because m is finite.  What is not
+            finite in keys and values of a skipped tile does no harm; on the page 0 · ∞ = NaN does.
             If all scores that a query sees are −∞ the result is NaN.
 
 Costs       Predicted, not measured on a card: 2.3 to 3.0 ms of a training step of `baby` (B 64,
