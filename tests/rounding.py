@@ -53,7 +53,10 @@ class Counting(np.ndarray):
         return counting(result)
 
     def __array_function__(self, function, types, arguments, options):
-        return counting(function(*plain(arguments), **plain(options)))
+        result = function(*plain(arguments), **plain(options))
+        if function is np.empty_like:  # whatever was in memory is no number on the way
+            return result.view(Counting)
+        return counting(result)
 
     def astype(self, dtype, **options):
         count_conversion(self.dtype, np.dtype(dtype))

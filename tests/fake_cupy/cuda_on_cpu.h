@@ -1,11 +1,11 @@
 // CUDA C on a CPU: compiles with g++ before a kernel's source, and runs its threads as fibers.
 //
 // A fiber is a function with a stack of its own that stops where it likes and goes on later.  The
-// blocks of a grid run one after another.  In a block every thread runs until it has to wait, at a
-// barrier or for other lanes of its warp; when all of them wait, those that may go on do.  So a
-// thread that does not wait where it should is far ahead of its neighbours, and reads what they
-// have not written yet: shared memory is NaN when a block begins.  In the reversed order, the
-// others are ahead.
+// blocks of a grid run one after another.  In a block one warp runs until all of its threads wait at
+// a barrier, then the next.  In a warp every thread runs until it has to wait, at a barrier or for
+// other lanes; when all of them wait, those that may go on do.  So a thread that does not wait where
+// it should is far ahead of its neighbours, and reads what they have not written yet: shared memory
+// is NaN when a block begins.  In the reversed order, the others are ahead.
 //
 // An error ends the launch, and is returned as a text: a barrier or a lane that is waited for in
 // vain, undefined behaviour (which g++ reports to functions below), an address outside of the
@@ -122,23 +122,32 @@ static bool release_block() {
     return true;
 }
 
+// Run a warp until all of its threads wait at a barrier, or in vain: the others are far behind.
+static void run_warp(unsigned int first, bool reversed) {
+    for (bool released = true; released && !*error;) {
+        released = false;
+        for (unsigned int i = 0; i < 32 && !*error; i++) {
+            unsigned int number = first + (reversed ? 31 - i : i);
+            if (number < n_threads && threads[number].state == READY) run_on(threads + number);
+        }
+        for (unsigned int i = 0; i < 32 && first + i < n_threads && !*error; i++)
+            released |= release_warp(first, i);
+    }
+}
+
 static void run_block(bool reversed) {
     memset(__start_cuda_shared, -1, __stop_cuda_shared - __start_cuda_shared);
     for (unsigned int i = 0; i < n_threads; i++) threads[i].state = READY;
+    unsigned int n_warps = (n_threads + 31) / 32;
     for (;;) {
-        for (unsigned int i = 0; i < n_threads && !*error; i++) {
-            Thread *thread = threads + (reversed ? n_threads - 1 - i : i);
-            if (thread->state == READY) run_on(thread);
-        }
+        for (unsigned int w = 0; w < n_warps && !*error; w++)
+            run_warp((reversed ? n_warps - 1 - w : w) * 32, reversed);
         if (*error) return;
-        bool released = false, done = true;
         const Thread *waits = 0;
-        for (unsigned int i = 0; i < n_threads; i++) {
-            released |= release_warp(i / 32 * 32, i % 32);
-            if (threads[i].state != DONE) done = false, waits = threads + i;
-        }
-        if (done) return;
-        if (!released && !release_block()) {
+        for (unsigned int i = 0; i < n_threads; i++)
+            if (threads[i].state != DONE) waits = threads + i;
+        if (!waits) return;
+        if (!release_block()) {
             snprintf(error, sizeof error, "line %d: %s of thread (%u, %u, %u) waits in vain: other "
                      "threads have returned, do not exist, or wait elsewhere", waits->line,
                      waits->what, waits->index.x, waits->index.y, waits->index.z);

@@ -270,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) flash_forward(
 
     load_tile(queries, Q, first, T);
     float4 o[ROWS][VECS] = {};
-    float m[ROWS], l[ROWS] = {};  // l is the sum over this lane's columns
+    float m[ROWS], l[ROWS] = {};  // m is in bits; l is a sum over this lane's columns
     for (int i = 0; i < ROWS; i++) m[i] = LOWEST;
     const int n_keys = min(N, min(first + R, T) + ahead);
     for (int start = 0; start < n_keys; start += R) {
@@ -286,19 +286,19 @@ extern "C" __global__ void __launch_bounds__(128, 4) flash_forward(
         #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             int last = min(first + own.row + 8 * i + ahead, N - 1);  // the last key that it sees
-            float largest = m[i];
+            float largest = -INFINITE;
             #pragma unroll
             for (int j = 0; j < COLS; j++) {
                 if (start + own.column + 8 * j > last) s[i][j] = -INFINITE;
                 largest = fmaxf(largest, s[i][j]);
             }
-            largest = row_max(largest);
-            float shrink = exp2f(to_bits * m[i] - to_bits * largest);
-            m[i] = largest;
+            float before = m[i];
+            m[i] = fmaxf(before, to_bits * row_max(largest));
+            float shrink = exp2f(before - m[i]);  // 1 if m is what it was, however it was rounded
             l[i] *= shrink;
             #pragma unroll
             for (int j = 0; j < COLS; j++) {
-                s[i][j] = exp2f(to_bits * s[i][j] - to_bits * largest);
+                s[i][j] = exp2f(to_bits * s[i][j] - m[i]);
                 l[i] += s[i][j];
             }
             #pragma unroll
@@ -319,7 +319,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) flash_forward(
         int t = first + own.row + 8 * i;
         l[i] = row_sum(l[i]);
         // 2^(s - infinity) = 0: queries beyond the last one have no part in dk and dv.
-        float bits = t < T ? to_bits * m[i] + log2f(l[i]) : INFINITE;
+        float bits = t < T ? m[i] + log2f(l[i]) : INFINITE;
         if (own.column == 0) lse[number_of(own, t, T)] = bits;
         l[i] = rescale / l[i];
     }

@@ -59,20 +59,24 @@ Kernels     flash_attention.cu has three.  flash_forward and flash_backward_quer
             random.keep_mask, and keeps them, a bit an entry: the only array of T × N anything.
 
 Numerics    Everything is float32.  Scores are turned into exponents of 2, e^s = 2^(s log₂ e), which
-            the hardware computes in one instruction; lse is kept in this unit too.  A hidden key
-            has the score −∞, and 2^(−∞ − m) = 0 since m is finite.  An infinite or NaN v in a tile
-            that is skipped does no harm, where on the page 0 · ∞ = NaN does.
+            the hardware computes in one instruction; m and lse are kept in this unit.  m is rounded
+            once, so all tiles subtract the same number: rounded anew from the largest score, it
+            would differ from itself where a GPU rounds a b + c only once.  lse is rounded to
+            2⁻²⁴ |lse|, and backward's p is off by as much, relative to p; so is s, on the page too.
+            A hidden key has the score −∞, and 2^(−∞ − m) = 0 because m is finite.  What is not
+            finite in keys and values of a skipped tile does no harm; on the page 0 · ∞ = NaN does.
             If all scores that a query sees are −∞ the result is NaN.
 
-Costs       Predicted, not measured: `baby` (B 64, H 6, T 256, D 64, 6 layers) takes 2.3 to 3.0 ms a
-            step on an H100.  Of 4 × 4 tiles 10 are not skipped.  A pair of tiles takes 9 products
-            (2 forward, 3 and 4 backward) of 64³ multiplications and additions: 109 · 10⁹ operations
-            a step, 1.6 ms at the card's 67 · 10¹² a second.  In machine code a pair takes 5,600,
-            8,000 and 10,800 instructions a warp, and 1,500 more to draw; 71 % of them multiply and
-            add.  At one instruction a cycle, 4 warps at a time on each of 132 processors, that is
-            2.3 ms at 1.98 GHz.  By registers (128, 168, 168) and shared memory (48 KB), 4, 3 and 3
-            blocks of 4 warps share a processor, so that some compute while others load.  From
-            the second-level cache 3.3 GB are read, 0.6 ms of the same time.
+Costs       Predicted, not measured on a card: 2.3 to 3.0 ms of a training step of `baby` (B 64,
+            H 6, T 256, D 64, 6 layers) on an H100.  Of the 4 × 4 pairs of tiles in a head 10 are
+            not skipped, so a step has 64 · 6 · 6 · 10 = 23,040.  Each takes 9 products (2 forward,
+            3 and 4 backward) of 64 × 64 × 64 multiplications and additions, 109 · 10⁹ operations a
+            step: 1.6 ms at 67 · 10¹² a second.  The machine code has 5,600, 8,000 and 11,200
+            instructions a warp and pair, and 1,400 to draw; 70 % of them multiply and add.  132
+            processors that begin 4 instructions in each cycle of 1.98 GHz need 2.3 ms for them.
+            Registers (128, 168 and 168 a thread, none spilled) and shared memory (48 KB a block)
+            let 4, 3 and 3 blocks of 4 warps share a processor: some compute while others wait.
+            Tiles are 3.3 GB to read, mostly from the second-level cache, 0.6 ms of the same time.
 """
 
 import math
@@ -109,11 +113,8 @@ def in_tiles(q, k, v, M=1, causal=True, R=2):
         for n, s in pairs(t):
             largest = np.maximum(m, s.max(-1, keepdims=True))  # m′
             shrink, e = np.exp(m - largest), np.exp(s - largest)
-            m, l, o = (
-                largest,
-                l * shrink + e.sum(-1, keepdims=True),
-                o * shrink + (e * M[t, n]) @ v[n],
-            )
+            m, l = largest, l * shrink + e.sum(-1, keepdims=True)
+            o = o * shrink + (e * M[t, n]) @ v[n]
         out[t], lse[t] = o / l, (m + np.log(l))[:, 0]
 
     def backward(dout):
