@@ -25,7 +25,14 @@ from minigrad import backend
 
 V = 11
 IDS = np.cumsum(np.random.default_rng(0).integers(1, 3, size=2000)) % V  # one of two may come next
-RUN = {"batch_size": 2, "block_size": 8, "warmup_steps": 5, "workers": 1, "lr": 1e-2, "log_every": 7}
+RUN = {
+    "batch_size": 2,
+    "block_size": 8,
+    "warmup_steps": 5,
+    "workers": 1,
+    "lr": 1e-2,
+    "log_every": 7,
+}
 
 
 def model_on(device="gpu", **options):
@@ -349,4 +356,6 @@ def test_the_graph_takes_no_more_memory_than_a_step(fake_gpu):
     assert graph.pool._n_chunks == n_chunks
 
 
-OURS = re.compile(r"cublas|[a-z0-9]+_(forward|backward.*)|column_sum_.*|square_sums|clip|adamw|windows")
+OURS = re.compile(
+    r"cublas|[a-z0-9]+_(forward|backward.*)|column_sum_.*|square_sums|clip|adamw|windows"
+)
