@@ -324,7 +324,7 @@ def test_an_error_of_the_disk_loses_no_save(task, tmp_path, monkeypatch):
 
 @pytest.mark.kill
 def test_errors_at_every_call(tmp_path, monkeypatch, capsys):
-    """Each call fails with two of the four errors; and on a full disk all calls from one on fail."""
+    """Each call fails with two of the four errors; on a full disk all later calls fail."""
     n = fail_at_every_call("resume", gpt_numpy.files, ERRORS, tmp_path, monkeypatch)
     for task in ("begin", "resume"):
         n += fail_at_every_call(task, gpt_numpy.folder, ERRORS, tmp_path, monkeypatch, 2)
