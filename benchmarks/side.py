@@ -189,7 +189,7 @@ def on_the_gpu(steps, n):
 
     ms        milliseconds of a step
     kernels   [name, how many a step starts, their milliseconds together], of kernels and of copies
-    memory    MB that are taken on the card, by whatever library: neither gives any back
+    memory    MB that are taken on the card in the end, by whatever library
 
     The profiler records all that the process starts on the GPU, by PyTorch and by CuPy.
     """

@@ -4,35 +4,36 @@
     python docs/book.py --minutes    computes the column "minutes" of that reading order anew
 
 A page shows one file whole and in order, character for character; colours, labels and links are all
-that is added.  A file of the repository that a link leads to gets a page too.
+that is added.  A notebook of the lesson is shown with the outputs that are saved in it.  A file of
+the repository that a link leads to gets a page too.
 """
 
 import ast
+import base64
+import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from html import escape
 from typing import NamedTuple
 
 import jinja2
 from book_names import ROOT, SOURCES, text_of, tree_of
 from book_source import coloured, minutes, parts
+from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
 
 DOCS = ROOT / "docs"
 OUT = ROOT / "build/book"
 PICTURES = (".png", ".svg")
 EXTRA = (
-    *(f"minigrad/{folder}/" for folder in ("fast", "internals", "tools", "testing")),
-    *(f"gpt_numpy/{folder}/" for folder in ("scale", "app", "hf")),
+    *(f"minigrad/{folder}/" for folder in ("fast", "internals", "tools", "testing", "exercises")),
+    *(f"gpt_numpy/{folder}/" for folder in ("scale", "app", "hf", "lesson")),
     *("gpt_numpy/files.py", "gpt_numpy/folder.py"),
 )
-TIME_LIMIT = 60  # seconds, for a lesson script
+IMAGES = {"image/png": "png", "image/svg+xml": "svg"}  # kinds of outputs -> the ends of their files
 
 
 class Row(NamedTuple):
@@ -41,13 +42,6 @@ class Row(NamedTuple):
     line: str  # as it stands there
     files: list[str]
     idea: str  # Markdown
-
-
-class Result(NamedTuple):
-    """Of a lesson script, as it ran while the book was built."""
-
-    printed: str
-    pictures: list[str]  # their paths in the book
 
 
 def reading_order() -> list[Row]:
@@ -79,15 +73,11 @@ class Book:
 
     def __init__(self) -> None:
         rows = reading_order()
-        read = [file for row in rows for file in row.files]
-        lessons = [f for f in SOURCES if re.fullmatch(r"examples/lesson/\d+_\w+\.py", f)]
-        self.lessons = sorted(lessons, key=lambda file: int(re.findall(r"\d+", file)[0]))
-        first = [row for row in rows if row.files[0] in lessons]
-        first += [Row("", [file], idea_of(file)) for file in self.lessons if file not in read]
+        first = [row for row in rows if row.files[0].endswith(".ipynb")]
         extra = [row for row in rows if row.files[0].startswith(EXTRA)]
         source = [row for row in rows if row not in first + extra]
         self.sections = {
-            "The lesson, as programs": first,
+            "The lesson, as notebooks": first,
             "The source": source,
             "Not needed to understand it": extra,
         }
@@ -116,8 +106,6 @@ class Book:
         shutil.rmtree(OUT, ignore_errors=True)
         OUT.mkdir(parents=True)
         shutil.copy(DOCS / "book.css", OUT)
-        with ThreadPoolExecutor(2) as two_at_a_time:
-            results = dict(zip(self.lessons, two_at_a_time.map(run, self.lessons), strict=True))
         self.page("index", contents=True)
         written: set[str] = set()
         while waiting := [file for file in self.asked if file not in written]:
@@ -126,10 +114,13 @@ class Book:
                     (OUT / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(ROOT / file, OUT / file)
                 elif file.endswith(".md") or (ROOT / file).is_dir():
-                    self.page(file, document=self.document(file))
+                    text = list_of(file) if (ROOT / file).is_dir() else text_of(file)
+                    self.page(file, document=self.document(file, text))
+                elif file.endswith(".ipynb"):
+                    self.page(file, document=self.notebook(file))
                 else:
                     shown = parts(file, partial(self.link, file))
-                    self.page(file, parts=shown, result=results.get(file), names=outline(file))
+                    self.page(file, parts=shown, names=outline(file))
             written |= {*waiting}
 
     def page(self, file: str, **content) -> None:
@@ -146,9 +137,44 @@ class Book:
         (OUT / file).parent.mkdir(parents=True, exist_ok=True)
         (OUT / f"{file}.html").write_text(html, encoding="utf-8")
 
-    def document(self, file: str) -> str:
-        """A Markdown file, or the list of what is in a folder, as HTML."""
-        blocks = self.markdown.parse(list_of(file) if (ROOT / file).is_dir() else text_of(file))
+    def notebook(self, file: str) -> str:
+        """A notebook as HTML: prose with its formulas, code, and what is saved of the outputs."""
+        formulas: list[str] = []
+
+        def formula(match: re.Match) -> str:
+            kind = "block" if match[0].startswith("$$") else "inline"
+            html = convert(match[1] or match[2], display=kind)
+            formulas.append(f'<span class="{kind}">{html}</span>')
+            return f"\ue000{len(formulas) - 1}\ue001"  # in place of it, while Markdown is rendered
+
+        pieces = []
+        for i, cell in enumerate(json.loads(text_of(file))["cells"]):
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown":
+                pieces.append(re.sub(r"\$\$(.+?)\$\$|\$([^$]+)\$", formula, source, flags=re.S))
+                continue
+            pieces.append(f"```python\n{source}\n```")
+            pieces += [self.output(file, i, output) for output in cell["outputs"]]
+        html = self.document(file, "\n\n".join(pieces))
+        return re.sub("\ue000(\\d+)\ue001", lambda match: formulas[int(match[1])], html)
+
+    def output(self, file: str, i: int, output: dict) -> str:
+        """An output of cell i in Markdown; an image is written to a file beside the page."""
+        data = output.get("data", {})
+        for kind, end in IMAGES.items():
+            if kind in data:
+                content = "".join(data[kind])
+                path = OUT / f"{file.removesuffix('.ipynb')}_{i}.{end}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(base64.b64decode(content) if end == "png" else content.encode())
+                alt = escape("".join(data["text/plain"]).strip("<>"))
+                return f'<figure><img src="{path.name}" alt="{alt}"></figure>'
+        text = "".join(output.get("text") or data["text/plain"])
+        return f'<pre class="output">{escape(text)}</pre>'
+
+    def document(self, file: str, text: str) -> str:
+        """A text in Markdown as HTML; links are seen from the page of `file`."""
+        blocks = self.markdown.parse(text)
         slugs: list[str] = []
         for block, inside in zip(blocks, blocks[1:], strict=False):
             if block.type == "heading_open":  # the anchors that GitHub gives
@@ -180,11 +206,6 @@ class Book:
         return self.link(here, file, anchor)
 
 
-def idea_of(script: str) -> str:
-    """The first sentence of its docstring."""
-    return (ast.get_docstring(tree_of(script)) or "").partition("\n")[0]
-
-
 def outline(file: str) -> list[str]:
     """The functions and classes of a file, but for the private ones."""
     defined = [n for n in tree_of(file).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
@@ -200,40 +221,6 @@ def list_of(folder: str) -> str:
 
 def highlight(code: str, language: str, _) -> str:
     return coloured("a.py" if language == "python" else "a.txt", code)
-
-
-def run(script: str) -> Result:
-    """What a lesson script prints, and the pictures that it leaves, which the book takes over.
-
-    It runs alone in an empty folder, at its own place, so nothing else is taken for its work.
-    """
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    env["OPENBLAS_NUM_THREADS"] = "1"  # two run at a time, and each may keep one core busy
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, script)
-        copy.parent.mkdir(parents=True)
-        shutil.copy(ROOT / script, copy)
-        try:
-            printed = subprocess.run(
-                [sys.executable, script],
-                cwd=folder,
-                env=env,
-                check=True,
-                capture_output=True,
-                encoding="utf-8",
-                timeout=TIME_LIMIT,
-            ).stdout
-        except subprocess.CalledProcessError as error:
-            raise SystemExit(f"{script} failed:\n{error.stderr}") from None
-        except subprocess.TimeoutExpired:
-            raise SystemExit(f"{script} failed: it takes more than {TIME_LIMIT} seconds") from None
-        pictures = []
-        for path in sorted(Path(folder).rglob("*")):
-            if path.suffix in PICTURES:
-                pictures.append(path.relative_to(folder).as_posix())
-                (OUT / pictures[-1]).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, OUT / pictures[-1])
-    return Result(printed, pictures)
 
 
 def main(arguments: list[str]) -> None:

@@ -17,7 +17,7 @@ SOURCES = [
     path.relative_to(ROOT).as_posix()
     for folder in FOLDERS
     for path in sorted((ROOT / folder).rglob("*"))
-    if path.suffix in (".py", ".cu", ".md")
+    if path.suffix in (".py", ".cu", ".md", ".ipynb") and ".ipynb_checkpoints" not in path.parts
 ]
 FUNCTIONS = "minigrad/ops/__init__.py"  # also imported as F
 

@@ -42,6 +42,8 @@ def minutes(file: str) -> int:
     (Brysbaert 2019, "How many words do we read per minute?"), and fewer with formulas in between.
     A line of code is one that holds anything else.  Rounded up; with a pencil it takes longer.
     """
+    if file.endswith(".ipynb"):
+        file = file.replace(".ipynb", ".py")  # its text without outputs
     words, code, line = 0, set(), 1
     for _, kind, text in tokens(file, text_of(file)):
         end = line + text.count("\n")

@@ -10,6 +10,7 @@ the same on every machine: no times, no paths, no digits that depend on a BLAS l
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
@@ -52,7 +53,7 @@ def execute(notebook, folder, **options):
 
 def joined(outputs):
     """Return outputs with what is printed in several pieces joined: the pieces depend on timing."""
-    result = []
+    result: list[Any] = []
     for output in outputs:
         last = result[-1] if result else None
         if last and output.output_type == last.output_type == "stream" and output.name == last.name:
@@ -62,13 +63,10 @@ def joined(outputs):
     return result
 
 
-def printed(notebook):
-    """Return, for every code cell, its text outputs: what it printed, and the text of its value."""
-    return [
-        [output.text if "text" in output else output.data["text/plain"] for output in cell.outputs]
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    ]
+def printed_by(cell):
+    """Return the text outputs of a cell: what it printed, and the text of its last value."""
+    outputs = cell.get("outputs", [])
+    return [output.text if "text" in output else output.data["text/plain"] for output in outputs]
 
 
 def main(prefixes):

@@ -128,12 +128,9 @@ def window_starts(
     n_ids: int, batch_size: int, block_size: int, seed: int, step: int, row: int = 0
 ) -> list[int]:
     """Return where the windows of random_batch() begin in a text of n_ids tokens."""
-    return [
-        np.random.Generator(random.philox((seed, step, 0, r), random.BATCH)).integers(
-            n_ids - block_size
-        )
-        for r in range(row, row + batch_size)
-    ]
+    keys = [(seed, step, 0, r) for r in range(row, row + batch_size)]
+    rngs = [np.random.Generator(random.philox(key, random.BATCH)) for key in keys]
+    return [int(rng.integers(n_ids - block_size)) for rng in rngs]
 
 
 class DataLoader:

@@ -127,9 +127,7 @@ class Tensor(Operators):
         come is on the heap, or older than one that is.  So it can be replayed, without sorting the
         graph first and without recursion.
         """
-        dout = guards.check_dout(
-            self, dout
-        )  # an array like self; raises if self requires no gradient
+        dout = guards.check_dout(self, dout)  # an array like self; raises if it wants no gradient
         grads: dict[Node, Any] = {}  # node -> the sum of the gradients that reached it so far
         ready: list[tuple[int, Node]] = []  # a heap of (−time, node): pops the newest node first
 

@@ -21,6 +21,7 @@ from command import TINY, example, exit_status
 from fake_cupy import cuda_source
 
 import gpt_numpy.scale.train
+from gpt_numpy.scale.graph import stream_of
 from minigrad import backend
 from minigrad.fast.gpu.cublas import handle_of
 from minigrad.fast.gpu.launch import kernel, module
@@ -75,7 +76,8 @@ def opened(monkeypatch, cupy=None):
 
 def forget_gpu():
     """Drop CuPy and cuBLAS as they were found, kernels that are compiled, and handles."""
-    for found in (gpu.init_gpu, kernel, module, cublas.library, cublas.why_not, handle_of):
+    loaded = kernel, module, cublas.library, cublas.why_not, handle_of, stream_of
+    for found in (gpu.init_gpu, *loaded):
         found.cache_clear()
 
 

@@ -228,15 +228,20 @@ CUDA = {  # what may stand in a line -> the mistakes in its place
 }  # fmt: skip
 
 
+CUDA_FUNCTION = re.compile(
+    r'(?:extern "C" __global__ void|__device__ inline [\w ]+?)'
+    r"(?: __launch_bounds__\(.*?\))? (\w+)\("
+)
+
+
 def mutants_of_cuda(file, source):
     """Yield all mutants of a CUDA source: textual ones, outside of comments."""
-    lines = source.splitlines(keepends=True)
+    lines, place = source.splitlines(keepends=True), ""
     for i, line in enumerate(lines):
         code, slashes, comment = line.partition("//")
-        place = re.findall(
-            r"^(?:extern|__device__).*?(\w+)\(", "".join(lines[: i + 1]), re.MULTILINE
-        )
-        if code.startswith(("#pragma", "extern", "template", "struct", "typedef")):
+        if begins := CUDA_FUNCTION.match(code):
+            place = begins[1]
+        if code.startswith(("#pragma", "#if", "extern", "template", "struct", "typedef")):
             continue
         for before, mistakes in CUDA.items():
             for found in re.finditer(before, code):
@@ -244,8 +249,7 @@ def mutants_of_cuda(file, source):
                     new = mistake(found) if callable(mistake) else mistake
                     after = code[: found.start()] + new + code[found.end() :]
                     text = "".join([*lines[:i], after, slashes, comment, *lines[i + 1 :]])
-                    around = place[-1] if place else ""
-                    yield Mutant(file, around, i + 1, code.strip(), after.strip(), text)
+                    yield Mutant(file, place, i + 1, code.strip(), after.strip(), text)
 
 
 def mutants_in(tree):

@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 from browser import WIDTHS, browser, needs_browser, overflow
 from browser import page as open_page
@@ -19,15 +21,6 @@ from minigrad import OPS
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "build", "runs", "*.egg-info")
 VOID = {"meta", "link", "img", "br", "hr", "wbr"}
-FIGURE = '''"""A circle."""
-
-from pathlib import Path
-
-Path("runs/lesson").mkdir(parents=True)
-svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="4"/></svg>'
-Path("runs/lesson/99_figure.svg").write_text(svg)
-print(1 < 2 and "a circle")
-'''
 
 
 class Page(HTMLParser):
@@ -60,16 +53,6 @@ class Page(HTMLParser):
         return ["".join(pieces) for classes, pieces in self.texts if kind in classes]
 
 
-def copy_of_the_project(folder):
-    """Its files, with lesson scripts that take no time."""
-    shutil.copytree(ROOT, folder, ignore=NOT_COPIED, dirs_exist_ok=True)
-    lesson = folder / "examples/lesson"
-    lesson.mkdir(exist_ok=True)
-    for script in lesson.glob("*.py"):
-        script.write_text('"""Left out."""\n', encoding="utf-8")
-    (lesson / "99_figure.py").write_text(FIGURE, encoding="utf-8")
-
-
 def build(folder):
     """The command, as a reader runs it."""
     return subprocess.run(
@@ -84,7 +67,7 @@ def build(folder):
 def book(tmp_path_factory):
     """The folder of the book, and its pages by their paths there."""
     folder = tmp_path_factory.mktemp("project")
-    copy_of_the_project(folder)
+    shutil.copytree(ROOT, folder, ignore=NOT_COPIED, dirs_exist_ok=True)
     done = build(folder)
     assert (done.returncode, done.stderr) == (0, "")
     out = folder / "build/book"
@@ -145,14 +128,13 @@ def test_the_reading_order(book, builder):
     """
     out, pages = book
     chapters = [file for row in builder.reading_order() for file in row.files]
-    lesson, source = chapters[:10], chapters[10:]
-    assert all(file.startswith("examples/lesson/") for file in lesson)
+    lesson, source = chapters[:12], chapters[12:]
+    assert lesson == sorted(f"{LESSON}{p.name}" for p in (ROOT / LESSON).glob("*.ipynb"))
     assert source[0] == "gpt_numpy/train.py" and "minigrad/fast/gpu/dropout.cu" in source
     extra = [file for file in source if file.startswith(builder.EXTRA)]
     assert source[-len(extra) :] == extra and source.index("minigrad/tensor.py") < 8
     modules = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("[mg]*[dy]/**/*.py")}
     assert {m for m in modules if not m.endswith(("/__init__.py", "/__main__.py"))} <= {*source}
-    chapters = [*lesson, "examples/lesson/99_figure.py", *source]  # with ours, which has no row
     assert len(chapters) == len({*chapters})
     listed = [href.removesuffix(".html") for href in pages["index.html"].hrefs]
     assert [file for file in listed if file in chapters] == chapters
@@ -231,22 +213,33 @@ def test_names_of_a_function_are_not_those_of_the_module(builder, monkeypatch):
     assert names.place_in_prose("gpt_numpy/app/report.py", "bits") is None
 
 
-def test_lessons_show_what_they_print(book):
-    """And the pictures that they drew while the book was built."""
+LESSON = "examples/lesson/"
+
+
+def test_notebooks_show_what_is_saved_in_them(book):
+    """Every cell's code and printed output, images with a description, formulas as MathML."""
     out, pages = book
-    page = pages["examples/lesson/99_figure.py.html"]
-    assert page.text("output") == ["a circle\n"]
-    assert "../../runs/lesson/99_figure.svg" in page.sources
-    assert "examples/lesson/99_figure.py.html" in pages["index.html"].hrefs
-
-
-def test_a_lesson_that_fails_stops_the_build(builder, tmp_path, monkeypatch):
-    """Its name and its error are what is said."""
-    (tmp_path / "lesson").mkdir()
-    (tmp_path / "lesson/1_wrong.py").write_text("raise ValueError('so it is')", encoding="utf-8")
-    monkeypatch.setattr(builder, "ROOT", tmp_path)
-    with pytest.raises(SystemExit, match=r"1_wrong.py failed(.|\n)*so it is"):
-        builder.run("lesson/1_wrong.py")
+    notebooks = sorted((ROOT / LESSON).glob("*.ipynb"))
+    assert len(notebooks) == 12
+    for path in notebooks:
+        page = pages[f"{LESSON}{path.name}.html"]
+        html = (out / f"{LESSON}{path.name}.html").read_text(encoding="utf-8")
+        cells = nbformat.read(path, 4).cells
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        printed = [output.text for output in outputs if "text" in output]
+        assert page.text("output") == printed, path
+        images = [source for source in page.sources if source.startswith(path.stem)]
+        assert len(images) == len(outputs) - len(printed), path
+        assert html.count('alt="figure: ') == sum(name.endswith(".png") for name in images)
+        plain = unescape(re.sub("<[^>]*>", "", html))
+        assert all(cell.source in plain for cell in cells if cell.cell_type == "code"), path
+        prose = "".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        n_formulas = len(re.findall(r"\$\$.+?\$\$|\$[^$]+\$", prose, re.DOTALL))
+        assert html.count("<math ") == n_formulas and "$" not in plain, path
+    assert "examples/exercises.html" in {  # the link of a notebook to a folder leads to its list
+        os.path.normpath(LESSON + href)
+        for href in pages[f"{LESSON}02_build_a_tape.ipynb.html"].hrefs
+    }
 
 
 def test_minutes(builder, monkeypatch):
@@ -274,7 +267,9 @@ def chromium():
 @pytest.mark.parametrize("width", WIDTHS)
 def test_it_fits_the_screen(width, book, chromium):
     """No page scrolls sideways, on a desktop no code either; and no error is logged."""
-    for name in ("index", "README.md", "minigrad/ops/layer_norm.py", "gpt_numpy/train.py"):
+    notebooks = [f"{LESSON}{name}.ipynb" for name in ("04_cross_entropy", "09_attention")]
+    sources = ["minigrad/ops/layer_norm.py", "gpt_numpy/train.py"]
+    for name in ("index", "README.md", *sources, *notebooks):
         with open_page(chromium, book[0] / f"{name}.html", width, alone=False) as opened:
             assert overflow(opened) <= 0, name
             if width == 1280 and name.endswith(".py"):

@@ -61,7 +61,7 @@ def test_presets_are_the_recipes(name, numbers):
     """Every preset is a valid TrainConfig with exactly the published numbers."""
     settings = asdict(TrainConfig(**PRESETS[name]))
     assert {key: settings[key] for key in numbers} == numbers
-    assert settings.keys() - numbers.keys() == {"patience", "seed", "workers"}
+    assert settings.keys() - numbers.keys() == {"graph", "patience", "seed", "workers"}
 
 
 def test_there_are_three_presets():

@@ -220,7 +220,7 @@ def test_reading_a_lane_that_is_absent_is_an_error():
     "body",
     [
         "x[64] = 1;", "x[-1] = 1;", "x[100000] = 1;", "x[-3000] = 1;", "x[1] = x[64];",
-        "if (x[64] > 100) x[0] = 1;", "x[1 << 28] = 0;",
+        "if (x[64] > 100) x[0] = 1;", "x[1 << 23] = 0;", "x[-(1 << 23)] = 0;",
     ],
 )  # fmt: skip
 def test_an_address_outside_of_an_array_is_an_error(body):

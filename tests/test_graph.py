@@ -1,38 +1,40 @@
-"""A training step that is recorded and replayed computes what the step itself computes, bit for bit.
+"""A training step that is recorded and replayed computes what the step itself does, bit for bit.
 
 On the fake CuPy, which records and replays as CUDA does (fake_cupy/streams.py): a capture computes
 nothing, a replay has the addresses and numbers of the capture, and memory that was freed is NaN.
 """
 
 import contextlib
+import functools
 import itertools
-import re
-from functools import partial
+import json
+import signal
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from command import metrics_of, without_times
 from fake_cupy import cuda_source, streams
 
 import gpt_numpy.scale.graph
 import gpt_numpy.scale.train
 import minigrad as mg
 from gpt_numpy import GPT, GPTConfig, TrainConfig
+from gpt_numpy.app.memory import estimate
+from gpt_numpy.app.trainer import PROFILED
 from gpt_numpy.config import PRESETS
-from gpt_numpy.scale.graph import FIRST, StepGraph, why_no_graph
+from gpt_numpy.hf.checkpoint import read_arrays
+from gpt_numpy.scale.graph import FIRST, Numbers, StepGraph, why_no_graph
 from gpt_numpy.scale.train import train
 from gpt_numpy.train import adamw
 from minigrad import backend
+from minigrad.fast.gpu.launch import sources
 
 V = 11
 IDS = np.cumsum(np.random.default_rng(0).integers(1, 3, size=2000)) % V  # one of two may come next
-RUN = {
-    "batch_size": 2,
-    "block_size": 8,
-    "warmup_steps": 5,
-    "workers": 1,
-    "lr": 1e-2,
-    "log_every": 7,
-}
+SHAPE = {"batch_size": 2, "block_size": 8, "workers": 1}
+RUN = SHAPE | {"warmup_steps": 5, "lr": 1e-2, "log_every": 7}
 
 
 def model_on(device="gpu", **options):
@@ -69,6 +71,12 @@ def trained(graph, steps, change=lambda *_: None, **options):
     return found, state(model, optimizer)
 
 
+@functools.cache
+def eager():
+    """Return what trained() does, launch by launch, for a run of STEPS."""
+    return trained(False, STEPS)
+
+
 def assert_same(ours, right):
     """The losses and norms of all steps, and every number of the state, to the last bit."""
     assert ours[0] == right[0]
@@ -96,6 +104,7 @@ def replays(fake_gpu):
 
 
 EAGER = FIRST + 1  # steps that are computed before the first replay; the last of them is recorded
+STEPS = 16
 
 
 # ---- the same numbers ----------------------------------------------------------------------------
@@ -114,6 +123,11 @@ def test_a_hundred_steps_are_the_same_bits(accumulate, precision, replays):
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.5  # it has learned
 
 
+def test_a_few_steps_on_any_gpu(gpu):
+    """The same bits, on the fake and on a real card."""
+    assert_same(trained(True, 12), trained(False, 12))
+
+
 def test_it_is_the_page_that_is_replayed(replays):
     """train.py itself, on a CPU, has the same losses but for rounding: some 1e-7 a step."""
     from gpt_numpy.train import train as page
@@ -128,7 +142,7 @@ def test_it_is_the_page_that_is_replayed(replays):
 @pytest.mark.parametrize("dropout, n_losses", [(0.2, 9), (0.0, 1)])
 def test_masks_differ_from_step_to_step(dropout, n_losses, monkeypatch, replays):
     """The same windows, and weights that hardly move: losses differ by the masks alone."""
-    starts = partial(gpt_numpy.scale.graph.window_starts, step=1)
+    starts = functools.partial(gpt_numpy.scale.graph.window_starts, step=1)
     for module in (gpt_numpy.scale.graph, gpt_numpy.data):
         monkeypatch.setattr(module, "window_starts", lambda *a: starts(*a[:4], row=(*a, 0)[5]))
     options = {"lr": 1e-30, "min_lr": 0, "weight_decay": 0, "model": model_on(dropout=dropout)}
@@ -145,33 +159,32 @@ def test_options_of_the_optimizer_arrive(replays):
         for group in optimizer.param_groups:
             group["betas"] = (0.9 - 0.01 * step, 0.99)
 
-    right = trained(False, 12, change)
-    assert_same(trained(True, 12, change), right)
-    assert replays() == 12 - EAGER and right[0] != trained(False, 12)[0]
+    right = trained(False, STEPS, change)
+    assert_same(trained(True, STEPS, change), right)
+    assert replays() == STEPS - EAGER and right[0] != eager()[0]
 
 
 def test_what_was_yielded_stays(replays):
     """Losses and norms of all steps are looked at after the last one."""
-    right = [(loss, norm) for loss, norm, _ in trained(False, 12)[0]]
-    results = [*training(True, 12)[2]]
+    right = [(loss, norm) for loss, norm, _ in eager()[0]]
+    results = [*training(True, STEPS)[2]]
     assert [(r.loss.item(), r.grad_norm.item()) for r in results] == right
-    assert replays() == 12 - EAGER
+    assert replays() == STEPS - EAGER
 
 
 def test_a_run_that_was_resumed_is_the_same(replays):
     """At a step that was replayed, with a model and an optimizer that are made anew."""
-    right = trained(False, 16)
-    model, optimizer, steps = training(True, 16)
+    model, optimizer, steps = training(True, STEPS)
     first = [*itertools.islice(steps, 9)]
     steps.close()
     other = model_on()
     other.load_state_dict(model.state_dict())
     restored = adamw(other, TrainConfig(**RUN))
     restored.load_state_dict(optimizer.state_dict())
-    rest = trained(True, 16, model=other, optimizer=restored, start_step=9)
+    rest = trained(True, STEPS, model=other, optimizer=restored, start_step=9)
     before = [(r.loss.item(), r.grad_norm.item(), r.lr) for r in first]
-    assert_same((before + rest[0], rest[1]), right)
-    assert replays() == (9 - EAGER) + (7 - EAGER)
+    assert_same((before + rest[0], rest[1]), eager())
+    assert replays() == (9 - EAGER) + (STEPS - 9 - EAGER)
 
 
 def broken_at(spoiled, graph, steps, **options):
@@ -208,31 +221,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(spoiled, fake_gpu):
 
 def test_tools_see_the_ops(replays):
     """Steps under a profiler or detect_anomaly() are computed op by op; the others are replayed."""
-    right = trained(False, 16)
-    model, optimizer, steps = training(True, 16)
+    model, optimizer, steps = training(True, STEPS)
     found, profiler = [], mg.Profiler()
-    for n in range(1, 17):
+    for n in range(1, STEPS + 1):
         context = {2: profiler, 8: profiler, 10: mg.detect_anomaly(), 12: mg.plain()}.get(n)
         with context or contextlib.nullcontext():
             result = next(steps)
         if n != 12:  # the pages round differently
             found.append((result.loss.item(), result.grad_norm.item(), result.lr))
         if n == 11:
-            assert found == right[0][:11] and replays() == 11 - EAGER - 3
+            assert found == eager()[0][:11] and replays() == 11 - EAGER - 3
     assert replays() == 3  # the page of AdamW has made a new array, so that 13 was recorded
-    assert "linear" in profiler.report() and profiler.n_runs == 2
+    assert "linear" in profiler.table() and profiler.n_runs == 2
 
 
 def test_an_evaluation_does_not_disturb(replays):
     """Evaluating and sampling between steps, in which arrays are made and dropped."""
-    right = trained(False, 12)
 
     def change(step, model, optimizer):
         gpt_numpy.train.evaluate(model, IDS[:100], 3)
         model.generate(IDS[:4].reshape(1, 4), 5, seed=step)
 
-    assert_same(trained(True, 12, change), right)
-    assert replays() == 12 - EAGER
+    assert_same(trained(True, STEPS, change), eager())
+    assert replays() == STEPS - EAGER
 
 
 def other_dropout(step, model, optimizer):
@@ -262,10 +273,10 @@ def test_what_a_program_changes_counts(change, recorded, monkeypatch, replays):
     monkeypatch.setattr(
         streams.Stream, "begin_capture", lambda self: captures.append(1) or begin(self)
     )
-    right = trained(False, 14, change)
-    assert_same(trained(True, 14, change), right)
-    assert len(captures) == recorded and right[0] != trained(False, 14)[0]
-    assert replays() == 14 - EAGER - (recorded - 1)
+    right = trained(False, STEPS, change)
+    assert_same(trained(True, STEPS, change), right)
+    assert len(captures) == recorded and right[0] != eager()[0]
+    assert replays() == STEPS - EAGER - (recorded - 1)
 
 
 def test_another_precision_is_recorded_again(replays):
@@ -286,17 +297,16 @@ def test_another_precision_is_recorded_again(replays):
 
 def test_a_step_that_cannot_be_recorded_is_computed(monkeypatch, replays):
     """If CUDA refuses something: a warning, and the run goes on without a graph."""
-    right = trained(False, 10)
     accumulate = gpt_numpy.scale.graph.accumulate_gradients
 
-    def with_a_look(*arguments):
-        loss = accumulate(*arguments)
+    def with_a_look(*arguments, **options):
+        loss = accumulate(*arguments, **options)
         loss.item()
         return loss
 
     monkeypatch.setattr(gpt_numpy.scale.graph, "accumulate_gradients", with_a_look)
     with pytest.warns(RuntimeWarning, match="^graph: off, .*capturing, so D2H transfers are") as w:
-        assert_same(trained(True, 10), right)
+        assert_same(trained(True, STEPS), eager())
     assert len(w) == 1 and replays() == 0
 
 
@@ -310,12 +320,19 @@ def test_a_step_that_cannot_be_recorded_is_computed(monkeypatch, replays):
         ("a text of 268,435,457 tokens does not stay on the GPU", {}, {"n_ids": 2**28 + 1}),
     ],
 )
-def test_why_there_is_no_graph(reason, config, options):
+def test_why_there_is_no_graph(reason, config, options, fake_gpu):
     """In the words of the run's first lines."""
     arguments = {"device": "gpu", "n_ids": 2**28} | options
     assert why_no_graph(TrainConfig(**config, workers=1), **arguments) == reason
     with mg.plain():
         assert why_no_graph(TrainConfig(workers=1), "gpu", 1) == "MINIGRAD_PLAIN=1"
+
+
+def test_without_cublas_there_is_no_graph(monkeypatch, fake_gpu):
+    """What CuPy multiplies cannot be recorded."""
+    monkeypatch.setattr(gpt_numpy.scale.graph, "why_not", lambda: "no such file")
+    config = TrainConfig(workers=1)
+    assert why_no_graph(config, "gpu", 1) == "cuBLAS cannot be called: no such file"
 
 
 # ---- what a step costs ---------------------------------------------------------------------------
@@ -356,6 +373,133 @@ def test_the_graph_takes_no_more_memory_than_a_step(fake_gpu):
     assert graph.pool._n_chunks == n_chunks
 
 
-OURS = re.compile(
-    r"cublas|[a-z0-9]+_(forward|backward.*)|column_sum_.*|square_sums|clip|adamw|windows"
-)
+# ---- what a step launches, at the size of a preset -----------------------------------------------
+
+
+class NotCompiled:
+    """A library of kernels that are recorded and never run."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: None
+
+
+def launched(monkeypatch, preset, **options):
+    """Return the Nodes of a recorded step of a preset.
+
+    Nothing is computed, and no memory is touched: a capture needs addresses and shapes alone.
+    """
+    monkeypatch.setattr(streams, "poisoning", False)
+    monkeypatch.setattr(cuda_source, "library", lambda code, options: NotCompiled())
+    config = TrainConfig(**PRESETS[preset] | options, workers=1)
+    model = GPT(config.model(65)).to("gpu").train()
+    graph = StepGraph(model, np.zeros(10**4, np.int32), config, adamw(model, config))
+    plan = graph.optimizer.plan_step(model.parameters())
+    graph.optimizer.flags()
+    graph.numbers = Numbers(config.sequences_per_step, plan, np.dtype(np.float32))
+    allocator = backend.cupy.cuda.MemoryPool().malloc
+    with graph.own_stream(), backend.cupy.cuda.using_allocator(allocator):
+        graph.stream.begin_capture()
+        graph.compute(plan)
+        nodes = graph.stream.end_capture()._nodes
+    return [node for node in nodes if node.name != "free"]
+
+
+PASSES = {"adamw": 7 / 4, "clip": 2}  # w, g, m, v in, and three of them out; g in and out
+
+
+def n_bytes(nodes):
+    """Return the bytes that launches read and write: each argument once, but for PASSES."""
+    return sum(node.n_bytes * PASSES.get(node.name, 1) for node in nodes)
+
+
+def test_a_step_of_baby_is_short(monkeypatch, fake_gpu):
+    """262 launches and at most 25 GB; CuPy's own kernels are additions and small ones."""
+    nodes = launched(monkeypatch, "baby")
+    counts = Counter(node.name for node in nodes)
+    assert len(nodes) <= 262, counts
+    assert n_bytes(nodes) <= 25e9
+    others = [node for node in nodes if node.name not in {*sources(), "cublas"}]
+    assert {node.name for node in others} <= {"add", "assign", "arange", "astype", "sum"}
+    assert counts["cublas"] == 3 * (6 * 6 + 1) and counts["add"] == 38
+
+
+def test_bytes_are_counted(monkeypatch, fake_gpu):
+    """By hand, for what moves the most: N tokens, C channels, L blocks."""
+    nodes = launched(monkeypatch, "baby")
+    N, C, L = 64 * 256, 384, 6
+    unit, weights = 4 * N * C, 4 * 12 * C * C * L
+    names = {node.name for node in nodes}
+    found = {name: n_bytes([node for node in nodes if node.name == name]) for name in names}
+    # Of every block: two for each residual connection, forward and backward, and two for the
+    # gradients of q, k and v.  And the vectors of the positions.
+    assert found["add"] == pytest.approx((6 * L * 3 + 2) * unit, rel=0.01)
+    # In a block: q, k, v and proj (C, C), fc (C, 4 C), proj (4 C, C), three products each.
+    products = 3 * L * (4 * 2 + 2 * 5) * unit + 3 * weights
+    assert found["cublas"] == pytest.approx(products, rel=0.02)  # and the head
+    assert found["gelu_forward"] == 2 * 4 * L * unit
+    assert found["layer_norm_forward"] == pytest.approx((2 * L + 1) * 2 * unit, rel=0.01)
+
+
+# ---- the training command ------------------------------------------------------------------------
+
+ON_GPU = "--device gpu --preset laptop --steps 20 --eval-every 10 --dropout 0.2 --n-embd 16".split()
+
+
+def numbers_of(run):
+    """Return metrics.csv without times, and every number of training_state.safetensors."""
+    arrays, _ = read_arrays(run.folder / "training_state.safetensors")
+    return without_times(metrics_of(run.folder)), {name: x.tolist() for name, x in arrays.items()}
+
+
+def graph_of(run):
+    """Return what the first lines and train_config.json say."""
+    settings = json.loads((run.folder / "train_config.json").read_text(encoding="utf-8"))
+    [line] = [line for line in run.lines if line.startswith("graph: ")]
+    return line, settings["graph"]
+
+
+def test_a_run_says_whether_it_replays(train, replays):
+    """In its first lines and its settings; the numbers are the same."""
+    on, off = train("on", *ON_GPU), train("off", *ON_GPU, "--no-graph")
+    assert on.status == off.status == 0, on.err + off.err
+    assert graph_of(on) == ("graph: on", True)
+    assert graph_of(off) == ("graph: off (--no-graph)", False)
+    assert numbers_of(on) == numbers_of(off)
+    assert replays() == 20 - max(PROFILED) - 2  # two more before them, then one is recorded
+    page = (off.folder / "report.html").read_text(encoding="utf-8")
+    assert "--no-graph" in page and "--no-graph" not in (on.folder / "report.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_a_run_that_goes_on_may_replay_or_not(train, stop_at, replays):
+    """A line says that it is otherwise from here on; the last digits stay."""
+    right = train("right", *ON_GPU)
+    replays()
+    stop_at(18, signal.SIGTERM)
+    assert train("run", *ON_GPU).status == 143
+    assert replays() == 18 - max(PROFILED) - 2
+    run = train("run", "--resume", "--no-graph")
+    assert graph_of(run) == ("graph: off (--no-graph)", False) and replays() == 0
+    notes = [line.strip() for line in run.lines]
+    assert "graph: True before, False from here on" in notes
+    assert not [note for note in notes if "digits" in note]
+    assert numbers_of(run) == numbers_of(right)
+
+
+def test_a_run_on_a_cpu_says_nothing_of_it(train):
+    """There is nothing to replay."""
+    run = train("run", "--device", "cpu")
+    assert run.status == 0 and not [line for line in run.lines if "graph" in line]
+
+
+def test_the_memory_of_a_graph_is_counted():
+    """A recorded step keeps its memory, so an evaluation needs its own."""
+    config = TrainConfig(**PRESETS["baby"], workers=1)
+    totals = [
+        estimate(replace(config, graph=graph), 65, 1, device=device)
+        for device in ("gpu", "cpu")
+        for graph in (True, False)
+    ]
+    assert totals[0].total - totals[0].activations - totals[0].evaluation > totals[0].state
+    assert totals[0].total > totals[1].total and totals[2] == totals[3]

@@ -124,7 +124,7 @@ def test_a_page_imports_what_is_below_it(page):
 def test_every_file_is_placed():
     """A new page must be added to the table above."""
     assert {unit(name) for name in FILES} == (
-        PAGES | {"", "fast", "internals", "tools", "testing", "__main__"}
+        PAGES | {"", "fast", "internals", "tools", "testing", "exercises", "__main__"}
     )
     assert set(BELOW) == PAGES
 
@@ -137,10 +137,10 @@ def test_internals_need_no_page_but_backend():
 
 
 def test_nobody_needs_the_twins():
-    """Only the front door, the proof (which compares both) and the twins import fast/."""
+    """Only the front door, the proofs (which compare both or switch it off) and the twins."""
     for name, others in GRAPH.items():
         if any(unit(other) == "fast" for other in others):
-            assert unit(name) in ("", "fast", "testing"), name
+            assert unit(name) in ("", "fast", "testing", "exercises"), name
 
 
 def test_the_engine_needs_numpy_alone():

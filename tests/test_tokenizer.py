@@ -207,7 +207,7 @@ def test_a_failed_save_leaves_the_old_file_alone(saved, monkeypatch):
     _, path = saved
     before = path.read_bytes()
 
-    def fail(*_):
+    def fail(*_, **options):
         raise OSError("disk gone")
 
     monkeypatch.setattr(os, "replace", fail)

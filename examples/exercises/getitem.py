@@ -4,6 +4,7 @@ Check it with `python -m minigrad.exercises`.  For a hint add `--hint getitem`.
 """
 
 from minigrad.backend import add_up, array_module
+from minigrad.ops.shape import parts_of
 
 
 def getitem(x, *, index):
@@ -11,8 +12,7 @@ def getitem(x, *, index):
 
     Shapes      as NumPy's indexing: numbers, slices, ..., None, arrays of integers or booleans
     """
-    xp, shape = array_module(x), x.shape
-    parts = index if isinstance(index, tuple) else (index,)
+    xp, shape, parts = array_module(x), x.shape, parts_of(index)
     may_repeat = any(hasattr(part, "__len__") for part in parts)  # an array or a list
     if may_repeat:  # copies, for backward reads them again
         index = tuple(part.copy() if hasattr(part, "copy") else part for part in parts)

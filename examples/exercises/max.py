@@ -3,7 +3,7 @@
 Check it with `python -m minigrad.exercises`.  For a hint add `--hint max`.
 """
 
-from minigrad.backend import array_module
+from minigrad.backend import array_module, axis_of
 from minigrad.ops.reduce import spread
 
 
@@ -12,7 +12,7 @@ def max(x, *, axis=None, keepdims=False):
 
     Shapes      out like x without `axis` (with length 1 there, if keepdims)
     """
-    xp = array_module(x)
+    xp, axis = array_module(x), axis_of(x, axis)
     out = x.max(axis, keepdims=keepdims)
 
     def backward(dout):

@@ -4,6 +4,7 @@ Check it with `python -m minigrad.exercises`.  For a hint add `--hint pow`.
 """
 
 from minigrad.backend import array_module, is_array
+from minigrad.internals.guards import refuse_negative_powers
 from minigrad.ops.elementwise import unbroadcast
 
 
@@ -12,6 +13,7 @@ def pow(x, y):
 
     Shapes      x and y broadcast against each other to the shape of out
     """
+    refuse_negative_powers(x, y)
     out = x**y
     xp = array_module(out)
 

@@ -74,8 +74,8 @@ fine_errors = [abs((f(2 + h) - f(2 - h)) / (2 * h) - derivative) for h in fine]
 figure, axes = new("A step can be too large or too small", xlabel="step h", ylabel="error")
 axes.loglog(fine, np.maximum(fine_errors, 1e-15), color=BLUE, lw=2)
 axes.loglog(fine, fine**2, color=GREY, lw=2, ls="--")
-axes.annotate("h²: f is curved", (3e-3, 1e-5), ha="left", va="top", color=GREY)
-axes.annotate("rounding", (1e-13, 1e-2), color=ORANGE)
+axes.annotate("h²: f is curved", (0.7, 1e-10), ha="right", color=GREY)
+axes.annotate("rounding", (1e-12, 3e-1), color=ORANGE)
 axes.set_xlim(1e-16, 1)
 axes.set_ylim(1e-13, 100)
 figure

@@ -162,7 +162,7 @@ for loss, meaning in ladder:
     print(f"{loss:6.2f} {among:11,.{0 if among > 20 else 1}f}  {meaning}")
 
 # %%
-figure, axes = new("The ladder of losses", height=7, xlabel="perplexity = e^loss", ylabel="loss")
+figure, axes = new("The ladder of losses", height=10, xlabel="perplexity = e^loss", ylabel="loss")
 line = np.linspace(0, 11.5, 100)
 axes.semilogx(np.exp(line), line, color=GREY, lw=2)
 for loss, meaning in ladder:
@@ -171,7 +171,7 @@ for loss, meaning in ladder:
     axes.annotate(
         f"{loss:.2f}  {meaning}" if right else f"{meaning}  {loss:.2f}",
         (math.exp(loss), loss),
-        (14 if right else -14, -14 if right else 0),
+        (14 if right else -14, -12 if right else 0),
         textcoords="offset points",
         ha="left" if right else "right",
         color=BLUE,

@@ -123,7 +123,7 @@ axes.plot([*evaluations], [*evaluations.values()], "o", color=ORANGE, ms=9, labe
 axes.set_xlim(0, len(losses))
 axes.set_ylim(0, 4.6)
 dashed(axes, math.log(V), f"uniform guess: ln {V} = {math.log(V):.2f}", GREY)
-dashed(axes, entropy, f"entropy, the theoretical minimum: {entropy:.2f}", GREEN, below=True)
+dashed(axes, entropy, f"entropy, the theoretical minimum: {entropy:.2f}", GREEN)
 axes.legend(loc="upper right", bbox_to_anchor=(1, 0.9))
 perplexities = [1, 2, 3, 5, 10, 20, 50]
 right = axes.secondary_yaxis("right")

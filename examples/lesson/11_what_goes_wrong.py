@@ -248,8 +248,8 @@ figure
 
 # %% [markdown]
 # **Rate too high.** The loss jumps far above a uniform guess and does not come down far below it
-# again. The weights were thrown so far that the model is confidently wrong. Cure: divide the rate
-# by 3 or 10.
+# again. The weights were thrown so far that the model is confidently wrong. Cure: divide
+# the rate by 10, and again if that is not enough.
 #
 # **No warm-up.** The curve has a healthy shape, and stays above the healthy one to the end. The
 # first steps at full rate put the weights in a bad place. At a low rate the difference would be too

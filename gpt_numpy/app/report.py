@@ -101,7 +101,8 @@ def loss_figure(rows, file, title, vocab_size, entropy=None, text_entropy=None):
     from matplotlib.figure import Figure
 
     def points(name):
-        found = [(row["step"], row[name]) for row in rows if row[name] is not None]
+        pairs = [(row["step"], row[name]) for row in rows if row[name] is not None]
+        found = [pair for pair in pairs if math.isfinite(pair[1])]
         return [list(column) for column in zip(*found, strict=True)] if found else [[], []]
 
     figure = Figure(figsize=(10, 5), layout="constrained")

@@ -3,9 +3,9 @@
 A figure that is W inches wide has letters of 2 W points.  A phone shows it 360 pixels wide, and
 then they are 10 pixels high:  2 W / 72 inches · 360 / W pixels per inch = 10.
 
-The colours differ in lightness as well as in hue, so that colour-blind readers can tell them apart
-(Okabe & Ito 2008, "Color Universal Design").  The background is opaque, so a dark page may be
-around it.
+Colour-blind readers can tell any two of the colours apart; the tests measure how far they differ
+(Machado et al. 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency").
+The background is opaque, so a figure can be read on a dark page too.
 
     figure, axes = new("Loss against steps", xlabel="step", ylabel="loss")
     axes.plot(losses, color=BLUE)
@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#007f5f", "#a8447d"
+BLUE, ORANGE, GREEN, PURPLE = "#004f8b", "#d55e00", "#00875a", "#c2669b"
 INK, GREY, PALE, PAPER = "#1f2328", "#63696f", "#d0d5db", "#ffffff"
 
 
@@ -27,7 +27,7 @@ def use_settings(width):
     """Give matplotlib its own settings and large letters, whatever a user's matplotlibrc says."""
     matplotlib.rcdefaults()
     coloured = ["text.color", "axes.labelcolor", "xtick.color", "ytick.color"]
-    matplotlib.rcParams.update(
+    settings: Any = (
         dict.fromkeys(coloured, INK)
         | dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], PAPER)
         | {
@@ -44,6 +44,7 @@ def use_settings(width):
             "legend.handlelength": 1.4,
         }
     )
+    matplotlib.rcParams.update(settings)
 
 
 class Picture(Figure):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,14 @@ def accumulate_gradients(
     seed: int = 0,
     step: int = 0,
     first: int = 0,
+    one: Any = None,
 ) -> Tensor:
     """Add up the gradients of (the sum of all losses in `batches`) / n_tokens; return that loss.
 
     batches     pairs (x, y) of integer Tensors (B, T), of any sizes
     n_tokens    how many tokens the step has: the result is this part's share of the mean
     first       the number of the first sequence within the step: dropout masks depend on it
+    one         an array () of that number, which backward() starts from; it makes one by default
 
     The mean over all tokens is the sum over batches of (their mean) · (their share of the tokens).
     The derivative of a sum is the sum of the derivatives, and backward() adds to the gradients.  So
@@ -37,7 +40,7 @@ def accumulate_gradients(
             loss = F.cross_entropy(model(x), y.to(model.device))
             if y.size != n_tokens:  # a division by 1 would be five kernels of a GPU
                 loss = loss / (n_tokens / y.size)
-        loss.backward()
+        loss.backward(one)
         losses.append(loss.detach())
         first += len(x)
     return sum(losses[1:], start=losses[0])

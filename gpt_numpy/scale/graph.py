@@ -14,24 +14,27 @@ the GPU never waits for it.
 
 The list has the address of every array, and the value of every number.  Four things follow.
 
-1. What changes from step to step must be in an array on the GPU, whose address stays the same: where
-   the windows of text begin, seed and step (from which kernels draw dropout masks), the learning
-   rate and AdamW's corrections, and whether the run has stopped because a loss was not finite.  The
-   numbers are one array, `Numbers`, and one upload.  The text itself is on the GPU.
+1. What changes from step to step must be in an array on the GPU, whose address stays the same:
+   where the windows of text begin, seed and step (from which kernels draw dropout masks), the
+   learning rate and AdamW's corrections, and whether a loss that is not finite has stopped the run.
+   The numbers are one array and one upload, see `Numbers`.  The text itself is on the GPU.
 2. The arrays of a step must still be where they were, and must be nobody else's.  So they come from
    a pool that only the graph uses, and which lives as long as the graph.
 3. What Python counts is not in the list: the steps of AdamW, and the versions of parameters.
    `FusedAdamW.plan_step` counts them in every step, replayed or not.
 4. The next replay overwrites loss and norm, so what train() yields are copies.
 
-A step that is not like the recorded one is computed as before: under a profiler or detect_anomaly().
-Where the model, the optimizer's vectors or the precision have changed, the step is recorded again.
-Evaluation and sampling are no steps.
+Under a profiler or detect_anomaly(), which watch every op, a step is computed launch by launch.
+Where the model, the optimizer's vectors or the precision have changed, a step is recorded again.
+Evaluation and sampling are not recorded.
 
 Source      NVIDIA, "CUDA C++ Programming Guide", section "CUDA Graphs"
 """
 
 import contextlib
+import functools
+import math
+import threading
 import warnings
 from typing import Any
 
@@ -48,6 +51,7 @@ from minigrad.fast.adamw import FusedAdamW, ParamRange
 from minigrad.fast.gpu.masks import fixed_key
 from minigrad.fast.gpu.optim import adamw_update, hyperparameters
 from minigrad.fast.gpu.windows import windows
+from minigrad.internals.cublas import why_not
 from minigrad.internals.hooks import this_thread
 
 FIRST = 3  # steps that are computed launch by launch before one is recorded
@@ -66,7 +70,7 @@ def why_no_graph(config: TrainConfig, device: str, n_ids: int, world_size: int =
         return "several ranks share a step"
     if n_ids > LONGEST_TEXT:
         return f"a text of {n_ids:,} tokens does not stay on the GPU"
-    return ""
+    return f"cuBLAS cannot be called: {why_not()}" if why_not() else ""
 
 
 class Numbers:
@@ -84,7 +88,7 @@ class Numbers:
     def __init__(self, n_starts: int, plan: list[ParamRange], dtype: np.dtype):
         cupy = backend.cupy
         self.n_starts, self.hyper_shape, self.dtype = n_starts, np.shape(numbers_of(plan)), dtype
-        length = 2 + n_starts + -(-np.prod(self.hyper_shape) * dtype.itemsize // 8)
+        length = 2 + n_starts + -(-math.prod(self.hyper_shape) * dtype.itemsize // 8)
         self.there = cupy.empty(length, np.uint64)
         self.key, self.starts, self.hyper = self.parts(self.there)
         self.here = [pinned(length), pinned(length)]
@@ -93,7 +97,7 @@ class Numbers:
     def parts(self, array):
         """Return (key, starts, hyper), views of the array, here or there."""
         key, starts, rest = array[:2], array[2 : 2 + self.n_starts], array[2 + self.n_starts :]
-        hyper = rest.view(self.dtype)[: np.prod(self.hyper_shape)]
+        hyper = rest.view(self.dtype)[: math.prod(self.hyper_shape)]
         return key, starts.view(np.int64), hyper.reshape(self.hyper_shape)
 
     def upload(self, key, starts, hyper):
@@ -118,18 +122,33 @@ def numbers_of(plan: list[ParamRange]) -> list[list[float]]:
     return [hyperparameters(entries) for entries in plan]
 
 
+@functools.cache
+def stream_of(thread: int, device: int):
+    """Return a stream for the graphs of a thread on a GPU; the default stream cannot capture.
+
+    There is one, because cuBLAS keeps a workspace for every stream that it has seen.
+    """
+    return backend.cupy.cuda.Stream(non_blocking=True)
+
+
 class StepGraph:
     """Computes training steps by replaying one.  Use as `with StepGraph(...) as graph:`"""
+
+    graph: Any = None  # once a step is recorded: the graph, its memory and its results
+    pool: Any = None
+    results: Any = None
+    numbers: Any = None  # a Numbers
+    fixed: Any = None
 
     def __init__(self, model: GPT, ids: np.ndarray, config: TrainConfig, optimizer: FusedAdamW):
         check_length(ids, config.block_size)
         cupy = backend.cupy
         self.model, self.config, self.optimizer = model, config, optimizer
         self.text = cupy.asarray(np.asarray(ids, np.int32))
-        self.stream = cupy.cuda.Stream(non_blocking=True)  # the default one cannot capture
+        self.stream = stream_of(threading.get_ident(), cupy.cuda.runtime.getDevice())
         self.event = cupy.cuda.Event(disable_timing=True)
+        self.one = cupy.ones((), optimizer.flat.data.dtype)
         self.n_first = 0
-        self.graph = self.pool = self.results = self.fixed = self.numbers = None
         self.refused = False
 
     def __enter__(self):
@@ -207,7 +226,8 @@ class StepGraph:
                 finally:
                     self.graph = self.stream.end_capture()
             except RuntimeError as error:
-                self.graph, self.refused = None, True
+                self.graph = self.pool = None
+                self.refused = True
                 why = f"graph: off, because a step cannot be recorded: {error}"
                 warnings.warn(why, RuntimeWarning, stacklevel=2)
         return result
@@ -216,12 +236,12 @@ class StepGraph:
         """Compute the step whose numbers were uploaded; return the arrays of loss and norm."""
         config, optimizer, numbers = self.config, self.optimizer, self.numbers
         B = config.batch_size
-        batches = (
+        batches: Any = (
             tuple(map(Tensor, windows(self.text, numbers.starts[i : i + B], config.block_size)))
             for i in range(0, config.sequences_per_step, B)
         )
         with fixed_key(numbers.key):
-            loss = accumulate_gradients(self.model, batches, config.tokens_per_step)
+            loss = accumulate_gradients(self.model, batches, config.tokens_per_step, one=self.one)
         zero_unused_gradients(optimizer.parameters)
         norm = optimizer.clip_grad_norm(config.grad_clip)
         optimizer.stop_unless_finite(numbers.key[1:], loss, norm)
@@ -231,7 +251,7 @@ class StepGraph:
 
     def what_is_fixed(self, plan):
         """Return all that is in the list of launches, and that a program could change meanwhile."""
-        arrays = [*self.optimizer.vectors(), self.optimizer.found_inf]
+        arrays = [*self.optimizer.vectors(), *self.optimizer.flags()]
         modules = [vars(module) for _, module in self.model.named_modules()]
         attributes = [[x if is_plain(x) else id(x) for x in each.values()] for each in modules]
         ranges = [(entries.start, entries.stop) for entries in plan]

@@ -15,8 +15,8 @@ import numpy as np
 
 from gpt_numpy.config import TrainConfig
 from gpt_numpy.model import GPT
-from gpt_numpy.scale.graph import StepGraph, why_no_graph
 from gpt_numpy.scale.gradients import find_anomaly, gradients_of_sequences, not_finite
+from gpt_numpy.scale.graph import StepGraph, why_no_graph
 from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.workers import Workers
 from gpt_numpy.train import StepResult, adamw

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+from typing import Any
 
 from minigrad.exercises.hints import FORWARD, FUNCTIONS, HINTS
 from minigrad.internals.arguments import Arguments
@@ -80,7 +81,7 @@ def backward_exercise(name, solved=False):
     """Return the text of an op's file, with its backward empty unless it is to be solved."""
     page = inspect.unwrap(OPS[name])
     lines = inspect.getsource(page).splitlines()
-    function = ast.parse("\n".join(lines)).body[0]
+    function: Any = ast.parse("\n".join(lines)).body[0]
     backward = next(
         node
         for node in function.body

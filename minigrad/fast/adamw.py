@@ -40,6 +40,7 @@ class FusedAdamW(optim.AdamW):
     """The twin of AdamW."""
 
     found_inf: Any = 0  # the step at which stop_unless_finite() stopped, if any
+    skip: Any = None  # whether there is one: an array that flags() makes
 
     def step(self):
         """Update every parameter that has a gradient."""
@@ -55,12 +56,19 @@ class FusedAdamW(optim.AdamW):
         """
         xp = array_module(self.flat.data)
         if device_of(self.flat.data) == GPU and not this_thread.plain:
-            if isinstance(self.found_inf, int):
-                self.found_inf = xp.full((), self.found_inf, np.int64)
-            gpu_optim.stop_unless_finite(self.found_inf, step, loss.data, norm.data)
+            found_inf, skip = self.flags()
+            gpu_optim.stop_unless_finite(found_inf, skip, step, loss.data, norm.data)
             return
         finite = xp.isfinite(loss.data) & xp.isfinite(norm.data)
         self.found_inf = xp.where((self.found_inf != 0) | finite, self.found_inf, step)
+        self.skip = None
+
+    def flags(self):
+        """Return (found_inf, skip), arrays of one entry on the GPU that keep their places."""
+        if self.skip is None:
+            self.found_inf = array_module(self.flat.data).zeros((), np.int64) + self.found_inf
+            self.skip = self.found_inf != 0
+        return self.found_inf, self.skip
 
     def stopped_at(self):
         """Return the step at which stop_unless_finite() stopped, or 0."""
@@ -68,6 +76,8 @@ class FusedAdamW(optim.AdamW):
 
     def skips(self):
         """Return whether steps are skipped: False, or a boolean array."""
+        if self.skip is not None:
+            return self.skip
         return False if isinstance(self.found_inf, int) else self.found_inf != 0
 
     def vectors(self):

@@ -27,8 +27,10 @@ def unbroadcast(dout, shape):
         return None
     if dout.shape == shape:
         return dout
-    dout = accurate_sum(dout, tuple(range(dout.ndim - len(shape))))  # the axes added in front
-    return accurate_sum(dout, tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True)
+    if dout.ndim > len(shape):  # the axes added in front
+        dout = accurate_sum(dout, tuple(range(dout.ndim - len(shape))))
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1)
+    return accurate_sum(dout, stretched, keepdims=True) if stretched else dout
 
 
 @op

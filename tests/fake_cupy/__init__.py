@@ -36,7 +36,7 @@ import weakref
 import numpy as np
 
 from fake_cupy import cuda_source, streams
-from fake_cupy.streams import CUDARuntimeError, get_default_memory_pool
+from fake_cupy.streams import CUDARuntimeError
 
 __version__ = "fake"
 
@@ -454,7 +454,8 @@ class ndarray:
     def __getitem__(self, index):
         array, parts = self._array, self._parts(index)
         if not _selects(parts):
-            return _device(array[tuple(parts)], self)
+            whole = () if Ellipsis in parts else (Ellipsis,)  # one entry, too, is a view
+            return _device(array[(*parts, *whole)], self)
         arrays = index if isinstance(index, tuple) else (index,)
         return _compute("take", lambda: array[_wrapped(array.shape, parts)], self, *arrays)
 
@@ -694,6 +695,9 @@ def _matmul(self, other):
 
 
 ndarray.__matmul__ = _matmul  # type: ignore[attr-defined]
+
+
+get_default_memory_pool = streams.get_default_memory_pool
 
 
 # ---- kernels and the driver ----------------------------------------------------------------------

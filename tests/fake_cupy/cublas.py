@@ -139,12 +139,8 @@ class Library:
         A, of_a = matrices(a, dtype, rows_a, columns_a, lda, step_a, count)
         B, of_b = matrices(b, dtype, rows_b, columns_b, ldb, step_b, count)
         C, of_c = matrices(c, dtype, m, n, ldc, step_c, count)
-        places = entries(C) if streams.poisoning else np.arange(C.size)
-        assert np.unique(places).size == C.size, "the results of a batch overlap"
-        for operand in (A, B):
-            if np.may_share_memory(operand, C):
-                shared = np.intersect1d(entries(operand), places)
-                assert not shared.size, "a result overlaps an operand"
+        if streams.poisoning:  # otherwise memory is too large to look at
+            check_apart(A, B, C)
         stream = fake_cupy.cuda.get_current_stream().ptr
         assert self.handles[handle]["stream"] == stream, "the handle is on another stream"
         factor, keep = dtype.type(alpha.value), dtype.type(beta.value)
@@ -152,8 +148,6 @@ class Library:
         def product():
             x, y = (tf32(A), tf32(B)) if compute == 77 else (A, B)
             x, y = x.swapaxes(1, 2) if flag_a else x, y.swapaxes(1, 2) if flag_b else y
-            if keep == 0:
-                C[...] = np.nan
             with np.errstate(all="ignore"):
                 xy = np.matmul(x, y) * factor
                 C[...] = xy if keep == 0 else xy + keep * C
@@ -166,9 +160,7 @@ class Library:
 
 
 def matrices(address, dtype, rows, columns, ld, step, count):
-    """Return the matrices (count, rows, columns) at an address of the GPU, by columns; and the array
-    that they are in.
-    """
+    """Return (matrices (count, rows, columns) at an address, by columns; the array they are in)."""
     assert step >= 0, "matrices of a batch come one after another"
     size = dtype.itemsize
     n = (step * (count - 1) + ld * (columns - 1) + rows) * size
@@ -176,6 +168,16 @@ def matrices(address, dtype, rows, columns, ld, step, count):
     memory = fake_cupy._memory_at(address, n).view(dtype)
     strides = step * size, size, ld * size
     return as_strided(memory, (count, rows, columns), strides), fake_cupy._owner_at(address, n)
+
+
+def check_apart(A, B, C):
+    """Refuse results that overlap each other or an operand."""
+    places = entries(C)
+    assert np.unique(places).size == C.size, "the results of a batch overlap"
+    for operand in (A, B):
+        if np.may_share_memory(operand, C):
+            shared = np.intersect1d(entries(operand), places)
+            assert not shared.size, "a result overlaps an operand"
 
 
 def entries(x):

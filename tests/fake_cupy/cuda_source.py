@@ -27,6 +27,7 @@ import numpy as np
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 PAGE = mmap.PAGESIZE
+LOCKED = 1 << 26  # bytes on either side of an array; what cannot be accessed costs no memory
 CHECKS = "bounds,alignment,null,object-size,pointer-overflow,signed-integer-overflow,shift"
 CHECKS += ",integer-divide-by-zero,bool,float-cast-overflow"
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-Wall"]
@@ -159,20 +160,20 @@ libc = ctypes.CDLL(None)
 
 
 class Guarded:
-    """A copy of memory that ends where a locked page begins; what is left of its pages is NaN."""
+    """A copy of memory that ends where locked pages begin; what is left of its own pages is NaN."""
 
     def __init__(self, pointer, size):
         self.pointer, self.size = pointer, size
         pages = -(-(size + 15) // PAGE) * PAGE or PAGE
-        self.map = mmap.mmap(-1, pages + 2 * PAGE)
+        self.map = mmap.mmap(-1, pages + 2 * LOCKED)
         begin = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
-        for locked in (begin, begin + PAGE + pages):
-            assert libc.mprotect(ctypes.c_void_p(locked), PAGE, 0) == 0  # no access
-        self.inside = np.frombuffer(self.map, np.uint8, pages, PAGE)
+        for locked in (begin, begin + LOCKED + pages):
+            assert libc.mprotect(ctypes.c_void_p(locked), ctypes.c_size_t(LOCKED), 0) == 0
+        self.inside = np.frombuffer(self.map, np.uint8, pages, LOCKED)
         self.inside[:] = 255
         # As well aligned as the original, and no better.
         self.offset = (pages - size - pointer % 16) // 16 * 16 + pointer % 16
-        self.address = begin + PAGE + self.offset
+        self.address = begin + LOCKED + self.offset
         self.bytes = self.inside[self.offset : self.offset + size]
         ctypes.memmove(self.address, pointer, size)
 

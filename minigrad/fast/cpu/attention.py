@@ -80,7 +80,8 @@ def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mas
             ds -= row_dots[:, :, queries]
             ds *= p
             matmul(ds, k[:, :, seen], out=dq[:, :, queries])
-            dk[:, :, seen] += matmul(ds.swapaxes(2, 3), scaled_q[:, :, queries])  # which has the 1/√D
+            # scaled_q has the 1/√D
+            dk[:, :, seen] += matmul(ds.swapaxes(2, 3), scaled_q[:, :, queries])
         dq *= scale
         return dq, dk, dv
 

@@ -12,9 +12,9 @@ BLOCK = 256  # queries: short blocks would leave a GPU idle; a guess, not measur
 
 @twin(ops.attention, "gpu")
 def attention(q, k, v, *, causal=True, mask=None, dropout=0.0, training=False, key=None):
-    """Differs    float32 is computed by tiles: see flash_attention.py.  float64, and what else those
-                  kernels do not take, goes by blocks as in fast/cpu/attention.py, but longer ones,
-                  with products by cuBLAS through gemm(), and the dropout mask from a kernel.
+    """Differs    float32 is computed by tiles: see flash_attention.py.  float64, and what else
+                  those kernels do not take, goes by blocks as in fast/cpu/attention.py, but longer
+                  ones, with products by cuBLAS, and the dropout mask from a kernel.
     Declines      a mask, and shapes that the page refuses
     """
     if mask is None and takes(q, k, v, causal):

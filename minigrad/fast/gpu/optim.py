@@ -21,7 +21,7 @@ def hyperparameters(entries):
 
 
 def adamw_update(vectors, plan, skip=False, hyper=None):
-    """Update the weights in the ranges of `plan`, a list of ParamRanges, by one kernel each.
+    """Update the weights in the ranges of `plan`, a list of ParamRanges, by one kernel for two.
 
     vectors     w, g, m, v of shape (N,)
     skip        False, or a boolean array of one entry: nothing happens if it is true
@@ -31,13 +31,16 @@ def adamw_update(vectors, plan, skip=False, hyper=None):
     xp, dtype = array_module(vectors[0]), vectors[0].dtype
     if hyper is None:
         hyper = xp.asarray(np.array([hyperparameters(r) for r in plan], dtype))
-    skip = None if skip is False else skip
-    for entries, numbers in zip(plan, hyper, strict=True):
-        n = entries.stop - entries.start
-        arrays = [vector[entries.start : entries.stop] for vector in vectors]
-        grid = -(-n // (4 * THREADS))
-        launch("adamw", grid, THREADS, *arrays, np.uint64(n), numbers, skip,
+    skip, i = None if skip is False else skip, 0
+    while i < len(plan):
+        both = i + 1 < len(plan) and plan[i].stop == plan[i + 1].start
+        start, middle, stop = plan[i].start, plan[i].stop, plan[i + both].stop
+        arrays = [vector[start:stop] for vector in vectors]
+        sizes = np.uint64(middle - start), np.uint64(stop - start)
+        grid = -(-(stop - start) // (4 * THREADS))
+        launch("adamw", grid, THREADS, *arrays, *sizes, hyper[i : i + 1 + both], skip,
                options=of_dtype(dtype))  # fmt: skip
+        i += 1 + both
 
 
 def clip(g, max_norm):
@@ -54,13 +57,15 @@ def clip(g, max_norm):
     return norm
 
 
-def stop_unless_finite(found_inf, step, loss, norm):
+def stop_unless_finite(found_inf, skip, step, loss, norm):
     """Write `step` into found_inf if that is 0, and the loss or the norm is not finite.
 
     found_inf   (), int64
+    skip        (), bool, becomes found_inf != 0
     step        a number, or uint64 (1,) on the GPU, for a CUDA graph
     """
     there = hasattr(step, "dtype") and step.ndim > 0
     numbers = (step, np.int64(0)) if there else (None, np.int64(step))
     norm = norm.astype(np.float64, copy=False)
-    launch("stop_unless_finite", 1, 1, loss, norm, found_inf, *numbers, options=of_dtype(loss.dtype))
+    arrays = loss, norm, found_inf, skip
+    launch("stop_unless_finite", 1, 1, *arrays, *numbers, options=of_dtype(loss.dtype))
