@@ -75,7 +75,7 @@ class Display:
 
     def last(self, text):
         """Print the last line, also if all else was to be quiet."""
-        self._print(lambda: print(text))
+        self._print(lambda: print(text.translate(CONTROL)))
 
     def _print(self, write):
         try:
