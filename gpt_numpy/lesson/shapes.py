@@ -145,7 +145,8 @@ def shapes_svg(config: GPTConfig) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-            f'width="{WIDTH}" height="{height}" class="gs" role="img">',
+            f'width="{WIDTH}" height="{height}" style="max-width: 100%; height: auto" '
+            'class="gs" role="img">',
             f"<title>{title}</title>",
             f"<style>{STYLE}</style>",
             *back,
