@@ -26,7 +26,7 @@ def array_module(*arrays):
 
 def device_of(*arrays):
     """Return the name of the device that holds the arrays, "cpu" or "gpu"."""
-    return CPU if cupy is None or array_module(*arrays) is np else GPU
+    return CPU if array_module(*arrays) is np else GPU
 
 
 def is_array(x):

@@ -123,7 +123,7 @@ def replacements(node):
         case ast.BinOp(left, op, right):
             yield from (ast.BinOp(left, other(), right) for other in OTHER.get(type(op), []))
             yield from (left, right)
-            if not isinstance(op, ast.Add | ast.Mult | ast.BitOr):
+            if not isinstance(op, ast.Add | ast.Mult | ast.BitOr | ast.BitAnd):
                 yield ast.BinOp(right, op, left)
         case ast.AugAssign(target, op, value):
             yield from (ast.AugAssign(target, other(), value) for other in OTHER.get(type(op), []))
@@ -170,7 +170,7 @@ def replacements(node):
 
 
 MODULES = ("xp", "math", "random", "heapq", "itertools", "functools", "inspect", "contextlib")
-SYMMETRIC = ("swapaxes", "multiply", "maximum", "equal")
+SYMMETRIC = ("swapaxes", "multiply", "maximum", "minimum", "equal")
 UNMISTAKABLE = (*MODULES, *dir(builtins), "self", "OPS", "Tensor", "backward")
 DEVICE = ("array_module", "to_numpy", "to_device")  # left out or swapped, they name no array
 SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
@@ -408,7 +408,8 @@ def import_instead(mutant):
 
 ME = sys.modules[__name__]
 LEFT_OUT = "not caught and not nvrtc and not spilled"  # the last two only compile CUDA
-QUIET = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", LEFT_OUT]
+MARKED = "not whole and not kill and not gpu"  # slow ones are not left out
+QUIET = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", LEFT_OUT, "-m", MARKED]
 FATES = ["survived", "tests", "crash", "timed out"]  # the first three are exit statuses
 
 

@@ -18,6 +18,8 @@ from browser import page as open_page
 
 from minigrad import OPS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "build", "runs", "*.egg-info")
 VOID = {"meta", "link", "img", "br", "hr", "wbr"}

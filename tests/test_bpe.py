@@ -109,6 +109,7 @@ def test_no_token_is_learned_twice(text):
     assert len(set(tokens)) == len(tokens) > 256
 
 
+@pytest.mark.slow
 def test_a_megabyte_is_learned_in_20_seconds():
     """1,024 tokens of a megabyte; of random letters, where hardly a word comes twice."""
     draw = np.random.default_rng(0)
@@ -200,6 +201,7 @@ def test_long_whitespace_is_cut_where_the_pattern_cuts(spacious, text):
 LONG_ROWS = [space + end for space in (" ", "\n", "\u00a0", "\x0c", " \u3000") for end in ("", "x")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [*LONG_ROWS, "a", "é", "1", ".", "'"], ids=repr)
 def test_long_rows_of_equals(spacious, row):
     """A million: tiktoken alone would end the process at some of them."""
@@ -207,6 +209,7 @@ def test_long_rows_of_equals(spacious, row):
     assert spacious.decode(spacious.encode(text)) == text
 
 
+@pytest.mark.slow
 def test_whitespace_is_what_tiktoken_takes_for_it():
     """Of every character: it belongs to a row of newlines in the one if it does in the other."""
     ranks = {bytes([byte]): byte for byte in range(256)}
@@ -378,6 +381,7 @@ def test_gpt2_has_the_published_ids():
     assert tokenizer.decode([50_256]) == "<|endoftext|>"
 
 
+@pytest.mark.slow
 @needs_data
 def test_gpt2_encodes_as_tiktoken_and_transformers_do(tmp_path):
     """Tiny Shakespeare and every character there is, through three programs."""

@@ -521,6 +521,7 @@ def kept(run):
     return json.loads(path.read_text(encoding="utf-8"))["precision"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, name, kind", [([], "tf32", 77), (["--precision", "float32"], "float32", 68)]
 )
@@ -534,6 +535,7 @@ def test_a_run_has_one_precision(flags, name, kind, train, computed):
     assert f"--precision {name}" in (run.folder / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_on_a_cpu_says_nothing_of_it(train):
     """There is nothing to choose."""
     run = train("run", "--device", "cpu")
@@ -541,6 +543,7 @@ def test_a_run_on_a_cpu_says_nothing_of_it(train):
     assert "precision" not in "\n".join(run.lines)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_precision(train, stop_at, computed):
     """When it is resumed, unless a flag says otherwise; then a line says so."""
     stop_at(2, signal.SIGTERM)
@@ -557,6 +560,7 @@ def test_a_run_keeps_its_precision(train, stop_at, computed):
     assert not [note for note in notes if "another order" in note]
 
 
+@pytest.mark.slow
 def test_a_run_in_tf32_goes_on_where_there_is_none(train, stop_at, monkeypatch, fake_gpu):
     """On a CPU, or on an older GPU: in float32, and a line says so; asked for, it is refused."""
     stop_at(2, signal.SIGTERM)
@@ -576,6 +580,7 @@ def test_a_run_in_tf32_goes_on_where_there_is_none(train, stop_at, monkeypatch, 
     assert train("run", "--resume", "--device", "cpu").status == 0
 
 
+@pytest.mark.slow
 def test_a_run_without_cublas(train, monkeypatch, fake_gpu):
     """CuPy multiplies, in float32, and the head says so; tf32 is refused."""
     monkeypatch.setattr(loading, "load", missing(ImportError("Failure finding libcublas")))

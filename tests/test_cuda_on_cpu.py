@@ -12,9 +12,12 @@ import pytest
 from fake_cupy import cuda_source
 from fake_cupy.cuda_source import CompileException
 
-pytestmark = pytest.mark.skipif(
-    cuda_source.unavailable() is not None, reason=str(cuda_source.unavailable())
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        cuda_source.unavailable() is not None, reason=str(cuda_source.unavailable())
+    ),
+]
 
 
 def run(body, *arguments, grid=1, block=32, parameters="float *x", shared=0, before="", options=()):
@@ -108,29 +111,30 @@ LANES = np.arange(32)
 FIRST = LANES // 8 * 8  # lane 0 of every 8
 
 
-@pytest.mark.parametrize(
-    "call, right",
-    [
-        ("__shfl_sync(-1u, v, 5)", np.full(32, 5)),
-        ("__shfl_sync(-1u, v, lane + 1)", (LANES + 1) % 32),
-        ("__shfl_sync(-1u, v, 2, 8)", FIRST + 2),
-        ("__shfl_xor_sync(-1u, v, 16)", LANES ^ 16),
-        ("__shfl_xor_sync(-1u, v, 3, 8)", LANES ^ 3),
-        ("__shfl_down_sync(-1u, v, 4)", np.where(LANES < 28, LANES + 4, LANES)),
-        ("__shfl_down_sync(-1u, v, 1, 8)", np.where(LANES % 8 < 7, LANES + 1, LANES)),
-        ("__shfl_up_sync(-1u, v, 4)", np.where(LANES >= 4, LANES - 4, LANES)),
-        ("__shfl_up_sync(-1u, v, 1, 8)", np.where(LANES % 8 > 0, LANES - 1, LANES)),
-        ("__popc(__ballot_sync(-1u, lane % 3 == 0))", np.full(32, 11)),
-        ("__any_sync(-1u, lane == 9) + 2 * __any_sync(-1u, 0)", np.ones(32)),
-        ("__all_sync(-1u, lane < 32) + 2 * __all_sync(-1u, lane)", np.ones(32)),
-    ],
-)
+CALLS = {  # what a lane computes -> the value for each lane
+    "__shfl_sync(-1u, v, 5)": np.full(32, 5),
+    "__shfl_sync(-1u, v, lane + 1)": (LANES + 1) % 32,
+    "__shfl_sync(-1u, v, 2, 8)": FIRST + 2,
+    "__shfl_xor_sync(-1u, v, 16)": LANES ^ 16,
+    "__shfl_xor_sync(-1u, v, 3, 8)": LANES ^ 3,
+    "__shfl_down_sync(-1u, v, 4)": np.where(LANES < 28, LANES + 4, LANES),
+    "__shfl_down_sync(-1u, v, 1, 8)": np.where(LANES % 8 < 7, LANES + 1, LANES),
+    "__shfl_up_sync(-1u, v, 4)": np.where(LANES >= 4, LANES - 4, LANES),
+    "__shfl_up_sync(-1u, v, 1, 8)": np.where(LANES % 8 > 0, LANES - 1, LANES),
+    "__popc(__ballot_sync(-1u, lane % 3 == 0))": np.full(32, 11),
+    "__any_sync(-1u, lane == 9) + 2 * __any_sync(-1u, 0)": np.ones(32),
+    "__all_sync(-1u, lane < 32) + 2 * __all_sync(-1u, lane)": np.ones(32),
+}
+
+
 @pytest.mark.parametrize("type", ["float", "double", "int"])
-def test_lanes_read_each_other(call, right, type):
+def test_lanes_read_each_other(type):
     """By CUDA C++ Programming Guide, "Warp Shuffle Functions" and "Warp Vote Functions"."""
-    x = run(f"int lane = threadIdx.x % 32; {type} v = lane; (void)v; x[threadIdx.x] = {call};",
-            fresh(64), block=64)  # fmt: skip
-    np.testing.assert_array_equal(x, [*right, *right])
+    lines = [f"x[{64 * i} + threadIdx.x] = {call};" for i, call in enumerate(CALLS)]
+    body = "\n".join([f"int lane = threadIdx.x % 32; {type} v = lane;", *lines])
+    rows = run(body, fresh(64 * len(CALLS)), block=64).reshape(-1, 64)
+    for (call, right), x in zip(CALLS.items(), rows, strict=True):
+        np.testing.assert_array_equal(x, [*right, *right], err_msg=call)
 
 
 def test_half_a_warp_can_meet_alone():

@@ -584,6 +584,7 @@ def check_texts(page):
     return len(boxes)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_it_opens_and_closes(page, tmp_path):
     """By click and by key; the script's layout of the first boxes is the one that Python wrote."""

@@ -18,6 +18,8 @@ from gpt_numpy.app import program, report
 from gpt_numpy.app.resume import FILE, load_state
 from gpt_numpy.app.run_folder import Signals
 
+pytestmark = pytest.mark.slow
+
 FLAGS = [*TINY, "--workers", "2"]
 MINIMAL = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 

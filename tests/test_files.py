@@ -123,6 +123,7 @@ def check_resumed(name, kind, finished, tmp_path, capsys):
     shutil.rmtree(out)
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("kind", SOME)
 def test_something_else_in_the_place_of_a_file(kind, finished, tmp_path, capsys):
@@ -137,7 +138,7 @@ def test_something_else_in_the_place_of_a_file(kind, finished, tmp_path, capsys)
 
 
 @posix
-@pytest.mark.whole
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLACES)
 def test_anything_in_the_place_of_any_file(kind, finished, tmp_path, capsys):
     """All kinds, all files."""

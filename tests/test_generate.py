@@ -232,6 +232,7 @@ DRAWS = {  # scores, options, the weights of the tokens, which need not sum to 1
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWS)
 def test_what_is_spoken_follows_the_distribution(name):
     """100,000 tokens against weights written down by hand: scores, knobs, generators, draw."""

@@ -81,6 +81,7 @@ def test_every_op_agrees(name, version, gpu):
             assert worst_error(name, case, layout) <= 1e-10, f"{layout} {case}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_op_is_float64_rounded(name, version, gpu, monkeypatch):
     """float32 on the GPU is as near to float64 as its number of operations allows: rounding.py.
@@ -258,6 +259,7 @@ def trained(device, steps, dtype=np.float32, ids=IDS, **options):
     return np.array(losses), np.array(norms), model.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-10), (np.float32, 1e-3)])
 def test_a_run_is_the_same(dtype, tolerance, version, gpu):
     """The same weights, batches, masks and losses: for 5 steps, or for 200 on a real GPU.
@@ -277,6 +279,7 @@ def test_a_run_is_the_same(dtype, tolerance, version, gpu):
             assert abs(ours[2][name] - weights).max() <= tolerance, name
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bits(gpu):
     """Two runs, with a vocabulary so large that the table's gradient is a sum entry by entry."""
     ids = np.random.default_rng(1).integers(30, size=2000) * 20  # many ids twice in a batch
@@ -352,6 +355,7 @@ def test_sampling_is_the_same(gpu):
     np.testing.assert_array_equal(cpu.numpy(), there.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("here, there", [("cpu", "gpu"), ("gpu", "cpu"), ("gpu", "gpu")])
 def test_saved_here_and_loaded_there(here, there, fused, gpu, tmp_path):
@@ -472,6 +476,7 @@ def test_a_model_takes_ids_from_anywhere(gpu):
             next(train(model, np.append(IDS, bad), TrainConfig(**RUN, steps=1)))
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
     """No later step changes a weight; the error is raised at a logged, evaluated or last step."""
     spoiled = 4  # a step whose loss is infinite
@@ -511,6 +516,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
             np.testing.assert_array_equal(array, weights[spoiled - 2][name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab_size", [V, 600])  # two ways to compute the table's gradient
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_step_waits_for_nothing(accumulate, vocab_size, fake_gpu):
@@ -592,6 +598,7 @@ def final_loss(out):
     return float(found[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cupy", ["fake", pytest.param("real", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("device", ["gpu", "auto"])
 def test_the_training_command(device, cupy, tmp_path):

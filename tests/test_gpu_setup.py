@@ -241,6 +241,7 @@ def without_cupy(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["train_shakespeare", "generate"])
 def test_no_gpu_is_one_line_and_status_2(program, without_cupy, tmp_path):
     """Nothing has been written by then."""
@@ -282,6 +283,7 @@ def test_auto_says_what_it_took_and_why(without_cupy, tmp_path):
     assert "\ndevice: cpu (CuPy is not installed; for an NVIDIA GPU: pip install " in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -307,6 +309,7 @@ def small_run(tmp_path, *flags):
     return python(script, *arguments, path=FAKE_PATH)
 
 
+@pytest.mark.slow
 def test_workers_choose_the_cpu(tmp_path):
     """With --workers and no --device, the CPU is chosen: workers use its cores."""
     done = small_run(tmp_path, "--workers", "2")

@@ -24,7 +24,7 @@ from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.scale.train import train
 from minigrad.backend import to_device, to_numpy
 
-pytestmark = pytest.mark.usefixtures(clean_shared_memory.__name__)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures(clean_shared_memory.__name__)]
 
 
 def mpirun(n, *arguments, n_gpus=1, **environment):

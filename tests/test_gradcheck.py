@@ -248,6 +248,7 @@ def test_the_command_prints_every_op_and_module():
     assert max(map(len, run.stdout.splitlines())) <= 100
 
 
+@pytest.mark.slow
 def test_pages_are_checked_alone():
     """With MINIGRAD_PLAIN=1 no twin is tried, and the table says so."""
     run = run_command(MINIGRAD_PLAIN="1")
@@ -259,6 +260,7 @@ def test_pages_are_checked_alone():
         assert int(table[name][5]) == 3 * len(CASES[name])
 
 
+@pytest.mark.slow
 def test_a_reader_may_leave():
     """`python -m minigrad.gradcheck | head` ends without a traceback."""
     with subprocess.Popen(
@@ -293,6 +295,7 @@ def test_it_works_beside_a_broken_pytorch(monkeypatch, capsys, tmp_path):
     assert rows(out)["neg"][1] == "-"
 
 
+@pytest.mark.slow
 def test_it_needs_no_assert(tmp_path):
     """`python -O` takes assert statements out: a wrong gradient is found all the same."""
     script = tmp_path / "wrong.py"

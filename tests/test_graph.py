@@ -31,6 +31,8 @@ from gpt_numpy.train import adamw
 from minigrad import Tensor, backend
 from minigrad.fast.gpu.launch import sources
 
+pytestmark = pytest.mark.slow
+
 V = 11
 IDS = np.cumsum(np.random.default_rng(0).integers(1, 3, size=2000)) % V  # one of two may come next
 SHAPE = {"batch_size": 2, "block_size": 8, "workers": 1}

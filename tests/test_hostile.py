@@ -19,6 +19,8 @@ from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.tokenizer import load
 from gpt_numpy.train import adamw
 
+pytestmark = pytest.mark.slow
+
 train_shakespeare, speak = example("train_shakespeare"), example("generate")
 MANY = settings(
     max_examples=1100,

@@ -13,6 +13,8 @@ from gpt_numpy.data import encoded
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, gpt2, load
 from gpt_numpy.train import evaluate
 
+pytestmark = pytest.mark.slow
+
 train_shakespeare = example("train_shakespeare")
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 32}
 

@@ -73,6 +73,7 @@ def killed_and_resumed(n_kills, steps, seed, text_file, folder):
     return kills, ended
 
 
+@pytest.mark.slow
 def test_a_run_survives_a_few_kills(text_file, tmp_path):
     """Of a few of them: weights, moments, curve and samples to the last bit."""
     kills, _ = killed_and_resumed(5, 20, 1, text_file, tmp_path)

@@ -14,6 +14,8 @@ from gpt_numpy.data import encoded, random_batch, split
 from gpt_numpy.files import fingerprint
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, gpt2
 
+pytestmark = pytest.mark.slow
+
 SPACES = [" ", "  ", "\n", "\n\n", "\r\n", "\t", "\x1c", "\u2028", "\u00a0", " " * 30]
 WORDS = ["the cat", "'s", "'re", "don't", "...", "é", "中文", "😀", "12", "'", "a" * 40]
 

@@ -2,7 +2,7 @@
 
 A quick notebook is run here cell by cell, in this process, and must print what the saved one has.
 The training runs of the long ones are left out; what they printed is read from the saved notebooks,
-and `pytest -m whole` runs every notebook in a kernel of its own, and compares.
+and `pytest -m slow` runs every notebook in a kernel of its own, and compares.
 """
 
 import ast
@@ -176,7 +176,7 @@ def test_a_notebook_is_its_script_executed(name):
 
 @pytest.mark.parametrize(
     "name",
-    [n if n == "02_build_a_tape" else pytest.param(n, marks=pytest.mark.whole) for n in NAMES],
+    [n if n == "02_build_a_tape" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
 )
 def test_a_kernel_prints_what_is_saved(name, tmp_path, monkeypatch):
     """A fresh execution, as a reader's: the same text outputs; figures may differ in a pixel."""
@@ -819,6 +819,7 @@ def test_the_picture_of_the_shapes_is_made_by_its_script(tmp_path):
         assert tokens + 3 * sum(block) + last == sum(sizes.values())
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_picture_of_the_shapes_can_be_read(scheme):

@@ -17,6 +17,8 @@ from gpt_numpy.scale.ranks import Ranks
 from gpt_numpy.train import adamw, evaluate
 from minigrad.fast.arrays import CHUNK
 
+pytestmark = pytest.mark.slow
+
 GPT2 = TrainConfig(**PRESETS["gpt2"])
 BABY = TrainConfig(**PRESETS["baby"])
 SHAPES = [  # (V, settings)

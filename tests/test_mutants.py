@@ -1,6 +1,6 @@
 """The tool that tests the tests: what mistakes it makes, and that it notices what is not noticed.
 
-The whole run takes hours: `python tests/mutants.py`.  `pytest -m whole` runs a small sample of it.
+The whole run takes hours: `python tests/mutants.py`.  `pytest -m slow` runs a small sample of it.
 """
 
 import itertools
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from mutants import EQUIVALENT, TESTS, all_mutants, mutants_of, mutants_of_cuda, report
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 
@@ -153,7 +155,6 @@ def run(*arguments):
     )
 
 
-@pytest.mark.whole
 @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 def test_a_sample_is_noticed():
     """Twelve of them, always the same ones."""
@@ -164,7 +165,6 @@ def test_a_sample_is_noticed():
     assert (total, sum(noticed), timed_out, equivalent, survived) == (12, 12, 0, 0, 0)
 
 
-@pytest.mark.whole
 @pytest.mark.skipif(sys.platform != "linux", reason="needs g++ on Linux")
 def test_a_sample_of_cuda_is_noticed():
     """Four mistakes in a kernel, which runs on a CPU."""
@@ -172,7 +172,6 @@ def test_a_sample_of_cuda_is_noticed():
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
 
 
-@pytest.mark.whole
 @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 def test_listed_mutants_are_excused():
     """cos(−πz) = cos(πz): such mutants are listed, so the run does not fail."""

@@ -113,6 +113,7 @@ def check_rounding(name, case, layout, dtype, monkeypatch):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ROUNDED)
 @pytest.mark.parametrize("name, version", versions(CASES))
 def test_fewer_digits_are_float64_rounded(name, version, dtype, monkeypatch):
@@ -486,6 +487,28 @@ def test_no_input_goes_without_a_gradient(name):
     constants["clip"] = {1, 2}
     n_inputs = max(len(case.inputs) for case in CASES[name])
     assert tried == set(range(n_inputs)) - constants.get(name, set())
+
+
+@pytest.mark.parametrize(
+    "name, absent, version",
+    [
+        ("linear", [2], PAGE),
+        ("linear", [2], TWIN),
+        ("layer_norm", [1], PAGE),
+        ("layer_norm", [2], PAGE),
+        ("layer_norm", [2], TWIN),  # which declines without a weight
+        ("layer_norm", [1, 2], PAGE),
+    ],
+)
+def test_what_is_not_given_gets_no_gradient(name, absent, version):
+    """backward() of arrays returns an entry for each input, which is None for one that is None."""
+    shapes = {"linear": [(3, 4), (2, 4), (2,)], "layer_norm": [(3, 4), (4,), (4,)]}[name]
+    draw = np.random.default_rng(0).standard_normal
+    inputs = [None if i in absent else draw(shape) for i, shape in enumerate(shapes)]
+    function = OPS[name].__wrapped__ if version == PAGE else TWINS[name, "cpu"]
+    out, backward = function(*inputs)
+    gradients = backward(np.ones_like(out))
+    assert [i for i, gradient in enumerate(gradients) if gradient is None] == absent
 
 
 SECTIONS = ["Shapes", "Source", "Derivation", "In words", "Numerics"]

@@ -28,6 +28,8 @@ from gpt_numpy.config import PRESETS
 from gpt_numpy.data import split
 from gpt_numpy.tokenizer import BPETokenizer, load
 
+pytestmark = pytest.mark.slow
+
 main = example("train_shakespeare").main
 TEXT = "".join(f"{a} the </script> & {b}'s <b>{c}\n" for a, b, c in np.random.default_rng(0).choice(
     "cat dog hen sun".split(), size=(140, 3)))  # fmt: skip

@@ -134,6 +134,7 @@ def cut_many_times(n, recording, root, tmp_path, seed):
             return n_found
 
 
+@pytest.mark.slow
 def test_no_power_cut_loses_a_save(recording, tmp_path):
     """500 disks: the last save that was over is found, or one that was under way, to the bit."""
     assert cut_many_times(500, *recording, tmp_path, seed=0) > 300

@@ -377,6 +377,7 @@ def maximum(x, y):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong, search",
     [
@@ -423,6 +424,7 @@ def blind_to_positions(q, k, v, *, causal=True, mask=None, dropout=0.0, training
     return page(q, k, v, causal=False, mask=visible & (True if mask is None else mask), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, wrong, search",
     [

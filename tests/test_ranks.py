@@ -25,6 +25,8 @@ from gpt_numpy.hf.tensors import checksum, write_arrays
 from gpt_numpy.scale.ranks import SIZES, Ranks
 from gpt_numpy.scale.train import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 V = 11
 IDS = np.random.default_rng(0).integers(V, size=500)

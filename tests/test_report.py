@@ -81,6 +81,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_loss_figure_is_ten_by_five_inches(name, tmp_path):
     """The PNG has 1200 x 600 pixels, 120 to the inch, whatever is known."""

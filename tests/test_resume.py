@@ -39,6 +39,8 @@ from gpt_numpy.tokenizer import CharTokenizer
 from minigrad import backend
 from minigrad.internals.gpu import init_gpu
 
+pytestmark = pytest.mark.slow
+
 train_shakespeare = example("train_shakespeare")
 HARD = "--dropout 0.2 --accumulate 2 --batch-size 3 --steps 11 --eval-every 4 --log-every 3".split()
 

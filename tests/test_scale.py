@@ -156,6 +156,7 @@ WAYS = {  # ending -> its exit status
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are other ones there")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_process_ends_with_all_its_workers(way):

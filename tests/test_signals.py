@@ -70,6 +70,7 @@ def signalled(monkeypatch, moment, nth, number, then=lambda: None):
     monkeypatch.setattr(owner, name, call)
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_anywhere(train, monkeypatch, undisturbed):
     """Again and again, in its first evaluation already; each time it goes on from there."""
     flags = [*HARD, "--workers", "1"]
@@ -85,7 +86,7 @@ def test_a_run_is_stopped_anywhere(train, monkeypatch, undisturbed):
     assert {p.name for p in run.folder.iterdir()} == FILES
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_at_any_moment(moment, number, train, monkeypatch, undisturbed):
@@ -99,6 +100,7 @@ def test_a_signal_at_any_moment(moment, number, train, monkeypatch, undisturbed)
         assert_same_run(run.folder, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment, step", [("evaluation", 0), ("gradient", 4), ("update", 5)])
 def test_a_signal_that_only_saves(moment, step, train, monkeypatch, undisturbed):
     """SIGUSR1: what is saved is the last step, and goes on to the same end, as does the run."""
@@ -154,7 +156,7 @@ def test_a_signal_waits_for_an_update(monkeypatch):
 # ---- as processes --------------------------------------------------------------------------------
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_a_long_evaluation_is_not_waited_for(tmp_path):
     """9 MB of text, all of it evaluated: a signal ends the run within 2 seconds, saved."""
     text = tmp_path / "long.txt"

@@ -16,6 +16,8 @@ from gpt_numpy.bpe import BYTES
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, load, special_token
 from minigrad import manual_seed
 
+pytestmark = pytest.mark.slow
+
 speak = example("generate")
 
 

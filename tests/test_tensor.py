@@ -35,6 +35,7 @@ def leaf(*values):
         (3, np.float32),
         (2.5, np.float32),
         (True, np.float32),
+        (2**70, np.float32),
         ([1, 2, 3], np.float32),
         ([[1.0], [2.0]], np.float32),
         ((), np.float32),
@@ -407,6 +408,7 @@ def test_deep_chain():
     np.testing.assert_array_equal(x.grad, [1.0])
 
 
+@pytest.mark.slow
 def test_a_deeper_chain_may_be_dropped():
     """Freeing 100,000 linked steps that were never replayed is no recursion into a crash either."""
     x = leaf(1.0)
@@ -509,6 +511,7 @@ INDEPENDENT = {  # ops whose backward does not need the value of their input
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_a_value_no_backward_needs_is_freed_at_once(name):
     """The graph keeps what its derivations mention, and nothing else."""

@@ -34,6 +34,8 @@ from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, load
 from gpt_numpy.train import evaluate
 from minigrad.fast.adamw import FusedAdamW
 
+pytestmark = pytest.mark.slow
+
 LAST_LINE = r"final val_loss (\d+\.\d{4}) \(perplexity (\d+\.\d{2})\) after 6 steps"
 
 train_shakespeare = example("train_shakespeare")

@@ -103,18 +103,21 @@ def compare(config, their_config, dtype, step_tolerance, weight_tolerance, train
         assert abs(p.data - theirs[name].detach().numpy()).max() <= weight_tolerance, name
 
 
+WAYS = {"train": (train, 1, 0.0), "two workers": (train, 2, 0.2), "pages": (pages, 1, 0.2)}
+
+
 @pytest.mark.parametrize(
-    "train, workers, dropout",
-    [(train, 1, 0.0), (train, 2, 0.2), (pages, 1, 0.2)],
-    ids=["train", "two workers", "pages"],
-)
-@pytest.mark.parametrize(
-    "dtype, steps",
+    "dtype, steps, train, workers, dropout",
     [
-        (np.float64, 10),
-        (np.float32, 10),
-        pytest.param(np.float64, 40, marks=pytest.mark.slow),
-        pytest.param(np.float64, 300, marks=pytest.mark.whole),
+        pytest.param(dtype, steps, *way, marks=marks, id=f"{dtype.__name__}, {steps} steps, {name}")
+        for dtype, steps, names, marks in [
+            (np.float64, 10, ["train"], ()),
+            (np.float32, 10, WAYS, pytest.mark.slow),
+            (np.float64, 40, WAYS, pytest.mark.slow),
+            (np.float64, 300, WAYS, pytest.mark.whole),
+        ]
+        for name, way in WAYS.items()
+        if name in names
     ],
 )
 def test_a_run_follows_pytorchs(dtype, steps, train, workers, dropout):
@@ -131,6 +134,7 @@ def test_a_run_follows_pytorchs(dtype, steps, train, workers, dropout):
     compare(config, config, dtype, *tolerances, train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train, workers", [(train, 1), (train, 2), (train, 3), (pages, 1)])
 def test_a_run_with_biases_follows_pytorchs(train, workers):
     """A small model with all the biases of GPT-2, in float64."""

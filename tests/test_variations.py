@@ -496,6 +496,7 @@ def test_added_tokens_in_files_of_their_own(tmp_path, decoder):
 WORDS = st.text(alphabet="ab é<", min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(
     words=st.lists(st.tuples(WORDS, st.booleans(), st.booleans()), max_size=5),

@@ -205,6 +205,7 @@ def start(tmp_path, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_processes_may_be_started_in_any_way(tmp_path):
     """Forked (Linux) or started afresh (macOS, Windows), the losses are the same."""
     losses = []

@@ -142,10 +142,8 @@ def pow(x, y):
             dx = unbroadcast(dx, x.shape)
         if is_array(y):
             flat = xp.equal(x, 0) & (y >= 0)
-            x_or_nan = xp.where(
-                xp.less(x, 0), float("nan"), xp.asarray(x, out.dtype)
-            )  # there is no ln x
-            log_x = xp.log(xp.where(flat, 1, x_or_nan))
+            above_0 = xp.where(xp.less(x, 0), float("nan"), xp.asarray(x, out.dtype))
+            log_x = xp.log(xp.where(flat, 1, above_0))  # NaN where there is none
             dy = unbroadcast(xp.where(flat, 0, dout) * out * log_x, y.shape)
         return dx, dy
 
@@ -335,7 +333,7 @@ def clip(x, min=None, max=None):
     x_shape = shape_of(x)
     out, inside = x, True
     if min is not None:
-        out, inside = xp.maximum(out, min), inside & xp.greater_equal(x, min)
+        out, inside = xp.maximum(x, min), xp.greater_equal(x, min)
     if max is not None:
         out, inside = xp.minimum(out, max), inside & xp.less_equal(x, max)
 
