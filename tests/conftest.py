@@ -28,14 +28,22 @@ from minigrad.fast.gpu.launch import kernel, module
 from minigrad.internals import cublas, gpu
 
 
+NOT_LONG = "not whole and not gpu and not kill"
+QUICK = f"not slow and {NOT_LONG}"  # as in pyproject.toml
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """Run the whole suite in as many processes as there are cores, if pytest-xdist is installed.
 
     A single file is quicker in one, and so are the tests that share a GPU.  Without a GPU, those
-    are not started: one line says why.
+    are not started: one line says why.  Of a file that is named, the slow tests run too.
     """
     option = config.option
+    if option.markexpr == QUICK and config.args_source == config.ArgsSource.ARGS:
+        option.markexpr = NOT_LONG
+    elif option.markexpr == "slow":  # of a slow file too, what has a marker of its own waits for it
+        option.markexpr = f"slow and {NOT_LONG}"
     if option.markexpr == "gpu" and not option.collectonly:
         try:
             gpu.init_gpu()

@@ -4,9 +4,12 @@ import contextlib
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from command import TINY
 
 import minigrad.tensor
 from minigrad import OPS
@@ -24,6 +27,26 @@ def test_code_prints_what_the_readme_says(code, printed, monkeypatch, tmp_path):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     assert out.getvalue() == printed
+
+
+def test_a_small_run_trains_and_speaks(tmp_path):
+    """The README's first two programs, as a user starts them: what they print last."""
+    run = tmp_path / "run"
+    commands = [
+        ["train_shakespeare.py", *TINY, "--out", run],
+        ["generate.py", run, "--prompt", "O ", "--tokens", "9"],
+    ]
+    ends = []
+    for program, *arguments in commands:
+        done = subprocess.run(
+            [sys.executable, ROOT / "examples" / program, *arguments],
+            capture_output=True, encoding="utf-8", cwd=tmp_path,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        ends.append(done.stdout)
+    last = r"\nfinal val_loss \d\.\d{4} \(perplexity [\d.]+\) after 6 steps\n$"
+    assert re.search(last, ends[0]), ends[0]
+    assert len(ends[1].removesuffix("\n")) == len("O ") + 9, ends[1]
 
 
 def test_no_code_without_its_output():
