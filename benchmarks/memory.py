@@ -18,21 +18,21 @@ import psutil
 from common import CLEAN, HERE, number, parser, ratio, report, shown, steps_of, take_turns
 from step_time import BABY
 
-from gpt_numpy.app.memory import held
+from gpt_numpy.app.memory import memory_in_use
 
 SETTINGS = {"laptop": {}, "baby, batch 8": BABY}
 INTERVAL = 0.02  # seconds
 
 
 def peak(side, options, steps):
-    """The most MB that a training process and its children held at once."""
+    """The most MB that a training process and its children memory_in_use at once."""
     task = json.dumps({"side": side, "options": options, "steps": steps})
     command = [sys.executable, str(HERE / "side.py"), task]
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, env=CLEAN)
     most = 0
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            most = max(most, held(process))
+            most = max(most, memory_in_use(process))
         time.sleep(INTERVAL)
     if process.returncode:
         sys.exit(f"failed: {command}")

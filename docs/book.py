@@ -1,7 +1,7 @@
 """The book: the source itself as a web site, in the reading order of README.md.
 
     python docs/book.py              writes build/book/index.html; it needs no network
-    python docs/book.py --minutes    computes the column "minutes" of that reading order anew
+    python docs/book.py --minutes    computes the column "minutes" of that reading order again
 
 A page shows one file whole and in order, character for character; colours, labels and links are all
 that is added.  A notebook of the lesson is shown with the outputs that are saved in it.  A file of

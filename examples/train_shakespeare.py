@@ -24,7 +24,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 import minigrad as mg
 from gpt_numpy import GPT
 from gpt_numpy.app import program
-from gpt_numpy.app.trainer import Run, follow, load, run_command
+from gpt_numpy.app.trainer import Run, load, run_command, train_silently
 from gpt_numpy.scale.train import train
 from gpt_numpy.train import adamw, evaluate
 
@@ -52,7 +52,7 @@ def train_and_report(job, ranks):
     # Each next(steps) makes a training step: the loop of gpt_numpy/train.py, shared by processes.
     steps = train(model, train_ids, config, ranks, optimizer, start_step)
     if ranks.rank > 0:
-        return follow(steps)
+        return train_silently(steps)
 
     def measure():
         """Return the validation loss, and a text that the model writes."""

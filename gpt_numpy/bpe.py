@@ -38,7 +38,7 @@ def learn(text: str, vocab_size: int) -> list[Merge]:
     Of pairs that are equally frequent the one with the smaller ids comes first, left before right.
     There are fewer merges where no pair occurs twice any more.
 
-    Counting anew after every merge would be a walk through the whole text for each.  Three things
+    Counting again after every merge would be a walk through the whole text for each.  Three things
     save that: a word is looked at once, however often it occurs; NumPy finds the places of a pair;
     and only the pairs around these places are counted again.  A heap has the most frequent pair on
     top, and counts that are out of date, which are thrown away when they come up.

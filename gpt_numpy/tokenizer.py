@@ -256,7 +256,7 @@ def special_token(id: int, content: str) -> dict[str, Any]:
 
 
 def parted(text):
-    """`text` in parts that are encoded alike alone: cut where the pattern cuts long whitespace."""
+    """`text` in parts that have the same ids by themselves: cut in long whitespace, as by PATTERN."""
     start = 0
     for run in regex.finditer(rf"\s{{{LONG},}}+", text):
         if run.end() < len(text):

@@ -27,7 +27,6 @@ from minigrad.fast.gpu.cublas import handle_of
 from minigrad.fast.gpu.launch import kernel, module
 from minigrad.internals import cublas, gpu
 
-
 NOT_LONG = "not whole and not gpu and not kill"
 QUICK = f"not slow and {NOT_LONG}"  # as in pyproject.toml
 

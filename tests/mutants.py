@@ -417,7 +417,7 @@ class Trial:
     """A plugin for pytest: where the tests would run, it runs them against each mutant instead.
 
     The tests are collected once.  Each mutant gets a process of its own, forked from this one, in
-    which its functions have the mutant's code.  (If more than functions differ, pytest starts anew
+    which its functions have the mutant's code.  (If more than functions differ, pytest starts again
     there.)  Of the tests in TESTS only those run that call a changed function, the quick ones
     first; `calls`, which test calls what, comes from a run without a mutant.
     """

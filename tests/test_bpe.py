@@ -111,7 +111,7 @@ def test_no_token_is_learned_twice(text):
 
 @pytest.mark.slow
 def test_a_megabyte_is_learned_in_20_seconds():
-    """1,024 tokens of a megabyte; of random letters, where hardly a word comes twice."""
+    """1,024 tokens of a megabyte; of random letters, where almost no word comes twice."""
     draw = np.random.default_rng(0)
     text = "".join(draw.choice([*"abcdefghijklmnopqrstuvwxyz      "], size=1_000_000))
     start = time.process_time()

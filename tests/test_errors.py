@@ -691,7 +691,7 @@ def test_a_refusal_is_explained(mistake, kind, message):
 
 
 def test_devices_are_not_mixed(fake_gpu):
-    """Whoever wants that says so."""
+    """A caller who wants that says so."""
     words = (
         "add: inputs on cpu and gpu: move them to one device, as in x.to('gpu') (x (2,), y (2,))"
     )

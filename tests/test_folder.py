@@ -230,7 +230,7 @@ def test_two_runs_without_locks(no_locks, tmp_path, monkeypatch):
     monkeypatch.setattr(gpt_numpy.folder, "_held", type("Nobody", (set,), {"add": id})())
     first, second = Session(tmp_path / "run"), Session(tmp_path / "run")
     folder = RunFolder.of_saved(tmp_path / "run")
-    folder.cut_back(folder.saved[0])
+    folder.truncate_to(folder.saved[0])
     second.resume()
     for write in (lambda: folder.save_model(None), lambda: first.go_on(folder, [3])):
         with pytest.raises(OSError, match="another run has saved there since"):

@@ -323,7 +323,7 @@ def test_without_a_seed_manual_seed_decides(model):
 
 
 def test_a_row_does_not_depend_on_the_others(model):
-    """Row 1 goes on alike among other rows, row 0 also alone; equal prompts differ by their row."""
+    """Row 1 is the same among other rows, row 0 also alone; equal prompts differ by their row."""
     a, b, c = [1, 2], [3, 4], [5, 6]
     among = new_tokens(model, [a, b, c], 30, seed=1)
     np.testing.assert_array_equal(among[1], new_tokens(model, [c, b], 30, seed=1)[1])

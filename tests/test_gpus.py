@@ -1,4 +1,4 @@
-"""Several GPUs, a rank for each: the same steps as one process on one GPU, whoever sums them.
+"""Several GPUs, a rank for each: the same steps as one process on one GPU, in all ways of summing.
 
 The ranks are those of mpirun, and their GPUs the fake: NumPy computes, and MPI plays NCCL.
 """
@@ -194,7 +194,7 @@ def test_without_nccl_the_cpu_sums(tmp_path):
 
 @needs_mpi
 def test_a_run_on_gpus_that_diverges_ends_on_every_rank(tmp_path):
-    """The GPUs decide alike, so no rank waits for another."""
+    """All GPUs decide the same, so no rank waits for another."""
     flags = "--device gpu --preset laptop --lr 1e30 --min-lr 0 --quiet".split()
     result = mpirun(2, *command(tmp_path, "run", *flags), n_gpus=2)
     assert result.returncode == 1

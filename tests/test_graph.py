@@ -150,7 +150,7 @@ def test_it_is_the_page_that_is_replayed(replays):
 
 @pytest.mark.parametrize("dropout, n_losses", [(0.2, 9), (0.0, 1)])
 def test_masks_differ_from_step_to_step(dropout, n_losses, monkeypatch, replays):
-    """The same windows, and weights that hardly move: losses differ by the masks alone."""
+    """The same windows, and weights that move very little: losses differ by the masks alone."""
     starts = functools.partial(gpt_numpy.scale.graph.window_starts, step=1)
     for module in (gpt_numpy.scale.graph, gpt_numpy.data):
         monkeypatch.setattr(module, "window_starts", lambda *a: starts(*a[:4], row=(*a, 0)[5]))
@@ -198,7 +198,7 @@ def test_what_was_yielded_stays(replays):
 
 
 def test_a_run_that_was_resumed_is_the_same(replays):
-    """At a step that was replayed, with a model and an optimizer that are made anew."""
+    """At a step that was replayed, with a model and an optimizer that are new."""
     model, optimizer, steps = training(True, STEPS)
     first = [*itertools.islice(steps, 9)]
     steps.close()

@@ -404,7 +404,7 @@ def test_06_training_curve(lesson):
     final = float(re.search(r"loss of the model: +(\S+),", out)[1])
     start = math.log(len(set(grammar.generate(300_000))))
     assert share == pytest.approx(100 * (start - final) / (start - entropy), abs=0.7)
-    # It speaks: after training most words are words of the play, before it hardly one is.
+    # It speaks: after training most words are words of the play, before it almost none is.
     words = set(re.findall(r"[a-z']+", grammar.generate(300_000).lower()))
     spoken = {}
     for cell in saved("06_training_curve").cells:

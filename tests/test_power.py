@@ -98,7 +98,7 @@ def check_disk(out, possible, is_sure):
         assert read_json(out / "train_config.json") == progress.settings
         assert load(out / "tokenizer.json").fingerprint() == progress.tokenizer
         checkpoint.check_run(out, progress.run)
-        folder.cut_back(progress)
+        folder.truncate_to(progress)
         assert folder.extents() == progress.files
         assert all(resume.FILE in warning for warning in folder.warnings)
         assert {row["step"] for row in folder.rows} <= {*range(progress.step + 1)}
@@ -234,7 +234,7 @@ class Session:
         folder = RunFolder.of_saved(self.out)
         progress, arrays = folder.saved
         resume.restore(self.model, self.optimizer, progress, arrays, self.out)
-        folder.cut_back(progress)
+        folder.truncate_to(progress)
         self.go_on(folder, range(progress.step + 1, progress.step + 3))
 
     def go_on(self, folder, steps):
@@ -266,7 +266,7 @@ def check_session(out, saves):
     assert all((v == progress.step + 1).all() for k, v in arrays.items() if k[:6] == "weight")
     checkpoint.check_run(out, "")
     assert (GPT.from_pretrained(out).wte.weight.data > progress.step).all()
-    folder.cut_back(progress)
+    folder.truncate_to(progress)
     assert all(resume.FILE in warning for warning in folder.warnings)
     assert [row["step"] for row in folder.rows][-1] == progress.step
     folder.close()

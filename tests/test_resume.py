@@ -141,7 +141,7 @@ def test_a_run_goes_on_on_a_gpu(gpu, train, stop_at):
 
 
 def test_a_finished_run_ends_again(train):
-    """Nothing is computed anew, the last line is the same, and the files are."""
+    """Nothing is computed again, the last line is the same, and the files are."""
     first = train("run")
     before = snapshot(first.folder)
     again = train("run", "--resume")

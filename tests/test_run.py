@@ -168,7 +168,7 @@ def test_a_folder_that_is_no_runs_is_left_alone(tmp_path):
 
 
 def test_rate_is_tokens_by_seconds_since_the_last_call(clock):
-    """Both begin anew with every call."""
+    """Both begin again with every call."""
     watch = Clock()
     for seconds, tokens in ((2, 600), (4, 100)):
         clock.now += seconds

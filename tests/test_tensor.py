@@ -1031,7 +1031,7 @@ def test_a_copy_has_no_readers():
 
 
 def test_a_tensor_is_not_used_after_its_step_was_replayed():
-    """No gradient would come through: whoever wants the number alone says so."""
+    """No gradient would come through: who wants the number alone says so."""
     x = leaf(3.0)
     y = x * x
     y.backward()

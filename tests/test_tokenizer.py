@@ -72,7 +72,7 @@ def test_the_empty_text():
 
 
 def test_decode_takes_whatever_holds_integers():
-    """Lists, tuples, arrays of each integer type and tensors with .numpy() decode alike."""
+    """Lists, tuples, arrays of each integer type, tensors with .numpy(): the same text."""
 
     class TensorLike:
         def numpy(self):

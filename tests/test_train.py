@@ -179,7 +179,7 @@ def test_the_first_step_has_a_rate():
 
 
 def test_it_learns():
-    """Text that repeats is soon foretold: the loss falls from ln V to near 0."""
+    """Text that repeats is soon predicted: the loss falls from ln V to near 0."""
     ids = np.tile(np.arange(V), 40)
     config = TrainConfig(steps=120, warmup_steps=5, batch_size=4, block_size=8, lr=1e-2)
     losses = [result.loss.item() for result in train(make(), ids, config)]

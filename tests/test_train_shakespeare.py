@@ -81,7 +81,7 @@ def test_metrics_have_a_row_when_one_is_due(train):
 
 @pytest.mark.parametrize("flags, best_is_last", [([], True), (["--lr", "5"], False)])
 def test_the_model_kept_is_the_best_one(train, text_file, flags, best_is_last):
-    """Loaded and evaluated anew it has the least loss logged, though later weights were worse."""
+    """Loaded and evaluated again it has the least loss logged, though later weights were worse."""
     run = train("run", "--warmup-steps", "1", *flags)
     losses = [v for v in metrics_of(run.folder)["val_loss"] if v is not None]
     assert (min(losses) == losses[-1]) == best_is_last

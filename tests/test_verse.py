@@ -128,7 +128,7 @@ def test_layout_and_alphabet(play):
 
 
 def test_no_exchange_dominates():
-    """Exchanges hardly ever repeat: of 2,000 at least 95 % occur once."""
+    """Exchanges almost never repeat: of 2,000 at least 95 % occur once."""
     some = exchanges(700_000, 1)[:2000]
     assert len(some) == 2000 and len(set(some)) >= 1900
 

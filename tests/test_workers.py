@@ -67,7 +67,7 @@ def test_any_number_of_workers_takes_the_same_steps(n):
             for p, q in zip(alone.parameters(), shared.parameters(), strict=True):
                 np.testing.assert_array_equal(p.data, q.data)
     ours, theirs = (optimizer.state_dict()["state"] for optimizer in optimizers)
-    for i, state in ours.items():  # whoever saves the run finds the moments in the optimizer
+    for i, state in ours.items():  # a caller who saves finds the moments in the optimizer
         assert state["step"] == theirs[i]["step"] == 3
         np.testing.assert_array_equal(state["exp_avg_sq"], theirs[i]["exp_avg_sq"])
 

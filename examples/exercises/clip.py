@@ -19,7 +19,7 @@ def clip(x, min=None, max=None):
     x_shape = shape_of(x)
     out, inside = x, True
     if min is not None:
-        out, inside = xp.maximum(out, min), inside & xp.greater_equal(x, min)
+        out, inside = xp.maximum(x, min), xp.greater_equal(x, min)
     if max is not None:
         out, inside = xp.minimum(out, max), inside & xp.less_equal(x, max)
 

@@ -11,7 +11,7 @@ from minigrad.backend import array_module
 def concat(*arrays, axis=0):
     """out = the arrays, one after another along an axis: concat([x, y], axis=0)
 
-    Shapes      alike except along `axis`, where the lengths of the arrays add up to that of out
+    Shapes      the same but for `axis`, where the lengths of the arrays add up to that of out
     """
     xp = array_module(arrays[0])
     if not all(array.ndim for array in arrays):  # for which CuPy has another type of error

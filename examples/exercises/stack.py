@@ -9,7 +9,7 @@ from minigrad.backend import array_module
 def stack(*arrays, axis=0):
     """out = the arrays side by side along a new axis: stack([x, y], axis=0)
 
-    Shapes      all alike; out has one axis more, as long as there are arrays
+    Shapes      all the same; out has one axis more, as long as there are arrays
     """
     xp = array_module(arrays[0])
 

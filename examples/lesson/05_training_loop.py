@@ -98,7 +98,7 @@ print(f"after two backward() without zero_grad() the gradient is {ratio:.4f} tim
 # The plain step is $w \leftarrow w - \text{rate} \cdot g$, with $g$ the gradient. AdamW keeps two
 # running means for every weight: $m$ of its gradients and $v$ of their squares. It divides one by
 # the root of the other. So a weight moves about as far as the rate says when its gradients agree in
-# sign, and hardly at all when they contradict each other. Weight decay, the W, also pulls every
+# sign, and very little when they contradict each other. Weight decay, the W, also pulls every
 # weight a little towards zero.
 #
 # $$m \leftarrow \beta_1 m + (1 - \beta_1) g \qquad

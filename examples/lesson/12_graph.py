@@ -147,7 +147,7 @@ for name in ("query", "value"):
 # %% [markdown]
 # The value weights of all blocks get gradients of a similar size. Those of the queries are far
 # shorter: before training every position looks everywhere about equally, and what it looks for
-# hardly matters yet.
+# matters little yet.
 #
 # ## The end of the lesson
 #

@@ -183,8 +183,8 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
     if flags.precision is not None:
         check_precision(flags.precision)
     if flags.resume and not flags.help:
-        return prepare_old(arguments, flags, ranks, description)
-    return prepare_new(arguments, flags, ranks, description)
+        return load_run(arguments, flags, ranks, description)
+    return start_run(arguments, flags, ranks, description)
 
 
 def first_flags(arguments):
@@ -226,11 +226,11 @@ def refuse_empty_values(arguments):
 # ---- a new run -----------------------------------------------------------------------------------
 
 
-def prepare_new(arguments, flags, ranks, description):
+def start_run(arguments, flags, ranks, description):
     """The Job of a run that begins, in a folder that is ready for it."""
     start = None
     if flags.init_from and not flags.help:
-        start = Start.of_folder(home(flags.init_from), flags.tokenizer)
+        start = Start.from_folder(home(flags.init_from), flags.tokenizer)
     command, why = parse(arguments, flags, ranks, description, start)
     command.check()
     if start and command.vocab_size is not None:
@@ -283,7 +283,7 @@ class Start(NamedTuple):
     kind: str  # of tokenizer, as --tokenizer names it
 
     @classmethod
-    def of_folder(cls, folder, wanted):
+    def from_folder(cls, folder, wanted):
         """What is in the folder of --init-from; `wanted` is what --tokenizer says, or None."""
         config, state, tokenizer = load_model(folder)
         for name, array in state.items():
@@ -402,7 +402,7 @@ def identity(settings: dict[str, Any], text: str) -> str:
     return fingerprint(json.dumps([fixed, text], sort_keys=True))
 
 
-def prepare_old(arguments, flags, ranks, description):
+def load_run(arguments, flags, ranks, description):
     """The Job of the run in the folder of --out, which goes on; nothing is written yet."""
     folder = RunFolder.of_saved(home(Path(flags.out)))
     try:
@@ -434,7 +434,7 @@ def job_of(folder, arguments, flags, ranks, description):
             )
     if command.init_from:
         command = replace(command, init_from=command.init_from.resolve())
-    refuse_other_past(before, command, progress.step)
+    check_resume_args(before, command, progress.step)
     command, why = with_device(before, command, ranks)
     command = with_precision(command, flags.precision)
     corpus = load_corpus(command.data, command.val_data)
@@ -487,7 +487,7 @@ def check_kinds(command):
             raise TypeError(f"{name} is {quoted(value)}")
 
 
-def refuse_other_past(before, command, done):
+def check_resume_args(before, command, done):
     """ValueError if a flag would have changed what the run has computed in the steps `done`."""
     command.check()
     names = [f.name for f in fields(command) if f.name not in FREE]

@@ -139,7 +139,7 @@ def estimate(
     return Estimate(state, activations, evaluation, state + peak + processes)
 
 
-def held(process: psutil.Process | None = None) -> int:
+def memory_in_use(process: psutil.Process | None = None) -> int:
     """Return how many bytes a process (by default this one) and its children use now.
 
     On Linux, a page that several of them share counts once.

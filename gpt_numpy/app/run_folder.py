@@ -33,7 +33,7 @@ class RunFolder:
 
     RunFolder(path, settings, tokenizer) begins a run.  A folder that holds one already is renamed
     aside; `moved` then tells where it went.  RunFolder.of_saved(path) reads the run that is there,
-    to go on with it; it writes nothing before cut_back().
+    to go on with it; it writes nothing before truncate_to().
 
     While a process writes to a folder no other one may: OSError.
     """
@@ -141,7 +141,7 @@ class RunFolder:
 
     # ---- going on ----------------------------------------------------------------------------
 
-    def cut_back(self, progress):
+    def truncate_to(self, progress):
         """Go on as if nothing had been written after `progress` was saved.
 
         Neither metrics.csv nor samples.txt is needed to go on.  If one of them is not what it was,
@@ -164,7 +164,7 @@ class RunFolder:
     def _cut(self, name, saved):
         """Cut a file off where it ended when the run was saved; return its content.
 
-        If it is not as it was then, `contents` lacks it, and _repair() writes it anew.
+        If it is not as it was then, `contents` lacks it, and _repair() writes it again.
         """
         length, digest = saved.get(name, [0, ""])
         try:

@@ -106,7 +106,7 @@ def refuse(error, status=2):
     return status
 
 
-def follow(steps):
+def train_silently(steps):
     """Train on a rank after the first, which alone prints and writes; return the exit status."""
     with contextlib.suppress(FloatingPointError):  # the first rank has it too, and reports it
         for _ in steps:
@@ -123,7 +123,7 @@ def load(job, model, optimizer, ranks):
     progress, arrays = job.saved
     try:
         resume.restore(model, optimizer, progress, arrays, job.folder.path / resume.FILE)
-        ranks.broadcast(lambda: job.folder.cut_back(progress))
+        ranks.broadcast(lambda: job.folder.truncate_to(progress))
     except (ValueError, OSError) as error:
         raise Refused(message(error)) from error
     return progress.step
@@ -364,7 +364,7 @@ class Run:
         if val_loss < self.best:
             self.best, self.waited = val_loss, 0
             self.folder.save_model(self.model, **self.origin)
-        held = memory.size(memory.held())
+        held = memory.size(memory.memory_in_use())
         self.display.evaluation(step, val_loss, bits, sample, held)
         if result:
             self.log_step(result, val_loss)
@@ -500,7 +500,7 @@ class Run:
             left=self.left(step) if self.clock.trained[0] else None,  # else nobody knows
             look_again=max(4, math.ceil(self.left(command.steps - command.eval_every))),
             weights=sum(p.data.size for p in self.model.parameters()),
-            memory=memory.size(memory.held()),
+            memory=memory.size(memory.memory_in_use()),
             vocab_size=self.tokenizer.vocab_size,
             uniform=math.log(self.tokenizer.vocab_size),
             entropy=self.entropy,

@@ -1,9 +1,9 @@
 """An endless play whose entropy is known: the corpus for a machine without a network.
 
 A probabilistic grammar writes exchanges in blank verse (a guest speaks, a host replies), each drawn
-independently of the last. As the dice are ours, we know what nobody knows of Shakespeare: the
-theoretical minimum of the loss. No model, whatever its size, predicts the next character better on
-average than the entropy computed here.
+independently of the last. We wrote the grammar, so we can compute what nobody knows of Shakespeare:
+the theoretical minimum of the loss. No model, whatever its size, predicts the next character better
+on average than the entropy computed here.
 
 A grammar rewrites a symbol A by one of its rules, by rule r with probability p_r. A symbol {B} that
 stands in r is rewritten in its turn:

@@ -5,7 +5,7 @@
 MPI (the Message Passing Interface) is the engine of clusters: it starts the program n times and
 numbers the copies, its ranks.  Every rank holds the whole model and reads its rows of the step's
 batch; one Allreduce adds up the gradient vectors of all and hands the sum to each.  So all of them
-move their weights alike and, on processors that round alike, stay equal without sending a weight.
+make the same update and, on processors that round in the same way, stay equal: no weight is sent.
 """
 
 import os

@@ -90,7 +90,7 @@ def getitem(x, *, index):
 def concat(*arrays, axis=0):
     """out = the arrays, one after another along an axis: concat([x, y], axis=0)
 
-    Shapes      alike except along `axis`, where the lengths of the arrays add up to that of out
+    Shapes      the same but for `axis`, where the lengths of the arrays add up to that of out
     Source      a stack of identity maps
     Derivation  Each array fills a slice of out, and gets that slice of dout
     """
@@ -113,7 +113,7 @@ def concat(*arrays, axis=0):
 def stack(*arrays, axis=0):
     """out = the arrays side by side along a new axis: stack([x, y], axis=0)
 
-    Shapes      all alike; out has one axis more, as long as there are arrays
+    Shapes      all the same; out has one axis more, as long as there are arrays
     Source      a stack of identity maps
     Derivation  Array i is out at index i of the new axis, and gets dout at that index
     """

@@ -60,7 +60,7 @@ Kernels     flash_attention.cu has three.  flash_forward and flash_backward_quer
 
 Numerics    Everything is float32.  Scores are turned into exponents of 2, e^s = 2^(s log₂ e), which
             the hardware computes in one instruction; m and lse are kept in this unit.  m is rounded
-            once, so all tiles subtract the same number: rounded anew from the largest score, it
+            once, so all tiles subtract the same number: rounded again from the largest score, it
             would differ from itself where a GPU rounds a b + c only once.  lse is rounded to
             2⁻²⁴ |lse|, and backward's p is off by as much, relative to p; so is s, on the page too.
             A hidden key has the score −∞, and 2^(−∞ − m) = 0 because m is finite.  What is not

@@ -42,7 +42,7 @@ def device_key(seed, step):
 def fixed_key(array):
     """Have kernels read seed and step from `array`: for a CUDA graph, which always reads the same.
 
-    Whoever replays the graph writes into the array first.
+    Before a replay the caller of the graph writes into the array.
     """
     before, _last.fixed = _last.fixed, array
     try:
