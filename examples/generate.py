@@ -72,6 +72,7 @@ def speak(
         raise ValueError(f"--samples must be at least 1, not {samples}")
     if interactive and prompt != "\n":
         raise ValueError("--interactive reads prompts itself: leave out --prompt")
+    folder = folder.expanduser()
     if not (folder / "config.json").exists():
         raise ValueError(
             f"there is no model in {folder}: python examples/train_shakespeare.py first"
@@ -230,7 +231,7 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (FloatingPointError, ValueError, OSError, GPUUnavailable) as error:
-        print(f"generate: {message(getattr(error, 'strerror', None) or error)}", file=sys.stderr)
+        print(f"generate: {message(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print()

@@ -109,6 +109,9 @@ class TrainConfig(Architecture):
         for name in ("min_lr", "warmup_steps", "weight_decay", "patience", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         _require(self.seed < 2**64, "seed", self.seed, "at most 2^64 - 1")
+        for name, value in vars(self).items():
+            if isinstance(value, int):
+                _require(value < 2**64, name, value, "below 2^64")
         _require(self.lr > 0, "lr", self.lr, "above 0")
         _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr, {self.lr}")
         for name in ("beta1", "beta2"):

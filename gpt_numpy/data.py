@@ -87,7 +87,9 @@ def all_windows(
     T, n = config.block_size, len(ids) - 1  # how many tokens are predicted
     if n < 1:
         raise ValueError(f"a loss needs 2 tokens, one to predict the other; got {len(ids)}")
-    batch_size = batch_size or eval_batch_size(config)
+    batch_size = eval_batch_size(config) if batch_size is None else batch_size
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     starts, rest = np.arange(0, n // T * T, T), n % T
     if max_tokens is not None and n > max(max_tokens, T):
         starts, rest = np.linspace(0, n - T, max(1, max_tokens // T)).astype(int), 0

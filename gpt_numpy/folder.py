@@ -101,6 +101,11 @@ class Folder:
         except FileNotFoundError:
             return None
 
+    def may_write(self, name: str) -> bool:
+        """Return whether a file may get this name: nothing is there, or a regular file."""
+        about = self.stat(name)
+        return about is None or stat.S_ISREG(about.st_mode)
+
     def names(self) -> list[str]:
         """Return the names of all that is in the folder."""
         return os.listdir(self.path if self.descriptor is None else self.descriptor)
@@ -196,7 +201,7 @@ class Folder:
         """Remove what a process that was killed had begun to write instead of these files."""
         begun = TEMPORARY.format(f"({'|'.join(map(re.escape, names))})", r"\w+")
         for name in self.names():
-            if re.fullmatch(begun, name):
+            if re.fullmatch(begun, name) and self.may_write(name):
                 self.remove(name)
 
     def sync(self) -> None:

@@ -122,8 +122,8 @@ def stream(
     prompts = rows_of(ids)
     for prompt in prompts:
         check_ids("a prompt", prompt, model.config.vocab_size)
-    if operator.index(max_new_tokens) < 0:
-        raise ValueError(f"max_new_tokens must be at least 0, not {max_new_tokens}")
+    if not 0 <= operator.index(max_new_tokens) < 2**31:
+        raise ValueError(f"max_new_tokens must be from 0 to 2^31 - 1, not {max_new_tokens}")
     if not 0 < repetition_penalty < np.inf:
         raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}")
     probabilities(np.zeros((1, 1)), temperature, top_k, top_p)  # refuse bad options now
@@ -198,7 +198,7 @@ def rows_of(ids) -> list[np.ndarray]:
             "a prompt must have shape (B, T) with at least one token, not "
             + str(np.shape(ids) if isinstance(ids, np.ndarray) else [np.shape(row) for row in ids])
         )
-    return rows
+    return [row.astype(np.int64, copy=False) if row.dtype.kind == "u" else row for row in rows]
 
 
 def generate(model, ids, max_new_tokens: int, **options) -> Tensor | list[Tensor]:

@@ -256,7 +256,7 @@ def special_token(id: int, content: str) -> dict[str, Any]:
 
 
 def parted(text):
-    """`text` in parts that have the same ids by themselves: cut in long whitespace, as by PATTERN."""
+    """`text` in parts that do not share a token: cut in long whitespace, as PATTERN does."""
     start = 0
     for run in regex.finditer(rf"\s{{{LONG},}}+", text):
         if run.end() < len(text):

@@ -50,7 +50,7 @@ def as_array(x):
         array = array.astype(np.float32) if array.dtype.kind in "fiub" else array
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a tensor holds real numbers or booleans, not {array.dtype}")
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def requires_grad(x):
@@ -80,6 +80,11 @@ def synchronize(array):
     """Wait until `array` has been computed: an op may return while the GPU is still at it."""
     if device_of(array) == GPU:
         cupy.cuda.runtime.deviceSynchronize()
+
+
+def as_floats(x):
+    """Return `x`; integers and booleans as float64, because a difference of them may wrap."""
+    return x if x.dtype.kind == "f" else x.astype("float64")
 
 
 def axis_of(x, axis):

@@ -1,17 +1,19 @@
 """Modules: they own parameters, and each calls one op."""
 
-import contextlib
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, ValuesView
 
 import numpy as np
 
 import minigrad.ops as F
 from minigrad import random
-from minigrad.backend import to_device
+from minigrad.backend import is_array, to_device
 from minigrad.internals import hooks
+from minigrad.internals.contexts import reusable
 from minigrad.tensor import Tensor, no_grad
+
+LISTS = (list, tuple, deque, set, frozenset, ValuesView)  # in which modules are found
 
 
 class Module:
@@ -125,11 +127,12 @@ class Module:
         """Switch off what differs in training."""
         return self.train(False)
 
-    @contextlib.contextmanager
+    @reusable
     def eval_mode(self):
         """`with model.eval_mode():` switches off what differs in training, and all recording.
 
-        It does so in this thread alone: another one may train the model meanwhile.
+        It does so in this thread alone: another one may train the model meanwhile.  Also a
+        decorator.
         """
         modules = [module for _, module in self.named_modules()]
         before = hooks.this_thread.evaluating
@@ -171,9 +174,13 @@ class Module:
             raise ValueError(f"load_state_dict: missing {missing}, unexpected {unexpected}")
         common = [(name, p) for name, p in parameters.items() if name in state]
         for name, p in common:
-            given = np.shape(state[name])
-            if given != p.shape:
-                raise ValueError(f"load_state_dict: {name} has shape {p.shape}, was given {given}")
+            given = state[name] if hasattr(state[name], "shape") else np.asarray(state[name])
+            if given.shape != p.shape:
+                raise ValueError(
+                    f"load_state_dict: {name} has shape {p.shape}, was given {tuple(given.shape)}"
+                )
+            if is_array(given) and given.dtype.kind not in "fiub":
+                raise TypeError(f"load_state_dict: {name} holds {given.dtype}, not real numbers")
         for name, p in common:
             p.copy_(state[name])
         return missing, unexpected
@@ -191,10 +198,12 @@ def may_be_parameter(value):
 
 
 def items(value):
-    """Return the (key, element) pairs of a dict, list, deque, tuple or set; else none."""
+    """Return the (key, element) pairs of a dict, or of a list or the like; else none."""
     if isinstance(value, dict):
         return value.items()
-    return enumerate(value) if isinstance(value, list | tuple | deque | set | frozenset) else ()
+    if isinstance(value, np.ndarray):
+        return enumerate(value.flat) if value.dtype == object else ()
+    return enumerate(value) if isinstance(value, LISTS) else ()
 
 
 def join(path, name):

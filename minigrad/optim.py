@@ -43,6 +43,7 @@ class Optimizer:
                 xp, w = array_module(p.data), widen(p.data)
                 g = xp.asarray(p.grad, w.dtype)
                 state = self.state.setdefault(p, dict(self.initial_state))
+                optimizers.check_shapes(self, p, state)
                 p.data = xp.asarray(self.update(w, g, state, **options), p.dtype)
 
     def zero_grad(self):
@@ -88,8 +89,8 @@ class SGD(Optimizer):
 
     def update(self, w, g, state, lr, momentum, weight_decay):
         """Return the new w: the formulas above, line by line."""
-        g = g + weight_decay * w
-        u = momentum * state["momentum_buffer"] + g if momentum else g  # no 0 · ∞
+        g = g + weight_decay * w if weight_decay else g  # no 0 · ∞
+        u = momentum * state["momentum_buffer"] + g if momentum else g
         state["momentum_buffer"] = u
         return w - lr * u
 
@@ -101,7 +102,7 @@ class AdamW(Optimizer):
     v ← β₂ v + (1 − β₂) g²          the mean of their squares
     m̂ = m / (1 − β₁ᵗ)               both corrected, because they start at 0
     v̂ = v / (1 − β₂ᵗ)
-    w ← w − lr λ w                  decay, apart from the gradient
+    w ← w (1 − lr λ)                decay, apart from the gradient
     w ← w − lr m̂ / (√v̂ + ε)
 
     w is a parameter, g its gradient, t the number of its steps, λ the weight_decay (times lr, as in
@@ -136,7 +137,7 @@ class AdamW(Optimizer):
         state.update(step=t, exp_avg=m, exp_avg_sq=v)
         m_hat = m / (1 - beta1**t)
         v_hat = v / (1 - beta2**t)
-        w = w - lr * weight_decay * w
+        w = w * (1 - lr * weight_decay)
         return w - lr * m_hat / (array_module(v).sqrt(v_hat) + eps)
 
 

@@ -12,6 +12,7 @@ running key of its thread, whose `layer` then goes up by one.
 """
 
 import contextlib
+import itertools
 import math
 import threading
 
@@ -23,13 +24,19 @@ MASK, BATCH, WEIGHT, SAMPLE = range(4)  # uses: no two of them share random bits
 
 
 class _Counter(threading.local):
-    """The running key of a thread.  It starts from the last seed that manual_seed() was given."""
+    """The running key of a thread.
+
+    A new thread takes the last seed that manual_seed() was given.  Its layers begin at a number of
+    its own, so that two threads do not draw the same numbers: thread n, in the order in which they
+    first draw after manual_seed(), begins at n 2³².
+    """
 
     first_seed = 0
-    step = layer = row = 0
+    threads = itertools.count()
+    step = row = 0
 
     def __init__(self):
-        self.seed = self.first_seed
+        self.seed, self.layer = self.first_seed, next(self.threads) << 32
 
 
 _counter = _Counter()
@@ -37,7 +44,7 @@ _counter = _Counter()
 
 def manual_seed(seed):
     """Restart the running key: later draws in this thread, and in new ones, depend on `seed`."""
-    _Counter.first_seed = check_seed(seed)
+    _Counter.first_seed, _Counter.threads = check_seed(seed), itertools.count(1)
     _counter.seed, _counter.step, _counter.layer, _counter.row = seed, 0, 0, 0
 
 

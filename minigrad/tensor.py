@@ -40,11 +40,12 @@ import heapq
 import itertools
 from typing import Any
 
+from minigrad.backend import is_array
 from minigrad.internals import errors, guards, half
 from minigrad.internals.arguments import Arguments
 from minigrad.internals.contexts import also_for_generators
 from minigrad.internals.hooks import this_thread  # state that every thread has for itself
-from minigrad.internals.operators import OPS, Operators
+from minigrad.internals.operators import OPS, Operators, name_of
 
 TWINS: dict[tuple[str, str], Any] = {}  # (op, "cpu" or "gpu") -> a faster page, see fast/
 _clock = itertools.count()  # gives every Node the moment at which it was made
@@ -146,22 +147,26 @@ class Tensor(Operators):
             for parent, d in zip(node.parents, node.replay(grads.pop(node)), strict=True):
                 if parent is None:
                     continue
-                if d is None or d.shape != parent.shape:
+                if not is_array(d) or d.shape != parent.shape:
                     raise guards.wrong_gradient(node, parent, d)
                 accumulate(parent, d)
             node.free()
 
     def accumulate_grad(self, d):
         """Add `d` to this leaf's grad.  The first d is copied, because its array may be shared."""
-        grad = self._grad
-        if grad is None:
-            self._grad = guards.new_grad(self)  # grad_buffer or a new array, still to be filled
-            if d is not self._grad:  # a twin may have written it there: guards.grad_slot
-                self._grad[...] = d
-        elif guards.is_writable(grad):
-            grad += d  # in place
-        else:  # the array was used as the input of an op, which may still read it
-            self.grad = grad + d
+        with guards.one_thread_at_a_time:
+            grad = self._grad
+            if not self._requires_grad:  # it was frozen after the forward pass
+                return
+            if grad is None:
+                grad = guards.new_grad(self)  # grad_buffer or a new array, still to be filled
+                if d is not grad:  # a twin may have written it there: guards.grad_slot
+                    grad[...] = d
+                self._grad = grad
+            elif guards.is_writable(grad):
+                grad += d  # in place
+            else:  # the array was used as the input of an op, which may still read it
+                self.grad = grad + d
 
 
 def op(page):
@@ -172,7 +177,7 @@ def op(page):
     gradient.  A page that takes `*arrays` makes an op that is called with one list:
     `concat([x, y])`.  The parameters after `*` are options.
     """
-    name, arguments = page.__name__, Arguments(page)
+    name, arguments = name_of(page), Arguments(page)  # your own gelu is "__main__.gelu"
 
     @functools.wraps(page)
     def tensor_op(*inputs, **options):
@@ -189,7 +194,7 @@ def op(page):
             result = NotImplemented if twin is None else half.run(twin, arrays, options)
             if result is NotImplemented:  # there is no twin, or it declines
                 result = half.run(page, arrays, options)
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, TypeError, AttributeError) as error:
             raise errors.explained(error, page, arguments, arrays, options) from error
         out, backward = result
         # Make out an array; raise for mixed dtypes, and for integers that would need a gradient.
@@ -204,7 +209,8 @@ def op(page):
             tensor.node = Node(name, parents, backward, out.shape, protected, debug_info)
         return tensor
 
-    OPS[name] = tensor_op
+    if name == page.__name__:  # no op of minigrad.ops
+        OPS[name] = tensor_op
     return tensor_op
 
 

@@ -133,7 +133,8 @@ def train(text_file, tmp_path, capsys):
 
     def train(name, *flags):
         out = tmp_path / name
-        settings = [] if "--resume" in flags else ["--data", text_file, *TINY]
+        settings = [] if "--resume" in flags else [*TINY]
+        settings += [] if {"--resume", "--data"} & {*flags} else ["--data", text_file]
         status = exit_status(main, "--out", out, *settings, *flags)
         printed = capsys.readouterr()
         return types.SimpleNamespace(

@@ -408,8 +408,9 @@ def import_instead(mutant):
 
 ME = sys.modules[__name__]
 LEFT_OUT = "not caught and not nvrtc and not spilled"  # the last two only compile CUDA
-MARKED = "not whole and not kill and not gpu"  # slow ones are not left out
-QUIET = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", LEFT_OUT, "-m", MARKED]
+QUICK = "not (slow or whole or kill or gpu)"
+QUIET = ["-x", "-q", "--assert=plain", "--tb=line", "-p", "no:cacheprovider"]
+QUIET += ["-k", LEFT_OUT, "-m", QUICK]
 FATES = ["survived", "tests", "crash", "timed out"]  # the first three are exit statuses
 
 
@@ -429,6 +430,7 @@ class Trial:
         self.items = session.items
         self.functions = {file: functions_in(file) for file in {m.file for m in self.mutants}}
         self.calls = self.control(session) if self.with_control else {}
+        gc.freeze()  # what processes share stays shared
         if not session.testsfailed:
             for mutant, fate in self.fates(session):
                 self.fate_of[mutant] = fate

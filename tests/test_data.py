@@ -242,3 +242,11 @@ def test_a_loader_without_a_batch_is_refused(n, batch_size, block_size, message)
     """When it is made, not when it is first read."""
     with pytest.raises(ValueError, match=message):
         DataLoader(np.arange(n), batch_size, block_size)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_an_evaluation_reads_at_least_one_window(batch_size):
+    """A batch of none or fewer would leave windows out."""
+    config = GPTConfig(vocab_size=3, block_size=2, n_layer=1, n_head=1, n_embd=2)
+    with pytest.raises(ValueError, match=f"batch_size must be at least 1, not {batch_size}"):
+        next(all_windows(np.arange(9) % 3, config, batch_size))

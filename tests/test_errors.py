@@ -10,6 +10,28 @@ from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT
 from minigrad import OPS, Tensor, nn
 
+X = np.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: F.linear(X, None), "linear: weight must be an array, not None"),
+        (lambda: F.embedding([0], 1.0), "embedding: weight must be an array, not 1.0"),
+        (lambda: F.layer_norm(1.0, X[0]), "layer_norm: x must be an array, not 1.0"),
+        (lambda: F.layer_norm(X, 1.0), "layer_norm: weight must be an array, not 1.0"),
+        (lambda: F.attention(1.0, X, X), "attention: q must be an array, not 1.0"),
+        (lambda: F.exp(None), "exp: x must be an array, not None"),
+        (lambda: Tensor(X) * None, "mul: y must be an array, not None"),
+        (lambda: F.maximum(X, None), "maximum: y must be an array, not None"),
+        (lambda: F.stack([X, None]), "stack: the list has None in it"),
+    ],
+)
+def test_what_is_no_array_is_named(call, words):
+    """Not by an attribute that it lacks."""
+    with pytest.raises(TypeError, match=words):
+        call()
+
 
 def of(*shape):
     """A tensor of that shape."""

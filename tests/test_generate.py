@@ -411,6 +411,14 @@ def test_a_stream_of_prompts_of_different_lengths(model):
     assert [row.numpy().tolist() for row in model.generate(RAGGED, 0)] == RAGGED
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64])
+def test_ids_without_a_sign(model, dtype):
+    """They become integers that have one, as all ids that come out."""
+    text = model.generate(np.array([[1]], dtype), 2, seed=1)
+    assert text.dtype == np.int64
+    np.testing.assert_array_equal(text.data, model.generate([[1]], 2, seed=1).data)
+
+
 def test_prompts_of_one_length_are_a_batch(model):
     """A list of lists, as before, is a Tensor (B, T)."""
     assert model.generate([[1, 2], [3, 4]], 5, seed=0).shape == (2, 7)

@@ -23,6 +23,71 @@ def leaf(values, dtype=np.float64):
     return Tensor(np.array(values, dtype), requires_grad=True)
 
 
+@pytest.mark.parametrize("make_optimizer", [None, lambda w: fused(w)])
+def test_a_gradient_may_be_dout(make_optimizer):
+    """Also where backward() adds to that very gradient, twice."""
+    w = leaf([1, 2])
+    if make_optimizer:
+        optimizer = make_optimizer(w)
+    (w * w).sum().backward()
+    (w + w).backward(w.grad)
+    np.testing.assert_array_equal(w.grad, [6, 12])
+    (w + w).backward(w.grad[:])
+    np.testing.assert_array_equal(w.grad, [18, 36])
+    if make_optimizer:
+        optimizer.step()
+
+
+@pytest.mark.parametrize("part", [lambda g: g[::-1], lambda g: g.ravel(), lambda g: Tensor(g).T])
+def test_a_part_of_a_gradient_that_a_graph_reads_is_not_overwritten(part):
+    """backward() then makes a new array."""
+    w, u = leaf([1, 2]), leaf([1, 1])
+    (w * 2.0).sum().backward()
+    loss = (u * part(w.grad)).sum()
+    (w * 3.0).sum().backward()
+    loss.backward()
+    np.testing.assert_array_equal(u.grad, [2, 2])
+    np.testing.assert_array_equal(w.grad, [5, 5])
+
+
+@pytest.mark.parametrize("first", ["part", "whole"])
+def test_an_array_and_a_part_of_it_are_writable_again(first):
+    """In whatever order their locks are released."""
+    array = np.arange(4.0)
+    parts = array[:2], array[1:]
+    leaves = [Tensor(x, requires_grad=True) for x in (*parts, array)]
+    losses = [(x * 2).sum() for x in leaves]
+    for loss in losses if first == "part" else losses[::-1]:
+        loss.backward()
+    assert [x.flags.writeable for x in (array, *parts)] == [True] * 3
+    loss = (leaves[0] * 2).sum()
+    assert not parts[0].flags.writeable
+    del loss
+    assert parts[0].flags.writeable
+
+
+def test_an_op_that_changes_nothing_does_not_lock_its_input():
+    """Its result is a view, read-only by itself."""
+    w = leaf([1, 2])
+    optimizer = fused(w)
+    out = F.dropout(w, 0.5, training=False)
+    assert not out.data.flags.writeable
+    out.sum().backward()
+    optimizer.step()
+    del out
+    assert w.data.flags.writeable
+
+
+def test_an_index_of_lists_is_copied():
+    """At every depth."""
+    for index in ([np.array([0, 1])], [[0, 1], [1, 0]]):
+        x = leaf(np.arange(4.0).reshape(2, 2))
+        y = x[index]
+        index[0][0] = 1
+        y.sum().backward()
+        np.testing.assert_array_equal(x.grad, [[y.size / 4] * 2] * 2)
+
+
 def fused(*parameters):
     """An optimizer that has made the parameters views of one vector."""
     return mg.optim.AdamW(parameters, lr=1.0, weight_decay=0, fused=True)

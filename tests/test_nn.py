@@ -24,6 +24,43 @@ from minigrad import Tensor, nn
 from minigrad.internals.hooks import calls_from_outermost, this_thread
 from minigrad.random import rng_scope
 
+
+def test_modules_are_found_in_values_and_arrays():
+    """As in lists."""
+
+    class Holder(nn.Module):
+        def __init__(self):
+            self.values = {"a": nn.Linear(1, 1)}.values()
+            self.array = np.array([nn.Linear(1, 1), None], object)
+
+    names = [name for name, _ in Holder().named_parameters()]
+    assert names == ["values.0.weight", "values.0.bias", "array.0.weight", "array.0.bias"]
+
+
+def test_eval_mode_decorates_generators():
+    """Its code runs without dropout and recording; the caller's does not."""
+    layer, x = nn.Dropout(0.5), Tensor([1.0], requires_grad=True)
+
+    @layer.eval_mode()
+    def steps():
+        for _ in range(2):
+            yield layer.training, layer(x).requires_grad
+
+    for inside in steps():
+        assert inside == (False, False) and layer.training
+        assert (x * 1).requires_grad
+
+
+@pytest.mark.parametrize("wrong", [np.array(["x", "y"]), np.array([1j, 2])])
+def test_a_state_that_holds_no_numbers_changes_nothing(wrong):
+    """It is refused before anything is copied."""
+    layer = nn.Linear(2, 2)
+    before = layer.weight.data.copy()
+    with pytest.raises(TypeError, match="load_state_dict: bias holds .*, not real numbers"):
+        layer.load_state_dict({"weight": np.ones((2, 2)), "bias": wrong})
+    np.testing.assert_array_equal(layer.weight.data, before)
+
+
 B, T, C, V = 2, 3, 5, 7
 IDS = np.array([[0, 4, 4], [6, 4, 1]])
 

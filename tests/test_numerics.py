@@ -84,6 +84,56 @@ NAN = {  # a function, an input with a NaN, and its gradient: that of the NaN is
 }
 
 
+INTEGERS = {  # a call whose integers would wrap, and the value in real numbers
+    "softmax": (lambda: F.softmax(np.uint32([0, 1])), [0.26894142, 0.73105858]),
+    "log_softmax": (lambda: F.log_softmax(np.int16([30_000, -30_000])), [0, -60_000]),
+    "log_softmax, wide": (lambda: F.log_softmax(np.int32([2**31 - 1, -(2**31)])), [0, 1 - 2.0**32]),
+    "sigmoid": (lambda: F.sigmoid(np.uint32([5])), [0.99330715]),
+    "softmax of bytes": (lambda: F.softmax(np.int8([100, -100])), [1, 0]),
+    "softmax of booleans": (lambda: F.softmax(np.array([True, False])), [0.73105858, 0.26894142]),
+    "cross_entropy": (
+        lambda: F.cross_entropy(np.array([[1, 2, 3], [0, 5, 1]]), [0, 1], reduction="none"),
+        [2.40760596, 0.02474520],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integers_do_not_wrap(name):
+    """Differences of them are taken as real numbers."""
+    call, right = INTEGERS[name]
+    out = call()
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out.data, right, rtol=1e-5, atol=1e-7)
+
+
+SEEN = {  # keys of two positions -> what position 0, which sees key 0 alone, and 1 get
+    "a later NaN": ([1, np.nan], [3, np.nan]),
+    "a later infinity": ([1, np.inf], [3, np.nan]),
+    "a score of minus infinity alone": ([-np.inf, 1], [0, 4]),
+    "a score that overflows": ([-1e300, 1], [0, 4]),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_key_that_is_not_seen_does_no_harm(name):
+    """Whatever number it is."""
+    keys, right = SEEN[name]
+    k, v = (np.array(values, float).reshape(1, 1, 2, 1) for values in (keys, [3, 4]))
+    q = np.full((1, 1, 2, 1), 1e10)
+    with np.errstate(invalid="ignore", over="ignore"):
+        out = F.attention(q, k, v)
+    np.testing.assert_array_equal(out.data.ravel(), right)
+
+
+@pytest.mark.parametrize("f", [F.maximum, F.minimum])
+def test_both_operands_of_a_nan(f):
+    """Both may have made it, so both get the gradient, as in PyTorch."""
+    x, y = leaf([np.nan, 1, np.nan]), leaf([1, np.nan, np.nan])
+    f(x, y).sum().backward()
+    np.testing.assert_array_equal([x.grad, y.grad], np.ones((2, 3)))
+
+
 @pytest.mark.parametrize("name", NAN)
 def test_a_gradient_reaches_nan(name):
     """A NaN in the forward pass is where the gradient comes from, so it gets it."""

@@ -15,6 +15,23 @@ import minigrad.ops as F
 from minigrad import Tensor
 
 
+def test_an_integer_is_an_index():
+    """As in PyTorch; a fraction and several integers are none."""
+    n = Tensor(np.array([2]))
+    assert [*range(n)] == [0, 1] and "abc"[n] == "c"
+    np.testing.assert_array_equal(np.arange(5)[:n], [0, 1])
+    np.testing.assert_array_equal(Tensor([1.0, 2.0, 3.0])[:n].data, [1, 2])
+    for wrong in (Tensor(2.0), Tensor(np.array([1, 2]))):
+        with pytest.raises(TypeError):
+            range(wrong)
+
+
+def test_plus_x():
+    """It is x."""
+    x = Tensor([1.0])
+    assert +x is x
+
+
 def leaf(values, dtype=np.float64):
     return Tensor(np.array(values, dtype), requires_grad=True)
 

@@ -20,6 +20,30 @@ from minigrad.fast.adamw import FusedAdamW
 from minigrad.optim import SGD, AdamW, Optimizer, clip_grad_norm
 from minigrad.schedule import warmup_cosine
 
+
+@pytest.mark.parametrize("cls", [SGD, AdamW])
+def test_data_of_another_shape_is_refused(cls):
+    """An old gradient would broadcast against it."""
+    w = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    w.sum().backward()
+    w.data = np.ones(1, np.float32)
+    with pytest.raises(
+        ValueError, match=rf"{cls.__name__}: a parameter has shape \(1,\), its grad"
+    ):
+        cls([w], lr=0.1).step()
+    assert w.shape == (1,)
+
+
+@pytest.mark.parametrize("cls", [SGD, AdamW, FusedAdamW])
+def test_without_decay_an_infinite_weight_stays(cls):
+    """There is no 0 · ∞."""
+    w = Tensor([np.inf, 1.0], requires_grad=True)
+    optimizer = cls([w], lr=0.1, weight_decay=0)
+    (2 * w).sum().backward()
+    optimizer.step()
+    assert w.data[0] == np.inf and w.data[1] < 1
+
+
 SHAPES = [(3, 5), (4,), (2, 1, 3), ()]
 STEPS = 200
 

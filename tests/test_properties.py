@@ -391,8 +391,8 @@ def maximum(x, y):
 )
 def test_a_mistake_of_the_usual_kind_is_found(wrong, search, monkeypatch):
     """A sum, a share, an inverse that was forgotten: right for simple shapes, but found here."""
-    monkeypatch.setitem(OPS, wrong.__name__, None)  # puts the right one back afterwards
-    op(wrong)
+    monkeypatch.setitem(OPS, wrong.__name__, OPS[wrong.__name__])  # to be put back
+    OPS[wrong.__name__] = op(wrong)
     with pytest.raises(Exception, match=wrong.__name__):
         search()
 

@@ -200,7 +200,21 @@ def test_the_running_key_is_per_thread():
         thread.join()
         assert next_key() == (1, 2, 0, 0)
     assert next_key() == (5, 0, 0, 0)
-    assert seen == [(5, 0, 0, 0), (7, 8, 0, 0), (6, 0, 0, 0)]
+    assert seen == [(5, 0, 2**32, 0), (7, 8, 0, 0), (6, 0, 0, 0)]
+
+
+def test_threads_draw_other_numbers():
+    """And the same ones again after the same seed."""
+    draws = []
+    for _ in range(2):
+        manual_seed(3)
+        draws.append(random.normal((4,), 1.0))
+        for _ in range(2):
+            thread = threading.Thread(target=lambda: draws.append(random.normal((4,), 1.0)))
+            thread.start()
+            thread.join()
+    assert len({draw.tobytes() for draw in draws[:3]}) == 3
+    np.testing.assert_array_equal(draws[:3], draws[3:])
 
 
 @pytest.mark.parametrize("start", [manual_seed, lambda seed: rng_scope(seed, 0).__enter__()])

@@ -499,17 +499,29 @@ STATES = {  # what is done to the state of a run, and what is said of it
 SPOILED = {  # what is done to a run's folder, which file is named, what else is said
     "settings edited": (rewritten("train_config.json", {"lr": 0.5}), "train_config.json", "lr"),
     "settings are words": (rewritten("train_config.json", {"lr": "x"}), "train_config.json", "lr"),
-    "settings cut off": (cut_short("train_config.json"), "train_config.json", "not JSON"),
     "another tokenizer": (of_another_vocabulary, "tokenizer.json", "not the one"),
-    "another run's model": (of_another_run, "model.safetensors", "not of this run"),
-    "a model cut off": (cut_short("model.safetensors"), "model.safetensors", "safetensors"),
-    "no model": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors", "cannot read"),
     "a parameter renamed": (with_arrays(renamed), FILE, "lacks 'weight.ln_f.weight'"),
     "a moment of another shape": (
         with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), FILE, WTE,
     ),
     "a moment of another dtype": (
         with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].astype(np.float64)}), FILE, "float64",
+    ),
+}  # fmt: skip
+
+
+MENDED = {  # the same of what a run does not need to go on
+    "settings cut off": (cut_short("train_config.json"), "train_config.json", "not JSON"),
+    "no settings": (
+        lambda folder: (folder / "train_config.json").unlink(), "train_config.json", "cannot read",
+    ),
+    "another run's model": (of_another_run, "model.safetensors", "not of this run"),
+    "a model cut off": (cut_short("model.safetensors"), "model.safetensors", "safetensors"),
+    "no model": (
+        lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors", "cannot read",
+    ),
+    "no shape of the model": (
+        lambda folder: (folder / "config.json").unlink(), "config.json", "cannot read",
     ),
 }  # fmt: skip
 
@@ -534,6 +546,28 @@ def test_a_spoiled_run_is_refused(case, stopped, tmp_path, capsys):
     arguments = ["--resume", "--out", str(folder)]
     assert_refused(capsys, train_shakespeare.main, arguments, [str(folder / file), part])
     assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("steps", [6, 8])
+@pytest.mark.parametrize("case", MENDED)
+def test_a_run_mends_what_it_has_saved(case, steps, stopped, tmp_path, capsys):
+    """With a line that names file and fault; a model that was there is put aside."""
+    spoil, file, part = MENDED[case]
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    spoil(folder)
+    spoiled = (folder / file).read_bytes() if (folder / file).exists() else None
+    flags = ["--resume", "--quiet", "--out", str(folder), "--steps", str(steps)]
+    assert train_shakespeare.main(flags) == 0
+    said, err = capsys.readouterr()
+    assert err.count("\n") == 1 and str(folder / file) in err and part in err, err
+    assert said.startswith("final val_loss ")
+    assert json.loads((folder / "train_config.json").read_text())["steps"] == steps
+    if file == "model.safetensors" and spoiled:
+        assert (folder / "model-1.safetensors").read_bytes() == spoiled
+    model = GPT.from_pretrained(folder)
+    assert model.config.n_embd == 8
+    assert train_shakespeare.main(flags) == 0  # and once more, without a word
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("case", STATES)
@@ -715,6 +749,7 @@ METRICS = {
     "a long field": b"0,," + b"4" * 200_000 + b",,,,\r\n0,," + b"9" * 400 + b",,,,\r\n",
     "noise": bytes(range(256)) * 9 + b"\xff\n\x00,\n",
     "nothing": b"",
+    "no seconds": b"step,,,,,,\r\n1,1,1,1,1,1,inf\r\n2,1,1,1,1,nan,1\r\n3,1,1,1,1,1,-1\r\n",
     "steps that go back": b"2,1,1,1,1,1,1\r\n1,,1,,,,\r\n99,,1,,,,\r\n",
 }
 

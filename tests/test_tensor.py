@@ -19,7 +19,7 @@ import torch
 import minigrad as mg
 import minigrad.ops as F
 from minigrad import Tensor, no_grad
-from minigrad.tensor import op
+from minigrad.tensor import OPS, op
 
 
 def leaf(*values):
@@ -781,6 +781,96 @@ def test_inputs_may_be_named():
     np.testing.assert_array_equal(F.linear(bias=b, weight=w, x=x).data, expected)
     np.testing.assert_array_equal(F.linear(x, w, bias=b).data, expected)
     np.testing.assert_array_equal(F.linear(x, weight=w).data, (x @ w.T).data)
+
+
+@pytest.mark.parametrize("named", [(), ("weight",), ("bias",), ("weight", "bias"), ("x",)])
+def test_inputs_by_name_get_their_gradients(named):
+    """The same as by position."""
+    inputs = {"x": leaf([1.0, 2.0]), "weight": leaf([3.0, 4.0]), "bias": leaf(5.0)}
+    by_position = [x for name, x in inputs.items() if name not in named and "x" not in named]
+    F.linear(*by_position, **dict([*inputs.items()][len(by_position) :])).backward()
+    np.testing.assert_array_equal(inputs["x"].grad, [[3, 4]])
+    np.testing.assert_array_equal(inputs["weight"].grad, [[1, 2]])
+    np.testing.assert_array_equal(inputs["bias"].grad, [1])
+
+
+def test_an_op_of_ones_own_may_have_any_name():
+    """It runs neither the twin of the op of minigrad.ops, nor in that one's place."""
+    before = dict(OPS)
+
+    @op
+    def gelu(x):
+        return 10 * x, lambda dout: (10 * dout,)
+
+    @op
+    def add(x, y):
+        return x - y, lambda dout: (dout, -dout)
+
+    x = leaf(1.0, 2.0)
+    gelu(x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [10, 10])
+    assert (x + x).data[1] == 4 and add(x, x).data[1] == 0
+    assert before == OPS
+    assert F.gelu(leaf(1.0)).item() == pytest.approx(0.841192)
+
+
+def test_threads_may_share_a_leaf():
+    """The gradients of all of them are added up."""
+    for _ in range(10):
+        w = leaf(*np.ones(100_000))
+        together = threading.Barrier(4)
+
+        def run(w=w, together=together):
+            loss = (w * 1.0).sum()
+            together.wait()
+            loss.backward()
+
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (w.grad == 4).all()
+
+
+def test_a_leaf_may_be_frozen_before_backward():
+    """It gets no gradient then, as in PyTorch."""
+    x = leaf(1.0)
+    y = x * 2
+    x.requires_grad = False
+    y.backward()
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("returned", [2.0, leaf(2.0)])
+def test_a_gradient_is_an_array(returned):
+    """A backward that returns something else is told so."""
+
+    @op
+    def wrong(x):
+        return 2 * x, lambda dout: (returned,)
+
+    with pytest.raises(RuntimeError, match="wrong: backward returned a (float|Tensor), not an arr"):
+        wrong(leaf(1.0)).backward()
+    del OPS["wrong"]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.ones((1, 2)).cumsum(1).view(np.matrix),
+        np.ma.array([[1.0, 2.0]]),
+        np.array([[1, 2]], ">f8"),
+    ],
+    ids=["matrix", "masked", "big-endian"],
+)
+def test_arrays_of_other_kinds_are_arrays(array):
+    """A subclass brings no arithmetic of its own, nor does the order of bytes matter."""
+    for x in (array, Tensor(array)):
+        product = F.mul(leaf([3.0, 4.0]), x).data
+        assert type(product) is np.ndarray and product.dtype.isnative
+        np.testing.assert_array_equal(product, [[3, 8]])
+        np.testing.assert_array_equal(F.sum(x, axis=0).data, [1, 2])
 
 
 @pytest.mark.parametrize(

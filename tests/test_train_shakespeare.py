@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from gpt_numpy import GPT
 from gpt_numpy.app import memory, report, run_folder, trainer
 from gpt_numpy.app.resume import load_state
 from gpt_numpy.app.run_folder import RunFolder
-from gpt_numpy.corpus import grammar, sources
+from gpt_numpy.corpus import grammar, reading, sources
 from gpt_numpy.data import encoded, split
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, load
 from gpt_numpy.train import evaluate
@@ -650,3 +651,58 @@ def test_the_text_counts_in_the_memory_that_a_run_needs(train, text_file, tmp_pa
     short = said(train("short", *flags))
     long = said(train("long", *flags, "--data", tmp_path / "long.txt"))
     assert long - short == pytest.approx(20, abs=2)
+
+
+# ---- flags that would mean something else --------------------------------------------------------
+
+WRONG_TEXTS = {  # flags, and what is said of them
+    "twice": (["--data", "a.txt", "--data", "b.txt"], "--data is given twice"),
+    "in two spellings": (["--val-data", "a.txt", "--val_data=b.txt"], "--val-data is given twice"),
+    "nothing": (["--data", "--quiet"], "--data names no file"),
+    "nothing at the end": (["--quiet", "--val-data"], "--val-data names no file"),
+    "a run among its texts": (["--data", "texts", "--out", "texts/run"], "is inside texts"),
+    "a number too large": (["--data", "a.txt", "--steps", str(2**64)], "steps must be below 2^64"),
+    "a value of a switch": (["--resume=1"], "--resume"),
+    "a loop of links": (["--data", "a.txt", "--out", "loop"], "leads back to itself"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TEXTS)
+def test_a_flag_that_would_mean_something_else_is_refused(case, tmp_path, monkeypatch, capsys):
+    """In one line, before anything is written."""
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    for path in ("a.txt", "b.txt", "texts/a.txt"):
+        Path(path).write_text("the cat sat on a mat\n" * 99)
+    Path("loop").symlink_to("other")
+    Path("other").symlink_to("loop")
+    flags, said = WRONG_TEXTS[case]
+    before = snapshot(tmp_path)
+    assert_refused(capsys, train_shakespeare.main, [*TINY, *flags], [said])
+    assert snapshot(tmp_path) == before
+
+
+def test_a_folder_of_texts_is_read_as_a_whole(tmp_path, train):
+    """Or refused; hidden folders, as of an editor, are left out."""
+    folder = tmp_path / "texts"
+    for name in ("a.txt", "sub/b.txt", ".hidden/c.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name}: the cat sat on a mat\n" * 99)
+    run = train("run", "--data", folder)
+    assert run.status == 0 and "(2 files)" in run.lines[0]
+
+
+def test_a_folder_that_cannot_be_read_is_named(monkeypatch, tmp_path):
+    """Also one below the folder that was given."""
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "sub").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match=rf"cannot read {tmp_path}/sub: Permission denied"):
+        reading.inside(tmp_path)

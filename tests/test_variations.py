@@ -154,6 +154,7 @@ CONFIGS = [
     ({"resid_pdrop": 0.5, "embd_pdrop": 0.4, "attn_pdrop": 0.3}, True),
     ({"resid_pdrop": 1.0}, False),
     ({"scale_attn_weights": False}, False),
+    ({"is_causal": False}, False),
     ({"scale_attn_by_inverse_layer_idx": True}, False),
     ({"reorder_and_upcast_attn": True}, True),
     ({"tie_word_embeddings": False}, False),
@@ -440,11 +441,19 @@ SETTINGS = {  # tokenizer_config.json, and whether it can be read
     "a pad": (FAST | {"pad_token": "<pad>", "unk_token": EOT}, True),
     "spaces beside it": (FAST | {"mask_token": FULL | {"content": "<pad>", "lstrip": True}}, False),
     "a list": (FAST | {"extra_special_tokens": ["<pad>", "zz"]}, True),
+    "GPT-2's class with a pad": ({"tokenizer_class": "GPT2Tokenizer", "pad_token": "<pad>"}, True),
+    "GPT-2's class with another end": (
+        {"tokenizer_class": "GPT2Tokenizer", "pad_token": "<pad>", "eos_token": "zz"}, True,
+    ),
+    "keys in another order": (
+        FAST | {"pad_token": "<pad>", "eos_token": "zz", "bos_token": "newword"}, True,
+    ),
+    "a list and a pad": (FAST | {"extra_special_tokens": ["zz"], "pad_token": "<pad>"}, True),
     "a space in front": ({"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}, False),
     "a beginning": ({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True}, False),
     "specials as text": (FAST | {"split_special_tokens": True}, False),
     "another class": ({"tokenizer_class": "BertTokenizer"}, False),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("files", ["tokenizer.json", "vocab.json"])

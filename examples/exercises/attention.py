@@ -22,7 +22,7 @@ def attention(q, k, v, *, causal=True, mask=None, dropout=0.0, training=False, k
     T, N, D = q.shape[2], k.shape[2], q.shape[3]
     xp = array_module(q)
     scale = 1 / math.sqrt(D)
-    scores = q @ k.swapaxes(2, 3) * scale  # (B, H, T, N)
+    scores = q * scale @ k.swapaxes(2, 3)  # (B, H, T, N)
     visible = xp.asarray(True if mask is None else mask)
     if causal:
         visible = visible & (xp.arange(N) <= xp.arange(N - T, N)[:, None])  # (T, N)

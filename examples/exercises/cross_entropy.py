@@ -3,7 +3,7 @@
 Check it with `python -m minigrad.exercises`.  For a hint add `--hint cross_entropy`.
 """
 
-from minigrad.backend import accurate_sum, array_module
+from minigrad.backend import accurate_sum, array_module, as_floats
 from minigrad.ops.embedding import check_ids
 
 
@@ -18,7 +18,7 @@ def cross_entropy(logits, targets, *, ignore_index=None, reduction="mean", label
         raise ValueError(f"cross_entropy: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing is from 0 to 1, not {label_smoothing}")
-    xp = array_module(logits)
+    xp, logits = array_module(logits), as_floats(logits)
     targets = xp.array(targets)  # a copy, because backward reads them again
     shape, dtype, V = logits.shape, logits.dtype, logits.shape[-1]
     counted = slice(None) if ignore_index is None else targets.reshape(-1) != ignore_index

@@ -4,7 +4,7 @@ Check it with `python -m minigrad.exercises`.  For a hint add `--hint var`.
 """
 
 from minigrad.backend import accurate_sum
-from minigrad.ops.reduce import spread
+from minigrad.ops.reduce import group_size, spread
 
 
 def var(x, *, axis=None, keepdims=False, correction=0):
@@ -15,7 +15,7 @@ def var(x, *, axis=None, keepdims=False, correction=0):
                 from a sample, PyTorch's default
     """
     total = accurate_sum(x, axis, keepdims=True)
-    n = x.size // total.size if total.size else 1
+    n = group_size(x.shape, axis)
     if n <= correction:
         raise ValueError(
             f"var: the groups of x {x.shape} have n = {n}, and n - correction must be above 0"

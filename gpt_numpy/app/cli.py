@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from gpt_numpy.app import memory, program, resume
-from gpt_numpy.app.run_folder import RunFolder
+from gpt_numpy.app.run_folder import RunFolder, resolved
 from gpt_numpy.config import PRESETS, Architecture, GPTConfig, TrainConfig, physical_cores
 from gpt_numpy.corpus import Corpus, load_corpus
 from gpt_numpy.corpus.large import head
@@ -178,6 +178,7 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
 
     Raises ValueError, OSError or GPUUnavailable with one line that says what is wrong.
     """
+    refuse_bad_texts(sys.argv[1:] if arguments is None else arguments)
     refuse_empty_values(sys.argv[1:] if arguments is None else arguments)
     flags = first_flags(arguments)
     if flags.precision is not None:
@@ -189,7 +190,7 @@ def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) 
 
 def first_flags(arguments):
     """Return the flags on which the defaults of the others depend, as strings."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--out", nargs="?", default=str(Command.out), const=str(Command.out))
     first.add_argument("--preset", nargs="?")
@@ -211,6 +212,27 @@ def asks_for_gpu(arguments) -> bool:
         with contextlib.suppress(OSError, ValueError):  # prepare() says what is wrong
             return read_json(home(Path(flags.out)) / "train_config.json").get("device") == GPU
     return flags.device == GPU and not flags.help
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose error is a ValueError, not a page of flags."""
+
+    def error(self, message):
+        raise ValueError(message)
+
+
+def refuse_bad_texts(arguments):
+    """ValueError if a flag for texts has no value, or comes twice, which would drop the first."""
+    arguments = [*map(str, arguments)]
+    flags = [a.partition("=")[0].replace("_", "-") for a in arguments]
+    for flag in ("--data", "--val-data"):
+        places = [i for i, given in enumerate(flags) if given == flag]
+        if len(places) > 1:
+            raise ValueError(f"{flag} is given twice: name all files after one {flag}")
+        for i in places:
+            following = arguments[i + 1 : i + 2] or ["--"]
+            if "=" not in arguments[i] and following[0].startswith("--"):
+                raise ValueError(f"{flag} names no file: give a path after it, or leave it out")
 
 
 def refuse_empty_values(arguments):
@@ -239,6 +261,12 @@ def start_run(arguments, flags, ranks, description):
         raise ValueError("--vocab-size says how many tokens bpe learns: add --tokenizer bpe")
     weights = start and start.weights(command)
     corpus = load_corpus(command.data, command.val_data)
+    for folder in (*command.data, *command.val_data):
+        if folder.is_dir() and folder.resolve() in (out := resolved(command.out)).parents:
+            raise ValueError(
+                f"--out {out} is inside {folder}, whose texts the run learns from, and what it "
+                "writes would be one of them: choose another --out"
+            )
     tokenizer = start.tokenizer if start else make_tokenizer(command, corpus)
     check_fit(command, tokenizer, ranks)  # to encode a large text takes minutes
     ids = encoded(tokenizer, corpus.text, command.block_size, corpus.validation)
@@ -312,7 +340,7 @@ class Start(NamedTuple):
                 f"--block-size is {command.block_size}, but the model in {self.folder} knows no "
                 f"more than {self.config.block_size} positions"
             )
-        if command.out.resolve() == self.folder.resolve():
+        if resolved(command.out) == self.folder.resolve():
             raise ValueError(f"--out is the folder of --init-from, {self.folder}: choose another")
         state = {name: array.astype(np.float32) for name, array in self.state.items()}
         return state | {"wpe.weight": state["wpe.weight"][: command.block_size]}
@@ -415,9 +443,14 @@ def load_run(arguments, flags, ranks, description):
 def job_of(folder, arguments, flags, ranks, description):
     """The Job of the run in a folder that is locked."""
     out = home(Path(flags.out))
-    progress, _ = folder.saved
-    written = folder.written = read_json(out / "train_config.json")
-    edited = [k for k, v in progress.settings.items() if k not in FREE and written.get(k) != v]
+    progress, arrays = folder.saved
+    edited = []
+    try:
+        written = folder.written = read_json(out / "train_config.json")
+        edited = [k for k, v in progress.settings.items() if k not in FREE and written.get(k) != v]
+    except (ValueError, OSError) as error:  # the state has all settings too
+        folder.written = None
+        folder.warnings.append(f"{message(error)}; it is written again")
     if edited:
         raise ValueError(
             f"{out / 'train_config.json'} was changed since the run was saved, in "
@@ -448,7 +481,15 @@ def job_of(folder, arguments, flags, ranks, description):
     if tokenizer.fingerprint() != progress.tokenizer:
         raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
     if progress.best < math.inf:  # else there was no evaluation yet
-        checkpoint.check_run(out, progress.run)
+        try:
+            checkpoint.check_run(out, progress.run)
+        except (ValueError, OSError) as error:
+            folder.warnings.append(
+                f"{message(error)}; the model of step {progress.step} replaces it"
+            )
+            folder.model_is_lost = True
+            progress = replace(progress, best=progress.val_loss, waited=0)
+            folder.saved = progress, arrays
     folder.check_place()
     ids = encoded(tokenizer, corpus.text, command.block_size, corpus.validation)
     check_fit(command, tokenizer, ranks, text_memory(corpus, ids), levers=["workers"])

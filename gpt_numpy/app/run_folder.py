@@ -15,6 +15,7 @@ from typing import Any
 
 from gpt_numpy.app import report, resume
 from gpt_numpy.folder import Folder, Lock
+from gpt_numpy.hf import checkpoint
 
 COLUMNS = "step train_loss val_loss lr grad_norm tokens_per_second seconds".split()  # metrics.csv
 GROWING = ["metrics.csv", "samples.txt"]
@@ -26,6 +27,14 @@ WRITTEN = [
     *STATES,
 ]
 MOST = 2**30  # bytes of a file that grows
+
+
+def resolved(path):
+    """Return a path without links; OSError if they lead to each other."""
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        raise OSError(f"{path} is a link that leads back to itself") from error
 
 
 class RunFolder:
@@ -42,6 +51,7 @@ class RunFolder:
     lock: Any = None
     saved: Any = None  # (Progress, arrays)
     file = resume.FILE  # that these were read from
+    model_is_lost = False  # whether the best model is damaged, or another one's
 
     def __init__(self, path, settings=None, tokenizer=None):
         self.path = Path(path) if Path(path).name else Path(path).resolve()
@@ -87,7 +97,7 @@ class RunFolder:
 
     def _take(self, is_new):
         """Open the folder and lock it; for a new run, one in which there is no run."""
-        real = self.path.resolve() if self.path.is_symlink() else self.path  # to stay on its disk
+        real = resolved(self.path) if self.path.is_symlink() else self.path  # to stay on its disk
         self.folder = Folder(real, create=is_new)
         self.lock = Lock(self.folder)  # so that nobody writes to it when it is renamed
         if is_new and self._is_run():
@@ -149,10 +159,15 @@ class RunFolder:
         """
         if self.file != resume.FILE:
             if self.folder.stat(resume.FILE):
-                self.folder.rename(resume.FILE, resume.ASIDE)
+                self._put_aside(resume.FILE, resume.ASIDE)
             self.folder.rename(resume.BEFORE, resume.FILE)
             self.folder.sync()
             self.mark = resume.mark(self.folder)
+        if self.model_is_lost and self.folder.stat(checkpoint.MODEL):
+            self._put_aside(checkpoint.MODEL)
+        for name in ("config.json", "train_config.json"):
+            if not self.folder.may_write(name):
+                self._put_aside(name)
         metrics = self._cut("metrics.csv", progress.files)
         self.rows = rows_in(metrics, progress.step)
         self._repair("metrics.csv", b"".join(map(csv_line, [COLUMNS, *map(values_of, self.rows)])))
@@ -187,15 +202,21 @@ class RunFolder:
             return
         what = "is missing"
         if self.folder.stat(name):
-            stem, suffix = name.split(".")
-            number = 1
-            while self.folder.stat(aside := f"{stem}-{number}.{suffix}"):
-                number += 1
-            self.folder.rename(name, aside)
+            aside = self._put_aside(name)
             what = f"is not what it was when the run was saved, and is now {aside}"
         self.folder.write(name, content)
         self.contents[name] = Extent(content)
         self.warnings.append(f"{self.path / name} {what}: what can be read of it is kept")
+
+    def _put_aside(self, name, aside=None):
+        """Rename what is there, to `aside` or else to a name that is free; return the name."""
+        if aside is None or not self.folder.may_write(aside):
+            stem, _, suffix = (aside or name).partition(".")
+            number = 1
+            while self.folder.stat(aside := f"{stem}-{number}.{suffix}"):
+                number += 1
+        self.folder.rename(name, aside)
+        return aside
 
     # ---- writing -----------------------------------------------------------------------------
 
@@ -288,6 +309,9 @@ def values_of(row):
     return [row[name] for name in COLUMNS]
 
 
+MEASURED = ("tokens_per_second", "seconds")  # columns of numbers that are neither inf nor nan
+
+
 def rows_in(content, last_step):
     """The rows of metrics.csv, as log() was given them, with six digits; no row is a bad one."""
     rows: list[dict[str, Any]] = []
@@ -296,8 +320,11 @@ def rows_in(content, last_step):
         with contextlib.suppress(ValueError):
             step, *numbers = int(cells[0]), *(float(x) if x else None for x in cells[1:])
             before = rows[-1]["step"] if rows else -1
-            if len(cells) == len(COLUMNS) and before < step <= last_step:
-                rows.append(dict(zip(COLUMNS, [step, *numbers], strict=True)))
+            if len(cells) != len(COLUMNS) or not before < step <= last_step:
+                continue
+            row = dict(zip(COLUMNS, [step, *numbers], strict=True))
+            if all(0 <= (row[name] or 0) < math.inf for name in MEASURED):
+                rows.append(row)
     return rows
 
 

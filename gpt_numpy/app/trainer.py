@@ -291,6 +291,8 @@ class Run:
         """
         self.attend()
         step = self.point["step"]
+        if self.folder.model_is_lost:
+            self.folder.save_model(self.model, **self.origin)
         if self.job.saved:
             self.evaluate_again()
             self.commit(step, self.point["logged"], self.point["numbers"])

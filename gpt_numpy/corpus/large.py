@@ -235,7 +235,7 @@ def write_header(file, dtype, n):
 
 def data_folder() -> Path:
     """Where downloads are kept: the folder that GPT_NUMPY_DATA names, or the user's cache."""
-    return Path(os.environ.get("GPT_NUMPY_DATA") or pooch.os_cache("gpt_numpy"))
+    return Path(os.environ.get("GPT_NUMPY_DATA") or pooch.os_cache("gpt_numpy")).expanduser()
 
 
 def cache_path(about: list, suffix: str) -> Path:

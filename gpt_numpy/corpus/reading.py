@@ -134,16 +134,28 @@ def inside(path):
     try:
         if not path.is_dir():
             return [path]
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() == ".txt" and file.name[0] != "." and file.is_file()
-        )
+        files = sorted(texts_below(path))
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable(error.filename or path, error) from error
     if not files:
         raise ValueError(f"the folder {path} has no file *.txt; give the path of a text file")
     return files
+
+
+def texts_below(path):
+    """Yield the files *.txt in a folder and below it, without hidden ones; OSError if one of the
+    folders cannot be read.
+    """
+
+    def stop(error):
+        raise error
+
+    for folder, folders, names in os.walk(path, onerror=stop):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in names:
+            file = Path(folder, name)
+            if file.suffix.lower() == ".txt" and name[0] != "." and file.is_file():
+                yield file
 
 
 def copy_of_pipe(path):

@@ -154,7 +154,7 @@ def read_config(theirs: dict[str, Any]) -> GPTConfig:
     shape = {ours: one_of(theirs, names) for ours, names in SHAPE.items()}
     if shape["n_embd"] % shape["n_head"]:
         raise ValueError("n_embd, {n_embd}, is not a multiple of n_head, {n_head}".format(**shape))
-    for key, values in FIXED.items():
+    for key, values in (FIXED | {"is_causal": (True,)}).items():
         values += (4 * shape["n_embd"],) if key == "n_inner" else ()
         default = None if key == "model_type" else values[0]
         if (value := theirs.get(key, default)) not in values:
@@ -274,7 +274,7 @@ def check_run(folder: Path, run: str) -> None:
     load(folder)
     path = folder / MODEL
     if read_header(path).metadata.get("run") != run:
-        raise ValueError(f"{path} is not of this run: put it back")
+        raise ValueError(f"{path} is not of this run")
 
 
 def shape_of(config: GPTConfig) -> str:

@@ -239,6 +239,7 @@ def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | N
 
 # ---- tokenizer_config.json -----------------------------------------------------------------------
 
+SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend", "GPT2TokenizerFast", "GPT2Tokenizer")
 OFF = ("add_prefix_space", "add_bos_token", "add_eos_token", "split_special_tokens")
 
@@ -269,16 +270,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def special_tokens(settings):
     """Entries for added_tokens, without ids: the tokens that tokenizer_config.json names, and the
-    one that GPT-2's class always has.
+    one that GPT-2's class always has.  New ones get their ids in this order, as in transformers.
     """
     decoder = settings.get("added_tokens_decoder") or {}
     named = [decoder[id] for id in sorted(decoder, key=lambda id: (len(id), id))]  # as numbers
-    named += [value for key, value in settings.items() if key.endswith("_token")]
+    if settings["tokenizer_class"].startswith("GPT2"):
+        settings = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT) | settings
+    named += [settings.get(f"{kind}_token") for kind in SPECIAL]
+    named += [value for key, value in settings.items() if key.endswith("_token")]  # any others
     for key in ("additional_special_tokens", "extra_special_tokens"):
         values = settings.get(key) or []
         named += values.values() if isinstance(values, dict) else values
-    if settings["tokenizer_class"].startswith("GPT2"):
-        named.append(END_OF_TEXT)
     named = [{"content": token} if isinstance(token, str) else token for token in named]
     return [special_token(-1, "") | token for token in named if isinstance(token, dict)]
 

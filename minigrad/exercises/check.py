@@ -84,7 +84,7 @@ def check_backward(name, page):
         right = gradients(name, prepare(name, case))
         before = OPS[name]
         try:
-            op(page)  # puts it in the place of the op, where prepare() finds it
+            OPS[name] = op(page)  # in the place of the op, where prepare() finds it
             trial = prepare(name, case)
             try:
                 ours = gradients(name, trial)

@@ -11,7 +11,7 @@ flat.py, adamw.py    all parameters as one vector: AdamW(..., fused=True)
 
 import contextlib
 
-from minigrad.internals.contexts import also_for_generators
+from minigrad.internals.contexts import also_for_generators, reusable
 from minigrad.internals.hooks import check_precision, this_thread
 from minigrad.tensor import OPS, TWINS
 
@@ -41,7 +41,7 @@ def plain():
         this_thread.plain = before
 
 
-@contextlib.contextmanager
+@reusable
 def precision(name):
     """Multiply float32 matrices on a GPU in "float32" or in "tf32", in this thread.
 

@@ -31,7 +31,10 @@ class Arguments:
         """Return (inputs, options) in which the inputs are complete and in order."""
         for value in options.values():
             if type(value) not in PLAIN:
-                options = {name: option(value) for name, value in options.items()}
+                options = {
+                    name: value if name in self.names else option(value)
+                    for name, value in options.items()
+                }
                 break
         if self.take_a_list:
             match inputs:
@@ -52,6 +55,8 @@ class Arguments:
     def arrays(self, inputs):
         """Return what the page computes with: arrays, Python numbers and None."""
         if self.take_a_list:
+            if any(x is None for x in inputs):
+                raise TypeError(f"{self.op}: the list has None in it, where an array should be")
             return with_one_dtype([operand(x, "") for x in inputs])
         arrays = [
             x.data if hasattr(x, "node") else operand(x, name)  # a Tensor has a node, or None
@@ -80,7 +85,7 @@ def operand(x, name):
         return array if array.size or array is x else array.astype(int)  # of an empty list
     if is_array(x):
         # A single entry is a number and brings no dtype.  (One on the GPU is waited for.)
-        return x if x.ndim else x.item()
+        return as_array(x) if x.ndim else x.item()
     return x if x is None or isinstance(x, int | float) else as_array(x)
 
 

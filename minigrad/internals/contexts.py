@@ -1,5 +1,6 @@
 """Context managers that also decorate functions and generators, as torch.no_grad does."""
 
+import contextlib
 import functools
 import inspect
 import threading
@@ -16,6 +17,17 @@ def also_for_generators(make_context):
     def context(function=None):
         reusable = Context(make_context)
         return reusable if function is None else reusable(function)
+
+    return context
+
+
+def reusable(generator):
+    """Do the same for a generator function with arguments, as contextlib.contextmanager does."""
+    make_context = contextlib.contextmanager(generator)
+
+    @functools.wraps(generator)
+    def context(*arguments):
+        return Context(functools.partial(make_context, *arguments))
 
     return context
 

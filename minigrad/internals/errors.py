@@ -30,14 +30,23 @@ def explained(error, page, arguments, arrays, options):
 
     page        the function that @op was given; it has a finder if explain_errors_with() set one
     """
-    fault = None
+    name, fault = arguments.op, None
+    if isinstance(error, TypeError | AttributeError):
+        no_array = [
+            f"{name}: {parameter} must be an array, not {x!r}"
+            for parameter, x in zip(arguments.names, arrays, strict=False)
+            if not is_array(x) and x is not arguments.signature.parameters[parameter].default
+        ]
+        return TypeError(no_array[0]) if no_array else error
     if find_fault := getattr(page, "find_fault", None):
         fault = find_fault(**arguments.bind(arrays, options).arguments)
-    name = arguments.op
     if fault is None and str(error).startswith(f"{name}:"):
         return error
     fault = fault or f"{error} ({named(arguments.names, arrays, 'shape')})"
-    return type(error)(f"{name}: {fault}")
+    try:
+        return type(error)(f"{name}: {fault}")
+    except TypeError:  # some errors want more than a text
+        return ValueError(f"{name}: {fault}")
 
 
 def check_shapes(expected, find_fault=None):

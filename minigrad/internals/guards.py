@@ -26,6 +26,8 @@ from minigrad.backend import CPU, array_module, as_array, device_of, is_array
 
 _n_locks: dict[int, int] = {}  # id of an array -> how many WriteLocks it has
 _counting = threading.RLock()  # threads may share arrays; reentrant, because __del__ runs anywhere
+_waiting: list[Any] = []  # views without a lock, read-only as long as the array they show is
+one_thread_at_a_time = threading.RLock()  # while a gradient is added: threads may share leaves
 
 
 class WriteLock:
@@ -42,7 +44,10 @@ class WriteLock:
         self.array = array
         with _counting:
             n_others = _n_locks.get(id(array), 0)
-            self.locked = n_others > 0 or set_writable(array, False)
+            n_waiting = len(_waiting)
+            _waiting[:] = [waiting for waiting in _waiting if waiting is not array]
+            was_waiting = len(_waiting) < n_waiting
+            self.locked = n_others > 0 or was_waiting or set_writable(array, False)
             if self.locked:
                 _n_locks[id(array)] = n_others + 1
 
@@ -53,8 +58,16 @@ class WriteLock:
             _n_locks[id(self.array)] -= 1
             if not _n_locks[id(self.array)]:
                 del _n_locks[id(self.array)]
-                with contextlib.suppress(ValueError):  # a view of an array that is still locked
-                    set_writable(self.array, True)
+                _waiting.insert(0, self.array)  # before what may be a view of it
+                _waiting[:] = [array for array in _waiting if not unlocked(array)]
+
+
+def unlocked(array):
+    """Make an array writable again; return False if it is a view of one that is still read-only."""
+    with contextlib.suppress(ValueError):
+        set_writable(array, True)
+        return True
+    return False
 
 
 NOTHING: tuple[tuple, tuple] = ((), ())  # one for all, because objects cost the garbage collector
@@ -117,6 +130,9 @@ def is_writable(array):
 _flat_vectors: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
+_gradients: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # id -> grad of a leaf
+
+
 def register_flat(flat):
     """Note that an optimizer writes into flat.data, and backward() into flat.grad."""
     _flat_vectors[id(flat.data)] = _flat_vectors[id(flat.grad)] = flat
@@ -138,11 +154,21 @@ def flat_behind(array):
     return None
 
 
+def gradient_behind(array):
+    """Return the gradient of a leaf that `array` is or shows a part of, or None.
+
+    The gradients in an optimizer's vector are not among them.
+    """
+    return _gradients.get(id(array if array.base is None else array.base))
+
+
 def protect_shared(array, locks, versions):
     """Add what notices a write into memory that `array` shares with parameters or gradients.
 
     Such an array is what detach() of a parameter returns, or a slice of its data.
     """
+    if (grad := gradient_behind(array)) is not None:
+        locks.append(WriteLock(grad))
     if (flat := flat_behind(array)) is None:
         return
     share_memory = array_module(array).may_share_memory
@@ -173,12 +199,14 @@ def check_node(node):
 
 
 def wrong_gradient(node, parent, d):
-    """Return the error that a backward returned None for a parent, or a gradient of another shape.
+    """Return the error that a backward returned for a parent what is no gradient of its shape.
 
     A ValueError that there are too few or too many comes from zip(..., strict=True) in the tape.
     """
     if d is None:
         return RuntimeError(f"{node.op} has no derivative in one of its inputs")
+    if not is_array(d):
+        return RuntimeError(f"{node.op}: backward returned a {type(d).__name__}, not an array")
     return RuntimeError(f"{node.op}: gradient of shape {d.shape} for an input {parent.shape}")
 
 
@@ -211,6 +239,8 @@ def check_dout(x, dout):
     dout = xp.asarray(dout, dtype=x.dtype)
     if dout.shape != x.shape:
         raise ValueError(f"dout has shape {dout.shape}, the tensor {x.shape}")
+    if gradient_behind(dout) is not None or flat_behind(dout) is not None:
+        return dout.copy()  # backward() may add to the gradient that it was given
     return dout
 
 
@@ -220,7 +250,9 @@ def new_grad(leaf):
     buffer, x = leaf.grad_buffer, leaf.data
     if buffer is not None and flat_behind(buffer) and like(buffer, x) and is_writable(buffer):
         return buffer
-    return array_module(x).empty_like(x)
+    grad = array_module(x).empty_like(x)
+    _gradients[id(grad)] = grad
+    return grad
 
 
 def grad_slot(array, *others):
@@ -262,6 +294,8 @@ def check_dtype(op, names, arrays, out, recorded):
         out = as_array(out)
     dtype = out.dtype
     for x in arrays:
+        if x is out:
+            out = x.view()  # read-only by itself, where the op has changed nothing
         if getattr(x, "dtype", dtype) is not dtype:
             break
     else:  # as nearly always: all arrays, and the result, have one dtype

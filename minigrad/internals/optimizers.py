@@ -146,6 +146,16 @@ def check_groups(optimizer):
 # ---- gradients -----------------------------------------------------------------------------------
 
 
+def check_shapes(optimizer, p, state):
+    """Raise ValueError where a parameter got data of another shape than its gradient or state."""
+    for key, array in [("grad", p.grad), *state.items()]:
+        if getattr(array, "shape", p.shape) != p.shape:
+            raise ValueError(
+                f"{name_of(optimizer)}: a parameter has shape {p.shape}, its {key} {array.shape}; "
+                "was its data exchanged?  Call zero_grad(), and make another optimizer"
+            )
+
+
 def with_gradients(name, params, max_norm):
     """Return those of the parameters that have a gradient, each once; raise if one is no Tensor."""
     if not max_norm >= 0:

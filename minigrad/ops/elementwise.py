@@ -6,7 +6,7 @@ Where a slope is 0, the code selects a gradient of 0 (`where`) and does not mult
 incoming gradient may be infinite there, as that of √y at y = 0 is, and 0 · ∞ is not a number.
 """
 
-from minigrad.backend import accurate_sum, array_module, is_array
+from minigrad.backend import accurate_sum, array_module, as_floats, is_array
 from minigrad.internals.errors import elementwise_error, explain_errors_with
 from minigrad.internals.guards import refuse_negative_powers
 from minigrad.tensor import op
@@ -225,7 +225,7 @@ def sigmoid(x):
     Numerics    e⁻ˣ overflows where x is far below 0.  There 1 / (1 + e⁻ˣ) = eˣ / (1 + eˣ): with
                 e = e^−|x| ≤ 1, the numerator is 1 for x ≥ 0 and e for x < 0.
     """
-    xp = array_module(x)
+    xp, x = array_module(x), as_floats(x)
     e = xp.exp(-xp.abs(x))
     out = xp.where(x >= 0, 1, e) / (1 + e)
 
@@ -280,14 +280,15 @@ def maximum(x, y):
     Derivation  ∂out/∂x = [x > y],  ∂out/∂y = [y > x].  Where they are equal, any share between the
                 two is a subgradient, and halves are the symmetric one:
                 dx = dout ([x > y] + ½ [x = y]),  dy = dout ([y > x] + ½ [x = y])
+    Numerics    Where x or y is NaN so is out, and both get dout, as in PyTorch.
     """
     xp = array_module(x, y)
     x_shape, y_shape = shape_of(x), shape_of(y)
 
     def backward(dout):
-        rest = xp.where(xp.equal(x, y), dout / 2, 0)
-        dx = xp.where(xp.greater(x, y), dout, rest)
-        dy = xp.where(xp.greater(y, x), dout, rest)
+        rest = xp.where(xp.equal(x, y), dout / 2, dout)
+        dx = xp.where(xp.less(x, y), 0, rest)
+        dy = xp.where(xp.less(y, x), 0, rest)
         return unbroadcast(dx, x_shape), unbroadcast(dy, y_shape)
 
     return xp.maximum(x, y), backward
@@ -307,9 +308,9 @@ def minimum(x, y):
     x_shape, y_shape = shape_of(x), shape_of(y)
 
     def backward(dout):
-        rest = xp.where(xp.equal(x, y), dout / 2, 0)
-        dx = xp.where(xp.less(x, y), dout, rest)
-        dy = xp.where(xp.less(y, x), dout, rest)
+        rest = xp.where(xp.equal(x, y), dout / 2, dout)
+        dx = xp.where(xp.greater(x, y), 0, rest)
+        dy = xp.where(xp.greater(y, x), 0, rest)
         return unbroadcast(dx, x_shape), unbroadcast(dy, y_shape)
 
     return xp.minimum(x, y), backward

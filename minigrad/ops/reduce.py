@@ -4,6 +4,8 @@ The entries that become one are a group.  `axis` is None (all), a number or a tu
 as in NumPy; with `keepdims` the axes stay, with length 1.
 """
 
+import math
+
 from minigrad.backend import accurate_sum, array_module, axis_of
 from minigrad.internals.errors import axis_error, explain_errors_with
 from minigrad.tensor import op
@@ -15,6 +17,12 @@ def spread(out, shape, axis, keepdims):
     if not keepdims and shape:  # a number has no axis to lose
         out = xp.expand_dims(out, tuple(range(len(shape))) if axis is None else axis)
     return xp.broadcast_to(out, shape)
+
+
+def group_size(shape, axis):
+    """Return how many entries of an array of this shape become one."""
+    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return math.prod(shape[a] for a in axes) if shape else 1
 
 
 @op
@@ -45,7 +53,7 @@ def mean(x, *, axis=None, keepdims=False):
     """
     total = accurate_sum(x, axis, keepdims)
     shape = x.shape
-    n = x.size // total.size if total.size else 1  # without groups there is nothing to divide
+    n = group_size(shape, axis)
 
     def backward(dout):
         return (spread(dout / n, shape, axis, keepdims),)
@@ -72,7 +80,7 @@ def var(x, *, axis=None, keepdims=False, correction=0):
     Numerics    Two passes, and the mean subtracted twice, for the reasons given in layer_norm.
     """
     total = accurate_sum(x, axis, keepdims=True)
-    n = x.size // total.size if total.size else 1
+    n = group_size(x.shape, axis)
     if n <= correction:
         raise ValueError(
             f"var: the groups of x {x.shape} have n = {n}, and n - correction must be above 0"

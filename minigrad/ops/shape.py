@@ -1,5 +1,6 @@
 """Ops that move entries and change none; their backward moves the gradients back."""
 
+import copy
 import itertools
 
 from minigrad.backend import add_up, array_module
@@ -73,7 +74,7 @@ def getitem(x, *, index):
     xp, shape, parts = array_module(x), x.shape, parts_of(index)
     may_repeat = any(hasattr(part, "__len__") for part in parts)  # an array or a list
     if may_repeat:  # copies, for backward reads them again
-        index = tuple(part.copy() if hasattr(part, "copy") else part for part in parts)
+        index = copy.deepcopy(parts)
 
     def backward(dout):
         if may_repeat:

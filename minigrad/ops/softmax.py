@@ -1,6 +1,6 @@
 """Softmax: scores become probabilities, larger scores larger ones; and its logarithm."""
 
-from minigrad.backend import accurate_sum, array_module, axis_of
+from minigrad.backend import accurate_sum, array_module, as_floats, axis_of
 from minigrad.internals.errors import axis_error, explain_errors_with
 from minigrad.tensor import op
 
@@ -29,7 +29,7 @@ def softmax(x, *, axis=-1):
     """
     if not x.size:  # there is no largest x
         return x, lambda dout: (dout,)
-    xp, axis = array_module(x), axis_of(x, axis)
+    xp, axis, x = array_module(x), axis_of(x, axis), as_floats(x)
     e = xp.exp(x - x.max(axis, keepdims=True))
     out = e / accurate_sum(e, axis, keepdims=True)
 
@@ -56,7 +56,7 @@ def log_softmax(x, *, axis=-1):
     """
     if not x.size:  # there is no largest x
         return x, lambda dout: (dout,)
-    xp, axis = array_module(x), axis_of(x, axis)
+    xp, axis, x = array_module(x), axis_of(x, axis), as_floats(x)
     shifted = x - x.max(axis, keepdims=True)
     out = shifted - xp.log(accurate_sum(xp.exp(shifted), axis, keepdims=True))
 

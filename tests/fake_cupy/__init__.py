@@ -386,7 +386,8 @@ class ndarray:
         return self.copy()
 
     def view(self, dtype=None):
-        return _device(self._array.view(dtype), self)
+        array = self._array
+        return _device(array.view() if dtype is None else array.view(dtype), self)
 
     @_quietly
     def astype(self, dtype, *, copy=True):

@@ -43,7 +43,8 @@ def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mas
     matmul = matmul or xp.matmul
     scale = 1 / math.sqrt(D)
     scaled_q, k_T = q * scale, transposed(k)  # T × D numbers to scale, fewer than T × N scores
-    ahead = xp.triu(xp.full((length, length), -xp.inf, q.dtype), 1)  # −∞ where a key comes later
+    later = xp.triu(xp.ones((length, length), bool), 1)  # where a key comes after the query
+    lowest = xp.finfo(q.dtype).min
     drop = None
     if training and dropout != 0:
         drop = dropout_mask(xp.empty((B, H, T, N), q.dtype), dropout, key)
@@ -55,14 +56,15 @@ def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mas
         p = matmul(scaled_q[:, :, queries], k_T[..., seen])  # at first the scores
         if causal:
             n = queries.stop - start
-            p[..., -n:] += ahead[:n, :n]  # the last n keys are at the positions of the queries
-        p -= p.max(-1, keepdims=True)
+            # The last n keys are at the positions of the queries.
+            xp.copyto(p[..., -n:], -xp.inf, where=later[:n, :n])
+        p -= xp.maximum(p.max(-1, keepdims=True), lowest)  # a number, also where all are −∞
         xp.exp(p, out=p)
         if device_of(p) == CPU:  # faster than p.sum(-1)
             row_sums = p @ xp.ones(p.shape[-1], p.dtype)
         else:
             row_sums = p.sum(-1)
-        p /= row_sums[..., None]
+        p /= xp.maximum(row_sums, 1)[..., None]  # 0 where all are −∞
         dropped = p if drop is None else p * drop[:, :, queries, seen]  # P̃
         matmul(dropped, v[:, :, seen], out=out[:, :, queries])
         blocks.append((queries, seen, p, dropped))
