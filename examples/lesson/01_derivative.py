@@ -1,12 +1,14 @@
 # %% [markdown]
 # # 1. A derivative is a slope
 #
-# A language model has many weights, and a loss that says how badly it guesses. To improve the
-# model we must know, for every weight, whether the loss rises or falls when that weight grows, and
-# how fast. That number is a **derivative**. This notebook measures some, compares them with those
-# that `backward()` computes, and takes the first steps downhill.
+# A language model has many **weights**, numbers inside it that training may change, and a **loss**,
+# one number that is larger the worse it guesses. To improve the model we must know, for every
+# weight, whether the loss rises or falls when that weight grows, and how fast. That number is a
+# **derivative**. This notebook measures some, compares them with those that `backward()` computes,
+# and takes the first steps downhill.
 #
-# Run the cells from top to bottom. The first one only makes sure that the package is there.
+# You need Python, a little NumPy and school mathematics. Run the cells from top to bottom. The
+# first one only installs the package if it is missing.
 
 # %%
 # In Colab, or wherever minigrad is missing, this installs it.
@@ -25,16 +27,18 @@ import minigrad as mg
 from gpt_numpy.lesson.figures import BLUE, GREY, ORANGE, new
 
 # %% [markdown]
-# ## Move x a little, and look how far f moves
+# ## Move x a little and see how much f changes
 #
-# Take $f(x) = x^3$ at $x = 2$. Move $x$ by a small step $h$ to both sides, and divide how far $f$
-# has moved by how far $x$ has moved:
+# Take $f(x) = x^3$ at $x = 2$. Move $x$ by a small step $h$ in each direction, and divide the
+# change in $f$ by the change in $x$. This quotient is called a **finite difference**:
 #
 # $$\text{slope} = \frac{f(2 + h) - f(2 - h)}{2h}$$
 #
-# `backward()` gets the same number from a rule, without moving anything. The rule for $x^3$ is
-# $3x^2$, which is 12 here. A `Tensor` is an array that remembers how it was computed, and that is
-# all that `backward()` needs.
+# `backward()` gets the same number from rules, without moving anything. You may know the rule for
+# $x^3$ from school: $3x^2$, which is 12 here. Notebook 2 shows how the machine gets there from two
+# multiplications. A `Tensor` is an array that remembers how it was computed, and that is all that
+# `backward()` needs. `requires_grad=True` asks for a slope, `backward()` adds it to `.grad`, and
+# `.item()` makes a Python number of it.
 
 
 # %%
@@ -62,8 +66,9 @@ for h, slope, error in zip(steps, slopes, errors, strict=True):
 # %% [markdown]
 # The error falls at first, and then it rises again. There are two causes.
 #
-# * **While h is large, f is curved.** For this $f$ the error is exactly $h^2$, so a step that is
-#   100 times smaller is 10,000 times better.
+# * **While h is large, f is curved.** For this $f$ the formula gives
+#   $((2 + h)^3 - (2 - h)^3) / 2h = 12 + h^2$, so a step that is 100 times smaller is 10,000 times
+#   better.
 # * **When h is tiny, the computer rounds.** Both values of $f$ are rounded in their 16th digit. The
 #   digits before it cancel in the subtraction, and the rounding error is divided by a tiny $2h$.
 #   At $h = 10^{-16}$ the number $2 + h$ is rounded to 2, and the slope comes out as 0.
@@ -74,7 +79,7 @@ fine_errors = [abs((f(2 + h) - f(2 - h)) / (2 * h) - derivative) for h in fine]
 figure, axes = new("A step can be too large or too small", xlabel="step h", ylabel="error")
 axes.loglog(fine, np.maximum(fine_errors, 1e-15), color=BLUE, lw=2)
 axes.loglog(fine, fine**2, color=GREY, lw=2, ls="--")
-axes.annotate("h²: f is curved", (0.7, 1e-10), ha="right", color=GREY)
+axes.annotate("h²", (0.7, 1e-10), ha="right", color=GREY)
 axes.annotate("rounding", (1e-12, 3e-1), color=ORANGE)
 axes.set_xlim(1e-16, 1)
 axes.set_ylim(1e-13, 100)
@@ -87,9 +92,9 @@ figure
 # ## One weight at a time is too slow
 #
 # A function of many weights has one slope for each of them, and together they are called the
-# **gradient**. To measure it you move each weight by itself, which costs two evaluations a weight.
-# `backward()` finds all slopes at once, in about the time of two evaluations, however many weights
-# there are. That is why it exists.
+# **gradient**. To measure it you move each weight by itself, which costs two evaluations per
+# weight. `backward()` finds all slopes at once, in about the time of two evaluations, however many
+# weights there are. That is why it exists.
 
 # %%
 weights = np.random.default_rng(0).standard_normal(1000)
@@ -123,6 +128,10 @@ print("they agree within", "1e-9" if abs(measured - w.grad).max() < 1e-9 else "m
 #
 # $$w \leftarrow w - \text{rate} \cdot \text{slope}$$
 #
+# The **rate** (learning rate) is a small number that we choose. It sets how long a step is. Before
+# each `backward()` we empty `.grad`, because it adds. `.data` is the plain array, so the step
+# itself is not recorded.
+#
 # Here is a loss with its lowest point at $w = 3$. Each step removes a fifth of the distance that is
 # left. This is all that training is; the rest of the lesson is about a better loss, a better
 # function, and better steps.
@@ -149,6 +158,7 @@ figure
 # ## Try it
 #
 # * Change the rate from 0.1 to 0.9, and then to 1.1. What happens to $w$, and why?
-# * Replace $x^3$ by `1 / x`. At which $h$ is the slope best now?
+# * Replace $x^3$ by `1 / x`. Its error is about $h^2/16$, so the dashed line no longer fits. At
+#   which $h$ is the slope best now?
 #
 # Next: [2. Build a tape](02_build_a_tape.ipynb), which shows how `backward()` works.

@@ -3,15 +3,19 @@
 #
 # How does `backward()` know the derivative of a whole program? It does not. It knows the derivative
 # of each small step, and it remembers which steps were taken. We build such a machine in five
-# steps of code. The last one is `minigrad/tensor.py` without its guards.
+# steps. The last one is `minigrad/tensor.py` without its guards.
 #
-# You need one rule, the **chain rule**. If $y$ depends on $x$, and the loss depends on $y$, then
+# We write $\partial \text{loss} / \partial x$ for the slope of notebook 1: how fast the loss grows
+# when $x$ grows and everything else stays fixed. You need one rule, the **chain rule**. If $y$
+# grows 3 times as fast as $x$, and the loss 2 times as fast as $y$, then the loss grows 6 times as
+# fast as $x$:
 #
 # $$\frac{\partial \text{loss}}{\partial x}
 # = \frac{\partial \text{loss}}{\partial y} \cdot \frac{\partial y}{\partial x}$$
 #
 # If $x$ is used in several places, the contributions of all of them add up. We write `dx` for
-# $\partial \text{loss} / \partial x$, and `dout` for the same of an operation's result.
+# $\partial \text{loss} / \partial x$, and `dout` for the slope of the loss with respect to an
+# operation's result.
 
 # %%
 # In Colab, or wherever minigrad is missing, this installs it.
@@ -71,8 +75,8 @@ dx, dw = backward_h(dh)
 print("loss", loss, "  dx", dx, "  dw", dw, "  db", db)
 
 # %% [markdown]
-# Check it by hand: $\partial \text{loss} / \partial b = 2 (x w + b) = 14$, and $x$ and $w$ get $w$
-# and $x$ times that.
+# Check it by hand: $\partial \text{loss} / \partial b = 2 (x w + b) = 14$. Then `dx` is $w$ times
+# that, and `dw` is $x$ times that.
 #
 # ## Step 2: a tape
 #
@@ -89,8 +93,8 @@ class Tensor:
         self.data, self.grad = data, 0.0
 
 
-def apply(page, *inputs):
-    out, backward = page(*[x.data for x in inputs])
+def apply(operation, *inputs):
+    out, backward = operation(*[x.data for x in inputs])
     result = Tensor(out)
     tape.append((result, inputs, backward))
     return result
@@ -143,7 +147,8 @@ print("dx", x.grad, "  dw", w.grad, "  db", b.grad)
 #
 # The same code works for arrays, because NumPy computes with arrays as with numbers. There is one
 # trap. NumPy **broadcasts**: it adds a row to every row of a matrix. Then the row was used many
-# times, so its gradient is a sum, and it must have the shape of the row.
+# times, so its gradient is a sum, and it must have the shape of the row. (There is no loss in the
+# next cell. We pretend that it grows by 1 with every entry of the result, so `dout` is all ones.)
 
 # %%
 tape.clear()
@@ -152,13 +157,19 @@ play_backwards(matrix + row, np.ones((2, 3)))
 print("row has shape", row.data.shape, "and its gradient", row.grad.shape)
 
 # %% [markdown]
-# That is wrong, and the cure is `unbroadcast`: sum over every axis along which the input was
-# repeated. With it we define the operations that a small network needs.
+# That is wrong, and `unbroadcast` fixes it: it sums over every axis along which the input was
+# repeated. With it we define the operations that a small network needs. Three of them are new:
+#
+# * In a product of matrices $x_{ik}$ meets $y_{kj}$ in $\text{out}_{ij}$. So
+#   $dx_{ik} = \sum_j dout_{ij} \, y_{kj}$, which is `dout @ y.T`.
+# * $\tanh$ is a curve that squeezes any number into the range from −1 to 1. Its slope is
+#   $1 - \tanh^2$.
+# * Every entry of a sum counts once, so it gets `dout`.
 
 
 # %%
 def unbroadcast(dout, shape):
-    dout = dout.sum(tuple(range(dout.ndim - len(shape))))  # the axes that were added in front
+    dout = dout.sum(tuple(range(dout.ndim - len(shape))))  # the axes added in front; () for none
     stretched = tuple(i for i, n in enumerate(shape) if n == 1)  # of length 1, and repeated
     return dout.sum(stretched, keepdims=True)
 
@@ -291,9 +302,10 @@ add, mul, matmul = op(add_page), op(mul_page), op(matmul_page)
 tanh, total = op(tanh_page), op(sum_page)
 
 # %% [markdown]
-# That is the whole machine. Does it work? Here is a network with two layers. It learns the
-# function "exclusive or", which no single layer can compute: true if exactly one of two inputs is
-# true.
+# That is the whole machine. Does it work? Here is a network with two layers. A **layer** multiplies
+# by a matrix and may add a row, its **bias**; a **network** is several layers with a curve such as
+# tanh between them. This one learns the function "exclusive or", which no single layer can compute:
+# true if exactly one of two inputs is true.
 
 # %%
 generator = np.random.default_rng(1)
@@ -325,8 +337,10 @@ print("answers:", *(f"{y:.2f}" for y in network(inputs).data[:, 0]))
 # ## This is `minigrad/tensor.py` without its guards
 #
 # Our pages have the same form as those of minigrad, so our tape can run minigrad's operations, and
-# minigrad's tape must find the same gradients. `page` below is the array function that an
-# operation of minigrad was made of. We send one small piece of a Transformer through both.
+# minigrad's tape must find the same gradients. We send one small piece of a language model through
+# both. You need not know these operations yet: all that matters is that the same list of operations
+# runs on two tapes. (`__wrapped__` is the page that `@op` has replaced. A twin is a faster version
+# of a page, which minigrad runs in its place.)
 
 # %%
 import minigrad as mg
@@ -343,8 +357,8 @@ targets = np.array([3, 1, 4, 1, 5])
 def piece(ops, x, weight, bias, up, down):
     h = ops["layer_norm"](x, weight, bias)
     h = ops["linear"](ops["gelu"](ops["linear"](h, up, None)), down, None)
-    x = ops["add"](x, h)  # the residual stream: x is used twice
-    mixed = ops["matmul"](ops["softmax"](x), down)  # and here a third time
+    x = ops["add"](x, h)  # the first x is used twice
+    mixed = ops["matmul"](ops["softmax"](x), down)  # `down` is used here, and again below
     return ops["cross_entropy"](ops["linear"](mixed, down, None), targets)
 
 
@@ -365,8 +379,9 @@ for x, y in zip(our_leaves, their_leaves, strict=True):
 # ## Try it
 #
 # * Write the page of `exp`, whose derivative is itself, and make it an operation.
-# * Replace the heap by a plain list from which you take the **oldest** node. Which gradient of
-#   `piece` comes out wrong, and why?
+# * Write `x = ops["add"](x, bias)` as the first line of `piece`, and let `backward()` take the
+#   **oldest** waiting node instead of the newest. Which error do you get? (The node of `x` is
+#   replayed and emptied before its second gradient arrives.)
 # * [`examples/exercises/`](../exercises) has every operation of minigrad with an empty `backward`,
 #   and `python -m minigrad.exercises` checks what you write there.
 #

@@ -2,7 +2,7 @@
 # # 3. Next-token prediction
 #
 # A language model with random weights writes gibberish. Training turns it into something that
-# writes sentences, and all it ever practises is one game: **guess what comes next.** This notebook
+# writes sentences, and it practises only one game: **guess what comes next.** This notebook
 # shows the game, who supplies the right answers, and how well a very simple player does.
 
 # %%
@@ -28,9 +28,10 @@ from gpt_numpy.tokenizer import CharTokenizer
 # ## The text is its own label
 #
 # Most machine learning needs people who label examples: this picture is a cat, that one is a dog.
-# Text needs nobody. Cut it anywhere, and what comes before the cut is a question whose answer comes
-# after the cut. This is called **self-supervision**. A model does not read letters or words but
-# **tokens**, which are pieces of text with a number each. Here a token is a word or a full stop.
+# Text needs no labels. Cut it anywhere, and what comes before the cut is a question whose answer
+# comes after the cut. This is called **self-supervision**. A model does not read letters or words
+# but **tokens**, which are pieces of text with a number each. Here a token is a word or a full
+# stop.
 
 # %%
 text = "The cat sat on the mat."
@@ -73,7 +74,10 @@ print(f"... {len(play):,} characters, {V} different ones, and {len(play) - 1:,} 
 # %% [markdown]
 # ## What an untrained model writes
 #
-# A GPT whose weights are random numbers gives every character about the same chance.
+# A **GPT** is a function with many weights. Ids go in, and a score for every token of the
+# vocabulary comes out, at every position. `block_size` is how many tokens it sees; `n_layer`,
+# `n_head` and `n_embd` are its size (notebook 9). If its weights are random numbers, every
+# character gets about the same chance.
 
 # %%
 mg.manual_seed(1)

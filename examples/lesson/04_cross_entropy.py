@@ -49,8 +49,8 @@ for name, score, probability in zip(names, scores, p, strict=True):
 # $$\text{loss} = -\ln p_\text{right}$$
 #
 # Why the logarithm? The probability of a whole text is the product of the probabilities of its
-# tokens. The logarithm turns that product into a sum, so every token adds its own loss. And it is
-# severe with a model that is sure of the wrong answer: the loss grows without bound.
+# tokens. The logarithm turns that product into a sum, so every token adds its own loss. And it
+# punishes a model that is sure of the wrong answer: the loss grows without bound.
 
 # %%
 cases = {
@@ -113,7 +113,9 @@ print(f"minigrad {F.cross_entropy(logits, targets).item():.6f}")
 # \qquad\text{so}\qquad
 # \frac{\partial \text{loss}}{\partial x_i} = p_i - [i = t]$$
 #
-# where $[i = t]$ is 1 for the right token and 0 for the others. Training moves against the
+# where $[i = t]$ is 1 for the right token and 0 for the others. (The slope of $\ln s$ is $1/s$ and
+# that of $e^x$ is $e^x$. So by the chain rule the slope of $\ln \sum_j e^{x_j}$ along $x_i$ is
+# $e^{x_i} / \sum_j e^{x_j}$, which is $p_i$.) Training moves against the
 # gradient. So every score is pushed down by its probability, and the right one is also pushed up
 # by 1. The mean over $n$ positions divides all of it by $n$.
 
@@ -128,8 +130,8 @@ print("equal to the formula:", np.allclose(x.grad, by_formula, rtol=0, atol=1e-1
 # %% [markdown]
 # ## What a loss means: perplexity
 #
-# A loss of 2.0 says little to most people. $e^\text{loss}$, the **perplexity**, says more. It is
-# the number of equally likely tokens among which a guess would be as hard.
+# A loss of 2.0 says little to most people. $e^\text{loss}$, the **perplexity**, says more. A
+# perplexity of 7 means that guessing is as hard as picking one of 7 equally likely tokens.
 
 
 # %%
@@ -145,7 +147,8 @@ for n in (50_000, 65):
 # %% [markdown]
 # ## The ladder
 #
-# These landmarks are for models whose tokens are pieces of words, about 50,000 of them.
+# These landmarks are a rule of thumb for models whose tokens are pieces of words, about 50,000 of
+# them. How far down a model can get depends on the text: some texts are easier to predict.
 
 # %%
 ladder = [
@@ -184,10 +187,11 @@ figure
 # %% [markdown]
 # ## Another vocabulary is another ladder
 #
-# A model of characters chooses among perhaps 65 tokens, so it starts at $\ln 65$, far down on that
-# ladder, without having learned anything. A loss of 1.5 means something else to it. To compare
+# A model of characters chooses among perhaps 65 tokens, so it starts at $\ln 65$, well below
+# 10.82, without having learned anything. A loss of 1.5 means something else to it. To compare
 # models with different tokens, convert the loss into **bits per character**: divide by $\ln 2$,
-# because a bit is a choice between two, and by the number of characters in a token.
+# because a bit is a choice between two, and by the number of characters in a token. (A loss with
+# $\ln$ is measured in **nats**; 1 nat is 1.44 bits.)
 #
 # $$\text{bits per character} = \frac{\text{loss}}{\ln 2 \cdot \text{characters per token}}$$
 
@@ -206,13 +210,14 @@ for kind, loss, characters in (
     print(f"{kind:22} perplexity {perplexity(loss):5.1f}   {bits:.2f} bits per character")
 
 # %% [markdown]
-# With four characters per token, the word-piece model of the last line knows its text better than
-# the character model above it, although its loss is twice as high.
+# If both read the same text, with four characters per token, the word-piece model of the last line
+# knows it better than the character model above it, although its loss is twice as high.
 #
 # ## Try it
 #
 # * What loss does a model have that always gives the right token a probability of one half? Its
 #   perplexity?
-# * Change one target to the least likely token. Which entry of the gradient is largest now?
+# * Change one target to the least likely token. Which entry of the gradient is largest in size now,
+#   and which sign does it have?
 #
 # Next: [5. The training loop](05_training_loop.ipynb).

@@ -2,8 +2,8 @@
 # # 5. The training loop
 #
 # Guess, measure, find out which way is better, take a step. That is all of training, and it fits
-# into a dozen lines. They are written for PyTorch and run here on minigrad: only the two imports
-# are different.
+# into a dozen lines. They are written for PyTorch, the library that most models are trained with,
+# and run here on minigrad: only the two imports are different.
 
 # %%
 # In Colab, or wherever minigrad is missing, this installs it.
@@ -31,8 +31,8 @@ from gpt_numpy.tokenizer import CharTokenizer
 # ## Text, batches, model
 #
 # The loader cuts the play into windows of 32 characters and serves 32 of them at a time. So a batch
-# `x` has shape (B, T) = (32, 32), and `y` is the same moved by one. Once through the whole text is
-# an **epoch**.
+# `x` has shape (B, T) = (32, 32), and `y` is the same moved by one. One pass through the whole text
+# is an **epoch**.
 
 # %%
 text = grammar.generate(50_000)
@@ -44,6 +44,7 @@ model.to(dtype=np.float64)  # 16 digits, so that every machine prints the same n
 epochs = 4
 
 V = tokenizer.vocab_size
+# Look at one batch, of a second loader, so that the first one starts the training from its start.
 x, y = next(iter(DataLoader(tokenizer.encode(text), batch_size=32, block_size=32)))
 print("x", x.shape, " y", y.shape, " scores", model(x).shape)
 print(f"{sum(p.size for p in model.parameters()):,} weights")
@@ -81,7 +82,8 @@ for epoch in range(epochs):
 # | `optimizer.step()` | move every weight a little against its slope |
 #
 # Why must the old gradients be forgotten? Because `backward()` **adds** to them. Notebook 8 makes
-# good use of that. Here it would be a mistake: every step would also repeat all steps before it.
+# good use of that. Here it would be a mistake: every step would use the gradients of all earlier
+# steps again. (The loop prints the loss of the last batch of each epoch.)
 
 # %%
 x, y = next(iter(train_loader))
@@ -96,10 +98,11 @@ print(f"after two backward() without zero_grad() the gradient is {ratio:.4f} tim
 # ## AdamW, written out
 #
 # The plain step is $w \leftarrow w - \text{rate} \cdot g$, with $g$ the gradient. AdamW keeps two
-# running means for every weight: $m$ of its gradients and $v$ of their squares. It divides one by
-# the root of the other. So a weight moves about as far as the rate says when its gradients agree in
-# sign, and very little when they contradict each other. Weight decay, the W, also pulls every
-# weight a little towards zero.
+# running means for every weight: $m$ of its gradients and $v$ of their squares. A running mean
+# keeps 90 % ($\beta_1$) of its old value and takes in 10 % of the new one. AdamW divides $m$ by the
+# square root of $v$. So a weight moves about as far as the rate says when its gradients agree in
+# sign, and very little when their signs keep changing. Weight decay, the W, also pulls every weight
+# a little towards zero; $\lambda$ is its strength, and $\epsilon$ keeps us from dividing by 0.
 #
 # $$m \leftarrow \beta_1 m + (1 - \beta_1) g \qquad
 # v \leftarrow \beta_2 v + (1 - \beta_2) g^2$$
@@ -133,8 +136,10 @@ print("100 steps, largest difference below 1e-15:", abs(ours - theirs.data).max(
 # %% [markdown]
 # ## Try it
 #
-# * Delete `optimizer.zero_grad()` from the loop. AdamW hides much of the damage. Use
-#   `torch.optim.SGD(model.parameters(), lr=0.5)` instead, with and without the line.
-# * Evaluate the model on a text that it has not seen: `grammar.generate(10_000, seed=1)`.
+# * Delete `optimizer.zero_grad()` from the loop. With AdamW the loss ends somewhat higher. Use
+#   `torch.optim.SGD(model.parameters(), lr=0.5)` instead, the plain step of notebook 1, with and
+#   without the line. (Without it the loss explodes to NaN, with warnings.)
+# * Evaluate the model on a text that it has not seen, `grammar.generate(10_000, seed=1)`: the mean
+#   of `F.cross_entropy(model(x), y).item()` over a loader, under `with torch.no_grad():`.
 #
 # Next: [6. The training curve](06_training_curve.ipynb).

@@ -32,7 +32,7 @@ from gpt_numpy.train import evaluate, train
 # ## The text, and its entropy
 #
 # A grammar writes the play by rolling dice: who speaks, which kind of sentence, which words. Even a
-# reader who knows the grammar by heart cannot foresee the dice. How surprised such a reader is, on
+# reader who knows the grammar by heart cannot predict the dice. How surprised such a reader is, on
 # average and for each character, is called the **entropy** of the text. No model can have a lower
 # loss on average, whatever its size. We wrote the grammar, so we can compute its entropy exactly.
 #
@@ -78,8 +78,10 @@ print(write(model))
 # %% [markdown]
 # ## Training
 #
-# `train` is the loop of notebook 5 with the schedule of notebook 7 and clipping, and returns to us
-# after every step. Every 100 steps we measure the loss on held-out text.
+# `train` is the loop of notebook 5 with the schedule of notebook 7 and with **clipping**: if the
+# gradient of all weights together is longer than 1, it is scaled down to length 1, so that one bad
+# batch cannot throw the weights far. `train` hands control back after every step. Every 100 steps
+# we measure the loss on held-out text.
 
 # %%
 losses, evaluations, samples = [], {}, {}
@@ -140,17 +142,19 @@ figure
 # 3. **It slows down at a shoulder**, a little above 2. That is where the bigram model of
 #    notebook 3 was: the model knows pairs of letters and cannot yet look further back.
 # 4. **It falls again.** Attention has begun to work, and the model learns words.
-# 5. **It levels off above the dashed line.** A larger model and more steps come closer to it. None
-#    gets below it.
+# 5. **It levels off above the dashed line.** A larger model and more steps come closer to it. On
+#    held-out text none gets below it on average. On text that it has memorized, the blue line can.
+#    A gap is left because this model sees at most 64 characters, and at the start of a window
+#    almost none. The reader who sets the entropy sees everything.
 #
-# The curve trembles, because every batch is a different piece of text; the thick line is a running
-# mean. The orange points lie on it. If they rose while the blue line fell, the model would be
-# memorizing its text.
+# The curve is jagged, because every batch is a different piece of text. The thick line is the mean
+# of the last steps, so it comes late where the curve falls steeply. The orange points lie on it. If
+# they rose while the blue line fell, the model would be memorizing its text.
 #
 # ## How far from perfect?
 #
-# The entropy above is that of an endless play. Of the held-out piece we can compute what a reader
-# who knows the grammar would have as loss on this very text.
+# The entropy above is that of an endless play. We can also compute the loss that a reader who knows
+# the grammar has on exactly this held-out text.
 
 # %%
 nats, n_characters = grammar.negative_log_likelihood(play[cut:])
@@ -165,7 +169,7 @@ print(f"of the way from ln {V} to the entropy:   {share:.0%}")
 #
 # * Train for 2,000 steps. Set `n_layer` to 4. Which helps more?
 # * Train on the first 5,000 characters only. What do the orange points do?
-# * `python examples/train_shakespeare.py --open` trains a larger model in all processor cores and
+# * `python examples/train_shakespeare.py --open` trains a larger model on all processor cores and
 #   shows the same curve in a page that updates as it learns.
 #
 # Next: [7. The learning-rate schedule](07_schedule.ipynb).

@@ -48,9 +48,10 @@ def schedule(step, warmup, end, peak, floor):
 # %% [markdown]
 # ## Typical numbers
 #
-# GPT-2 and GPT-3 were trained with peaks around $6 \cdot 10^{-4}$, about 2,000 steps of warm-up,
-# and a floor of a tenth of the peak. Here are 10,000 steps with 1,000 of warm-up. Steps count from
-# 1, because a step with a rate of 0 would do nothing.
+# For a model of the size of the smallest GPT-2 a peak of $6 \cdot 10^{-4}$ is typical (the GPT-3
+# paper uses it for its smallest model), with about 2,000 steps of warm-up and a floor of a tenth of
+# the peak (as in nanoGPT). Larger models take smaller rates. Here are 10,000 steps with 1,000 of
+# warm-up. Steps count from 1, because a step with a rate of 0 would do nothing.
 
 # %%
 WARMUP, END = 1_000, 10_000
@@ -103,6 +104,6 @@ figure
 #
 # * Draw a schedule that falls in a straight line from peak to floor. Where is it above the cosine,
 #   and where below?
-# * Which rate has the very last step? And step 20,000?
+# * What is the rate at the last step? And at step 20,000?
 #
 # Next: [8. Gradient accumulation](08_accumulation.ipynb).

@@ -51,8 +51,8 @@ print("small batches:", len(train_loader), "of", train_loader[0][0].shape)
 # %% [markdown]
 # ## The loop
 #
-# It is written for PyTorch, and only the imports are different. The model steps when
-# `accumulation_steps` batches have been added up.
+# It is written for PyTorch, and only the imports are different. The optimizer steps once the
+# gradients of `accumulation_steps` batches have been added up.
 
 # %%
 model = copy.deepcopy(untrained)
@@ -110,7 +110,8 @@ print(f"64 batches of 8, not divided:                {np.linalg.norm(undivided):
 
 # %% [markdown]
 # It is 64 times too long. AdamW divides by the size of the gradients and would hide the mistake.
-# Clipping would not, and plain gradient descent would step 64 times too far.
+# With clipping it shows: a length of 6.7 is cut down to 1, while the right gradient of 0.1 would
+# not have been cut. Plain gradient descent would step 64 times too far.
 #
 # ## The last group
 #
@@ -120,7 +121,7 @@ print(f"64 batches of 8, not divided:                {np.linalg.norm(undivided):
 # epoch. Stepping once more at the end is not enough, because their losses were divided by 64, and
 # there are only 6 of them.
 #
-# The remedy: divide by what is really in the group. A batch of $n$ sequences out of $N$ in its
+# The fix: divide by what is really in the group. A batch of $n$ sequences out of $N$ in its
 # group counts $n / N$. Then a short group is weighted correctly, and so is a short batch.
 
 
@@ -152,7 +153,7 @@ batches = train_loader + [
 print(len(batches), "batches; sequences in the last six:", [len(x) for x, _ in batches[64:]])
 
 model = copy.deepcopy(untrained)
-print("steps with 64 batches to a group:", train(model, batches, 64))
+print("steps with 64 batches per group:", train(model, batches, 64))
 large = copy.deepcopy(untrained)
 two = [(all_x, all_y), (torch.Tensor(more[:, :-1]), torch.Tensor(more[:, 1:]))]
 print("steps with the same sequences as two large batches:", train(large, two, 1))
@@ -166,7 +167,7 @@ print("the two models differ by less than 1e-12:", off < 1e-12)
 # ## Try it
 #
 # * Divide by 64 in the last group as well. How far apart are the two models after the second step?
-# * What would change if the rows had different lengths, with padding? By what should a batch be
-#   weighted then?
+# * What would change if the rows had different lengths, filled up with a token that does not count
+#   (**padding**)? By what should a batch be weighted then?
 #
 # Next: [9. Attention](09_attention.ipynb).

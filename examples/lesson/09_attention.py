@@ -3,7 +3,10 @@
 #
 # To guess the next token, a position needs to know what came before it. **Attention** is how
 # positions exchange information: each one takes a weighted average of what the others offer, and
-# the weights depend on the content. It consists of five ordinary operations.
+# the shares depend on the content. It consists of five ordinary operations: product, scaling, mask,
+# softmax, product. Below, B is the number of sequences in a batch, T of positions, C of channels
+# (numbers per position), H of heads and V of tokens in the vocabulary. (A raised T, as in $k^T$, is
+# the transpose.)
 
 # %%
 # In Colab, or wherever minigrad is missing, this installs it.
@@ -30,14 +33,16 @@ from gpt_numpy.lesson.shapes import shapes_svg
 # %% [markdown]
 # ## Query, key, value
 #
-# Every position computes three vectors of length $D$ from what it knows. Its **query** $q$ says
-# what it is looking for. Its **key** $k$ says what it can be found by. Its **value** $v$ is what it
-# has to tell. How well a query fits a key is their product, and a softmax turns the products of a
-# row into weights:
+# Every position has C numbers that say what it knows so far. From these it computes three vectors
+# of length $D$, each by a product with a matrix of weights (`attn.query.weight` and so on, printed
+# below). Its **query** $q$ says what it is looking for. Its **key** $k$ says what it can be found
+# by. Its **value** $v$ is what it passes on. How well a query fits a key is their dot product:
+# multiply entry by entry and add. A softmax turns the products of a row into shares $P$:
 #
 # $$S = \frac{q k^T}{\sqrt{D}} \qquad P = \text{softmax}(S) \qquad \text{out} = P v$$
 #
-# Why divide by $\sqrt{D}$? A sum of $D$ independent products of spread 1 has spread $\sqrt{D}$.
+# Why divide by $\sqrt{D}$? A sum of $D$ independent products, each with standard deviation 1, has a
+# standard deviation (spread) of $\sqrt{D}$.
 # Without the division a softmax over scores so far apart would pick one position and ignore the
 # others.
 
@@ -52,8 +57,8 @@ for D in (4, 64, 1024):
 # %% [markdown]
 # ## Five operations
 #
-# The third line is the **causal mask**: a position must not see what comes after it, because that
-# is what it has to guess. A score of $-\infty$ becomes a weight of $e^{-\infty} = 0$.
+# The line with `F.where` is the **causal mask**: a position must not see what comes after it,
+# because that is what it has to guess. A score of $-\infty$ becomes a share of $e^{-\infty} = 0$.
 
 # %%
 words = "The cat sat on the mat".split()
@@ -128,11 +133,18 @@ print("without it:", same)
 # ## Where attention sits
 #
 # A GPT is a stack of blocks. In each of them the positions first talk (attention), and then each
-# thinks by itself (the MLP). Both add their result to a stream that runs from the bottom to the
-# top, the **residual stream**. The picture shows the shapes and the number of weights, for the
-# model that `examples/train_shakespeare.py` trains on a laptop. B is the number of sequences in a
-# batch, T of positions, C of channels (numbers per position), H of heads and V of tokens in the
-# vocabulary.
+# thinks by itself (the MLP). Both add their result to a stream that runs from the ids at the top of
+# the picture to the scores at the bottom, the **residual stream**. The picture shows the shapes and
+# the number of weights, for the model that `examples/train_shakespeare.py` trains on a laptop. The
+# parts that are new:
+#
+# | part | what it does |
+# |---|---|
+# | embedding | a table with one row of C numbers per token, and one per position |
+# | layer norm | subtracts a row's mean, divides by its spread, and multiplies by a weight |
+# | MLP | the network of notebook 2, with 4 C numbers between its two layers |
+# | GELU | a smooth form of max(0, x), in place of tanh |
+# | scores | the product with the token table again |
 
 # %%
 config = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False)
@@ -159,7 +171,8 @@ for name, p in model.h[0].named_parameters():
 #
 # * Set `scores` to zero before the mask. What does each position return now?
 # * Remove the mask from `spelled_out`, and compare with `F.attention(..., causal=False)`.
-# * Shuffle the words. Attention itself does not notice, because it has no sense of order. What in
-#   the picture above tells the model where a token is?
+# * Put the positions of `arrays` in another order, `arrays[..., [2, 0, 1, 4, 3, 5], :]`, and call
+#   `F.attention` with `causal=False`: the same rows come out, in the new order. So without the mask
+#   attention has no sense of order. What in the picture above tells the model where a token is?
 #
 # Next: [10. Sampling](10_sampling.ipynb).

@@ -3,7 +3,8 @@
 #
 # A trained model gives probabilities for the next token. To write, we must choose one, append it,
 # and ask again. Always taking the likeliest token makes dull text that repeats itself. Choosing
-# exactly by the probabilities lets a rare mistake in now and then. Three options shape the choice:
+# exactly by the probabilities sometimes picks a token that makes no sense. Three options shape the
+# choice:
 # **temperature**, **top-k** and **top-p**.
 
 # %%
@@ -51,7 +52,7 @@ for temperature, p in by_temperature.items():
 # ## Top-k
 #
 # Keep the k likeliest tokens and scale their probabilities up so that they sum to 1 again. The many
-# unlikely tokens have small probabilities, but together they would be chosen rather often.
+# unlikely tokens have small probabilities, but together they would be chosen quite often.
 
 
 # %%
@@ -70,8 +71,8 @@ print("top-k, k = 2", *(f"{share:5.2f}" for share in top_k(p, 2)))
 # ## Top-p
 #
 # How many tokens make sense differs from place to place. After "Good morrow, my" there are few, and
-# at the start of a line there are many. So top-p keeps **the fewest likeliest tokens that have a
-# probability of at least p together**.
+# at the start of a line there are many. So top-p keeps **the smallest set of likeliest tokens whose
+# probabilities add up to at least p**.
 #
 # With $p = 0.9$ these are the first three here, because $0.40 + 0.30 + 0.20 = 0.90$. For a computer
 # the sum is not quite 0.9, and a careless program would keep four:
@@ -198,9 +199,10 @@ for name, chosen in (("top-k, k = 5", {"k": 5}), ("top-p, p = 0.8", {"threshold"
     print(f"--- {name}\n{tokenizer.decode(generate(model, prompt, 110, **chosen))}\n")
 
 # %% [markdown]
-# The loop reads the whole text again for every token. `model.generate` keeps the keys and values of
-# what it has read (the **KV cache**), which gives the same text faster. With a temperature near 0
-# both always take the likeliest token:
+# The loop reads the last `block_size` tokens again for every new one. `model.generate` keeps the
+# keys and values of what it has read (the **KV cache**), which gives the same scores faster as long
+# as the text fits into one window; beyond that it starts again from the last half. With a
+# temperature near 0 both always take the likeliest token:
 
 # %%
 short = len(prompt) + 35  # within one block, where the cache needs no restart

@@ -2,9 +2,9 @@
 # # 11. What goes wrong
 #
 # A wrong derivative does not crash. The model trains, a little worse than it should, and nobody
-# knows why. The first half of this notebook breaks six backward rules in the ways that people break
-# them, and shows how a check finds each. The second half breaks four training runs and shows what
-# each curve looks like.
+# knows why. The first half of this notebook breaks six backward rules in ways that happen often,
+# and shows how a check finds each. The second half breaks four training runs and shows what each
+# curve looks like.
 
 # %%
 # In Colab, or wherever minigrad is missing, this installs it.
@@ -49,7 +49,7 @@ from minigrad.tensor import op
 #
 # `gradcheck` measures what notebook 1 measured: it moves every entry of every input a little, sees
 # how far the output moves, and compares that with `backward()`. It weights the entries of the
-# output with random numbers, so that no two errors can cancel. The forward pass of all six
+# output with random numbers, so that errors do not cancel by chance. The forward pass of all six
 # operations below is right.
 
 # %%
@@ -106,7 +106,7 @@ check(add_row, x, row)
 def rows_0_1_0(x):
     def backward(dout):
         dx = np.zeros_like(x)
-        dx[[0, 1, 0]] = dout  # right: np.add.at(dx, [0, 1, 0], dout)
+        dx[[0, 1, 0]] = dout  # right: np.add.at(dx, [0, 1, 0], dout), adds twice
         return (dx,)
 
     return x[[0, 1, 0]], backward
@@ -146,7 +146,7 @@ def softmax_by_entry(x):
     out = e / e.sum(-1, keepdims=True)
 
     def backward(dout):
-        return (dout * out * (1 - out),)  # this is the derivative of sigmoid
+        return (dout * out * (1 - out),)  # this is the derivative of 1 / (1 + e⁻ˣ)
 
     return out, backward
 
@@ -191,7 +191,8 @@ for name, softmax in (("this rule ", softmax_upside_down), ("right rule", F.soft
 #
 # The derivatives are right now, and something else is not. All runs use the same small model, the
 # same text, 320 steps, and a rate that peaks at 0.02, unless something else is said. The rate is
-# high for a GPT, which makes the point of warm-up visible within so few steps.
+# high for a GPT, which makes the benefit of warm-up visible within so few steps. (`patch.object`
+# with `partial` replaces `F.attention` while a run lasts.)
 
 # %%
 play = grammar.generate(100_000)
@@ -247,25 +248,26 @@ axes.legend(loc="upper right")
 figure
 
 # %% [markdown]
-# **Rate too high.** The loss jumps far above a uniform guess and does not come down far below it
-# again. The weights were thrown so far that the model is confidently wrong. Cure: divide
-# the rate by 10, and again if that is not enough.
+# **Rate too high.** With a peak of 1.0 the loss jumps far above a uniform guess and does not come
+# down far below it again. The weights were thrown so far that the model is confidently wrong. What
+# helps: divide the rate by 10, and again if that is not enough.
 #
-# **No warm-up.** The curve has a healthy shape, and stays above the healthy one to the end. The
-# first steps at full rate put the weights in a bad place. At a low rate the difference would be too
-# small to see: warm-up buys you a higher rate.
+# **No warm-up.** The curve is ahead of the healthy one for the first steps, then falls behind and
+# stays above it to the end. The first steps at full rate put the weights in a bad place. At a low
+# rate the difference would be too small to see: warm-up buys you a higher rate.
 #
 # **Targets not shifted.** The loss rushes to zero, far below the entropy. A loss that is too good
-# to be true is not true. The model was asked for the token that it reads, and it copies. When it
-# writes, it repeats its last character.
+# to be true is not true. The model was asked for the token that it reads, and it copies. (It starts
+# a little below the uniform guess, because scores are products with the token's own vector: an
+# untrained GPT favours the token that it reads.) When it writes, it repeats its last character.
 #
 # **Mask forgotten.** For a while all is normal. Then attention discovers that the answer is one
-# position to the right, and the loss falls through the entropy. When the model writes, there is
+# position to the right, and the loss falls below the entropy. When the model writes, there is
 # nothing to the right, and it fails.
 #
 # The last two would look like a triumph to somebody who does not know the lowest possible loss.
-# Usually nobody does. So **look at what the model writes**, and be suspicious of a curve that falls
-# too well.
+# Usually nobody does. So **look at what the model writes**, and be suspicious of a curve that looks
+# too good.
 #
 # ## Try it
 #

@@ -19,6 +19,7 @@ if importlib.util.find_spec("minigrad") is None:
 from pathlib import Path
 
 import numpy as np
+from IPython.display import SVG
 
 import minigrad as mg
 import minigrad.ops as F
@@ -67,12 +68,14 @@ show(nodes_behind(loss))
 # %%
 folder = Path("runs/lesson")
 folder.mkdir(parents=True, exist_ok=True)
-print(mg.draw(loss, folder / "expression.svg").as_posix())
+drawing = mg.draw(loss, folder / "expression.svg")
 print("x.grad", x.grad, "  w.grad", w.grad, "  b.grad", b.grad)
+SVG(drawing.read_text(encoding="utf-8"))
 
 # %% [markdown]
-# Open the file in a browser. At every operation it shows the shape and, to the right of `mul`, the
-# leaves `x` and `w`.
+# Time runs down in the picture, while the table above has the newest node on top. Every operation
+# has its shape and the length of the gradient that arrives there. The lines to the right of `mul`
+# are the leaves, the Tensors that no operation has made: first `x`, then `w`.
 #
 # ## The tape of a GPT
 
@@ -90,16 +93,17 @@ for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
 print(mg.draw(loss, folder / "gpt.svg").as_posix(), "(click a block to see what is inside)")
 
 # %% [markdown]
-# ## How long the gradients are on the way
+# ## How large the gradients are along the way
 #
-# A gradient reaches a weight by way of all operations between it and the loss. In a plain chain of
+# A gradient reaches a weight through all operations between it and the loss. In a plain chain of
 # layers, each one may shorten it or lengthen it. After many layers nothing is left, or the numbers
-# explode. In a GPT every block **adds** to the residual stream. The derivative of $x + f(x)$ is
-# $1 + f'(x)$, so a part of the gradient passes every block unchanged.
+# explode. In a GPT every block **adds** to the residual stream. The derivative of $x + f(x)$ is $1
+# + f'(x)$, where $f'$ is the derivative of $f$, so a part of the gradient passes every block
+# unchanged.
 #
-# To see the difference, take 24 layers of the same kind, with and without the addition. Between the
-# layers we add a `probe`, which is zero and changes nothing. Its gradient is the gradient that
-# arrives there.
+# To see the difference, take 24 layers of the same kind, with the small random weights that a GPT
+# starts from, with and without the addition. Between the layers we add a `probe`, which is zero and
+# changes nothing. Its gradient is the gradient that arrives there.
 
 
 # %%
@@ -110,11 +114,9 @@ def gradient_lengths(n_layers, residual, width=64):
     for _ in range(n_layers):
         probes.append(mg.Tensor(np.zeros((8, width)), requires_grad=True))
         x = x + probes[-1]
-        weight = mg.Tensor(generator.standard_normal((width, width)) / np.sqrt(width))
-        if residual:
-            x = x + F.gelu(F.linear(F.layer_norm(x), weight))
-        else:
-            x = F.gelu(F.linear(x, weight))
+        weight = mg.Tensor(0.02 * generator.standard_normal((width, width)))
+        new_x = F.gelu(F.linear(x, weight))
+        x = x + new_x if residual else new_x
     x.backward(generator.standard_normal((8, width)))
     return [float(np.linalg.norm(probe.grad)) for probe in probes]
 
@@ -147,7 +149,7 @@ for name in ("query", "value"):
 # %% [markdown]
 # The value weights of all blocks get gradients of a similar size. Those of the queries are far
 # shorter: before training every position looks everywhere about equally, and what it looks for
-# matters little yet.
+# makes little difference yet. (Dropout is off here: it passes its input on.)
 #
 # ## The end of the lesson
 #
@@ -157,5 +159,6 @@ for name in ("query", "value"):
 #
 # ## Try it
 #
-# * Remove `F.layer_norm` from the residual stream of `gradient_lengths`. What does the curve do?
-# * Make the weights of the plain chain twice as large. Where do the gradients go now?
+# * Write `F.linear(F.layer_norm(x), weight)`. Layer norm keeps the numbers the same size. What does
+#   it do to the gradients of the chain, and what with 200 layers?
+# * Make the weights ten times as large. Where do the gradients go now?
