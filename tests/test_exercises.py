@@ -12,7 +12,7 @@ from mutants import mutants_in
 
 import minigrad.ops as F
 from minigrad.exercises.__main__ import hints, main
-from minigrad.exercises.check import OPEN, WRONG, check
+from minigrad.exercises.check import DONE, OPEN, WRONG, check
 from minigrad.exercises.hints import FORWARD, HINTS
 from minigrad.exercises.make import backward_exercise, exercises
 from minigrad.optim import AdamW
@@ -129,7 +129,7 @@ MISTAKES = {  # exercise -> what is changed in its solution, and what the checke
     "mul": ("unbroadcast(dout * y, shape_of(x))", "dout * y", "mul: gradient of shape", "(3, 1)"),
     "exp": ("(dout * out,)", "(dout / zero,)", "exp.py, line ", "NameError: name 'zero'"),
     "tanh": ("return (dout", "dout *= 2; return (dout", "tanh.py, line ", "read-only"),
-    "log": ("(dout / x,)", "(None,)", "log has no derivative", "in x (2, 3, 5)"),
+    "log": ("(dout / x,)", "(None,)", "log has no derivative", "called with x (2, 3, 5)"),
     "sqrt": (
         "array_module(x).sqrt",
         "2 * array_module(x).sqrt",
@@ -137,7 +137,7 @@ MISTAKES = {  # exercise -> what is changed in its solution, and what the checke
         ": yours ",
     ),
     "neg": ("return -x, backward", "return (-x, backward", "SyntaxError", "neg.py, line"),
-    "adamw": ("1 - beta2**t", "1", "w, entry (", "step t = 1"),
+    "adamw": ("1 - beta2**t", "1", "w, entry (", "in step t = 1"),
     "warmup_cosine": ("import warmup_cosine", "import warmup_cosine as other", "defines no", "w"),
     "top_p": ("top_p=p", "top_p=p * 0.99", "out, entry (", "probabilities"),
     "softmax_forward": ("[0]", "[0] + 1e-9", "out, entry (", "off by 1e-09"),
@@ -161,11 +161,50 @@ def test_it_names_the_entry_and_the_numbers(tmp_path):
     _, remark = verdict(tmp_path, "sqrt", text)
     found = re.fullmatch(
         r"input 0 \(x\), entry \((\d), (\d), (\d)\): yours (\S+), right (\S+), off by (\S+), "
-        r"in x \(2, 3, 5\)",
+        r"called with x \(2, 3, 5\)",
         remark,
     )
     yours, right, off = map(float, found.groups()[3:])
     assert yours == pytest.approx(2 * right, rel=1e-5) and off == pytest.approx(abs(right), rel=0.1)
+
+
+RETURNED = {  # a backward of exp, and what the checker says of it
+    "return dout * out": "backward returned one array, not a tuple of gradients: (dx,)",
+    "dout * out": "backward returned nothing, not a tuple of gradients: (dx,)",
+    "return (1 / 0,)": "ZeroDivisionError: division by zero, called with x (2, 3, 5)",
+}
+
+
+@pytest.mark.parametrize("body", RETURNED)
+def test_what_it_says_of_what_backward_returns(body, tmp_path):
+    """Not what Python says of it."""
+    text = solutions()["exp"].replace("return (dout * out,)", body)
+    state, remark = verdict(tmp_path, "exp", text)
+    assert state == WRONG and remark.endswith(RETURNED[body]), remark
+
+
+def test_right_solutions_of_another_kind(tmp_path):
+    """A loop over targets with reshape, and AdamW in place, are right too."""
+    text = """
+import numpy as np
+def cross_entropy(logits, targets):
+    V = logits.shape[-1]
+    rows, t = logits.reshape(-1, V), targets.reshape(-1)
+    shifted = rows - rows.max(-1, keepdims=True)
+    return (np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(t)), t]).mean()
+"""
+    assert verdict(tmp_path, "cross_entropy_forward", text).state == DONE
+    text = """
+import numpy as np
+def adamw(w, g, m, v, t, *, lr, beta1, beta2, eps, weight_decay):
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * g * g
+    w = w - lr * weight_decay * w
+    return w - lr * m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps), m, v
+"""
+    assert verdict(tmp_path, "adamw", text).state == DONE
 
 
 def test_a_sum_of_the_output_does_not_fool_it(tmp_path):

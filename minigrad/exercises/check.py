@@ -1,5 +1,7 @@
 """Check the exercises in a folder: done, wrong or open; and where and by how much it is wrong."""
 
+import contextlib
+import functools
 import math
 import traceback
 from pathlib import Path
@@ -71,7 +73,8 @@ def explained(error, path):
     line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
     where = f"{path.name}, line {line}: " if line else ""
     first = (str(error) or "no message").splitlines()[0]
-    return f"{where}{type(error).__name__}: {first}"
+    called_with = "".join(f", {note}" for note in getattr(error, "__notes__", []))
+    return f"{where}{type(error).__name__}: {first}{called_with}"
 
 
 # ---- ops -----------------------------------------------------------------------------------------
@@ -82,21 +85,22 @@ def check_backward(name, page):
     inputs = Arguments(page).names
     for case in CASES[name]:
         right = gradients(name, prepare(name, case))
-        before = OPS[name]
+        before, where = OPS[name], shown(case, inputs)
         try:
-            OPS[name] = op(page)  # in the place of the op, where prepare() finds it
+            OPS[name] = op(returning_a_tuple(page, inputs))  # where prepare() finds it
             trial = prepare(name, case)
             try:
-                ours = gradients(name, trial)
+                with called(where):
+                    ours = gradients(name, trial)
             except (AssertionError, RuntimeError) as error:  # of the tape, or of gradients()
                 if isinstance(error, NotImplementedError):
                     raise
-                raise Wrong(f"{error}, in {shown(case, inputs)}") from error
-            differ("out", ours.out, right.out, shown(case, inputs))
+                raise Wrong(f"{error}, {where}") from error
+            differ("out", ours.out, right.out, where)
             for i, (dx, expected) in enumerate(zip(ours.grads, right.grads, strict=True)):
                 x = next((n for n, y in enumerate(trial.inputs) if y is trial.leaves[i]), i)
                 label = f"input {x}" + (f" ({inputs[x]})" if x < len(inputs) else "")
-                differ(label, dx, expected, shown(case, inputs))
+                differ(label, dx, expected, where)
             if case.smooth:
                 try:
                     finite_differences(name, trial, ours)
@@ -104,6 +108,38 @@ def check_backward(name, page):
                     raise Wrong(str(error)) from error
         finally:
             OPS[name] = before
+
+
+def returning_a_tuple(page, inputs):
+    """Return the page; its backward is told if it does not return a tuple of gradients."""
+
+    @functools.wraps(page)
+    def checked(*arrays, **options):
+        out, backward = page(*arrays, **options)
+
+        def checked_backward(dout):
+            grads = backward(dout)
+            if not isinstance(grads, tuple | list):
+                kind = "nothing" if grads is None else "one array"
+                names = ", ".join(f"d{name}" for name in inputs) + "," * (len(inputs) == 1)
+                raise Wrong(f"backward returned {kind}, not a tuple of gradients: ({names})")
+            return grads
+
+        return out, checked_backward
+
+    return checked
+
+
+@contextlib.contextmanager
+def called(where):
+    """Note on an error of the reader's code how it was called."""
+    try:
+        yield
+    except (Wrong, NotImplementedError, AssertionError, RuntimeError):
+        raise
+    except Exception as error:
+        error.add_note(where)
+        raise
 
 
 def check_forward(name, function):
@@ -114,16 +150,17 @@ def check_forward(name, function):
         if not all(option in allowed for option in case.options):
             continue
         trial = prepare(name, case)
-        arrays = [getattr(x, "data", x) for x in trial.inputs]
-        right = trial.run().numpy()
-        out = np.asarray(function(*arrays, **case.options))
-        differ("out", out, right, shown(case, inputs.names))
+        arrays = [x.data if isinstance(x, Tensor) else x for x in trial.inputs]
+        right, where = trial.run().numpy(), shown(case, inputs.names)
+        with called(where):
+            out = np.asarray(function(*arrays, **case.options))
+        differ("out", out, right, where)
 
 
 def differ(label, ours, right, where):
     """Raise Wrong, with the entry that is furthest off, unless two arrays agree."""
     if ours.shape != right.shape:
-        raise Wrong(f"{label} has shape {ours.shape}, not {right.shape}, in {where}")
+        raise Wrong(f"{label} has shape {ours.shape}, not {right.shape}, {where}")
     if not right.size:
         return
     size = abs(right).max() or 1
@@ -133,12 +170,12 @@ def differ(label, ours, right, where):
         entry = f", entry {tuple(map(int, index))}" if index else ""
         raise Wrong(
             f"{label}{entry}: yours {ours[index]:.6g}, right {right[index]:.6g}, off by "
-            f"{error[index]:.2g}, in {where}"
+            f"{error[index]:.2g}, {where}"
         )
 
 
 def shown(case, names):
-    """Return a case in words: the shapes and values that the op was called with."""
+    """Return a case in words: the shapes and values that the op was called with; dout is random."""
 
     def value(x):
         if isinstance(x, np.ndarray):
@@ -147,7 +184,8 @@ def shown(case, names):
 
     labels = [*names, *[""] * len(case.inputs)]
     parts = [f"{n} {value(x)}".strip() for n, x in zip(labels, case.inputs, strict=False)]
-    return ", ".join(parts + [f"{name}={value(x)}" for name, x in case.options.items()])
+    options = [f"{name}={value(x)}" for name, x in case.options.items()]
+    return f"called with {', '.join(parts + options)}"
 
 
 # ---- functions -----------------------------------------------------------------------------------
@@ -158,17 +196,19 @@ def check_adamw(function):
     rng = np.random.default_rng(0)
     w = rng.standard_normal((2, 3))
     page = AdamW([Tensor(w, requires_grad=True)], lr=0)
-    m = v = np.zeros((2, 3))
+    m, v = np.zeros((2, 3)), np.zeros((2, 3))
     state: dict = dict(page.initial_state)
     options = {"lr": 0.1, "eps": 1e-3, "weight_decay": 0.3}
     for t in range(1, 21):
         g = rng.standard_normal((2, 3)) + 1
         expected = page.update(w, g, state, betas=(0.8, 0.95), **options)
-        result = function(w, g, m, v, t, beta1=0.8, beta2=0.95, **options)
+        result = function(w, g.copy(), m, v, t, beta1=0.8, beta2=0.95, **options)
+        if not isinstance(result, tuple | list) or len(result) != 3:
+            raise Wrong("adamw returns three arrays: w, m, v")
         rights = {"w": expected, "m": state["exp_avg"], "v": state["exp_avg_sq"]}
-        for (label, right), ours in zip(rights.items(), result, strict=True):
-            differ(label, np.asarray(ours), right, f"step t = {t}")
-        w, m, v = rights.values()
+        for label, ours in [*zip(rights, result, strict=True)][1:] + [("w", result[0])]:
+            differ(label, np.asarray(ours), rights[label], f"in step t = {t}")
+        w, m, v = (right.copy() for right in rights.values())
 
 
 def check_schedule(function):
@@ -179,13 +219,13 @@ def check_schedule(function):
             ours = function(step, warmup, end, peak, floor)
             if not math.isclose(ours, right, rel_tol=1e-12):
                 where = f"warmup_steps {warmup}, max_steps {end}, max_lr {peak}, min_lr {floor}"
-                raise Wrong(f"step {step}: yours {ours:.6g}, right {right:.6g}, in {where}")
+                raise Wrong(f"step {step}: yours {ours:.6g}, right {right:.6g}, with {where}")
 
 
 def check_top_p(function):
     """By the definition: add up the likeliest tokens until they reach p."""
     rng = np.random.default_rng(0)
-    rows = [np.array([0.40, 0.30, 0.20, 0.05, 0.03, 0.02]), np.full(4, 0.25), np.array([1.0])]
+    rows = [np.array([0.40, 0.30, 0.20, 0.05, 0.03, 0.02]), np.full(40, 1 / 40), np.array([1.0])]
     rows += [rng.dirichlet(np.full(9, 0.5)) for _ in range(20)]
     for row in rows:
         for p in (0.05, 0.5, 0.75, 0.9, 1.0):
@@ -197,4 +237,4 @@ def check_top_p(function):
                     break
             listed = " ".join(f"{x:.2f}" for x in row)
             ours = np.asarray(function(row.copy(), p))
-            differ("out", ours, right / right.sum(), f"p = {p}, probabilities {listed}")
+            differ("out", ours, right / right.sum(), f"with p = {p}, probabilities {listed}")

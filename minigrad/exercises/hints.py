@@ -31,10 +31,10 @@ HINTS = {  # of ops: write `backward`
     "linear": "Flatten dout to rows.  dx = dout W, dW = doutᵀ x, and db is a sum over the rows.",
     "embedding": "Row v of dweight is the sum of dout wherever the id was v: add_up.",
     "gelu": "out = x s, so its slope is s + x s', and s' = 2 s (1 − s) u'.",
-    "softmax": "Every score moves every output of its row.  dxⱼ = Σᵢ doutᵢ outᵢ (δᵢⱼ − outⱼ).",
+    "softmax": "Every score moves every output of its row.  dx = out · (dout − Σ dout · out).",
     "log_softmax": "The slope of outᵢ along xⱼ is δᵢⱼ − e^outⱼ.  Sum over i.",
-    "cross_entropy": "For one row it is p − onehot(target).  Then the mean, then what is ignored.",
-    "layer_norm": "The mean and the variance move too.  Two parts of dx̂ go: along ones, along x̂.",
+    "cross_entropy": "For one row p − onehot(target).  Smoothed: 1 − s there, s/V everywhere.",
+    "layer_norm": "Let g = dout · weight.  Subtract its mean, and x̂ times the mean of g · x̂.",
     "dropout": "The mask is a constant: what was dropped gets nothing, the rest is scaled.",
     "attention": "Walk backwards through: weights times v, softmax of each row, scores, scale.",
 }
