@@ -375,7 +375,7 @@ def test_05_training_loop(lesson):
     assert len(losses) == 4 and losses == sorted(losses, reverse=True)
     assert losses[0] < start - 0.5 and losses[-1] < start - 1.3
     assert "the gradient is 2.0000 times as long" in out
-    assert "largest difference below 1e-15: True" in out
+    assert "largest difference below 1e-14: True" in out
 
 
 def test_06_training_curve(lesson):
@@ -618,7 +618,8 @@ def test_12_graph(lesson, tmp_path):
     """The tape as minigrad has it; the gradients of the chain and of the stream, by PyTorch."""
     out, names = lesson("12_graph")
     for name in ("expression", "gpt"):
-        assert f"runs/lesson/{name}.svg" in out and (tmp_path / f"runs/lesson/{name}.svg").exists()
+        assert (tmp_path / f"runs/lesson/{name}.svg").exists()
+    assert "runs/lesson/gpt.svg (click a block" in out
     table = re.findall(r"^node (\d)  (\w+) +(\(.*?\)) +(.*)$", out, re.M)
     assert table == [
         ("3", "pow", "()", "node 2, a number"),
@@ -640,11 +641,9 @@ def test_12_graph(lesson, tmp_path):
         for _ in range(24):
             probes.append(pytorch.zeros(8, 64, dtype=pytorch.float64, requires_grad=True))
             h = h + probes[-1]
-            weight = pytorch.tensor(generator.standard_normal((64, 64)) / 8)
-            if residual:
-                h = h + TF.gelu(TF.layer_norm(h, (64,)) @ weight.mT, approximate="tanh")
-            else:
-                h = TF.gelu(h @ weight.mT, approximate="tanh")
+            weight = pytorch.tensor(0.02 * generator.standard_normal((64, 64)))
+            new_h = TF.gelu(h @ weight.mT, approximate="tanh")
+            h = h + new_h if residual else new_h
         h.backward(pytorch.tensor(generator.standard_normal((8, 64))))
         lengths = [probe.grad.norm().item() for probe in probes]
         np.testing.assert_allclose(names[name], lengths, rtol=1e-10)

@@ -783,12 +783,11 @@ def test_inputs_may_be_named():
     np.testing.assert_array_equal(F.linear(x, weight=w).data, (x @ w.T).data)
 
 
-@pytest.mark.parametrize("named", [(), ("weight",), ("bias",), ("weight", "bias"), ("x",)])
-def test_inputs_by_name_get_their_gradients(named):
-    """The same as by position."""
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_inputs_by_name_get_their_gradients(n):
+    """As the first n by position do."""
     inputs = {"x": leaf([1.0, 2.0]), "weight": leaf([3.0, 4.0]), "bias": leaf(5.0)}
-    by_position = [x for name, x in inputs.items() if name not in named and "x" not in named]
-    F.linear(*by_position, **dict([*inputs.items()][len(by_position) :])).backward()
+    F.linear(*[*inputs.values()][:n], **dict([*inputs.items()][n:])).backward()
     np.testing.assert_array_equal(inputs["x"].grad, [[3, 4]])
     np.testing.assert_array_equal(inputs["weight"].grad, [[1, 2]])
     np.testing.assert_array_equal(inputs["bias"].grad, [1])

@@ -57,7 +57,7 @@ def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mas
         if causal:
             n = queries.stop - start
             # The last n keys are at the positions of the queries.
-            xp.copyto(p[..., -n:], -xp.inf, where=later[:n, :n])
+            p[..., -n:] = xp.where(later[:n, :n], -xp.inf, p[..., -n:])
         p -= xp.maximum(p.max(-1, keepdims=True), lowest)  # a number, also where all are −∞
         xp.exp(p, out=p)
         if device_of(p) == CPU:  # faster than p.sum(-1)
