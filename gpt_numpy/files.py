@@ -100,8 +100,9 @@ LONG = 1000  # characters of a whole line
 
 def message(error: object, most: int = LONG) -> str:
     """What an error says in one line; a KeyError says no more than the key."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        error = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        named = error.filename is not None
+        error = f"{error.filename}: {error.strerror}" if named else error.strerror
     return printable(f"{error} is missing" if isinstance(error, KeyError) else error, most)
 
 

@@ -209,7 +209,7 @@ def test_long_rows_of_equals(spacious, row):
     assert spacious.decode(spacious.encode(text)) == text
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_whitespace_is_what_tiktoken_takes_for_it():
     """Of every character: it belongs to a row of newlines in the one if it does in the other."""
     ranks = {bytes([byte]): byte for byte in range(256)}

@@ -117,8 +117,8 @@ STEPS = 16
     [
         (1, "tf32"),
         (2, "float32"),
-        pytest.param(1, "float32", marks=pytest.mark.slow),
-        pytest.param(2, "tf32", marks=pytest.mark.slow),
+        pytest.param(1, "float32", marks=pytest.mark.whole),
+        pytest.param(2, "tf32", marks=pytest.mark.whole),
     ],
 )
 def test_a_hundred_steps_are_the_same_bits(accumulate, precision, replays):

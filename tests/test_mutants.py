@@ -165,6 +165,7 @@ def test_a_sample_is_noticed():
     assert (total, sum(noticed), timed_out, equivalent, survived) == (12, 12, 0, 0, 0)
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(sys.platform != "linux", reason="needs g++ on Linux")
 def test_a_sample_of_cuda_is_noticed():
     """Four mistakes in a kernel, which runs on a CPU."""
@@ -172,6 +173,7 @@ def test_a_sample_of_cuda_is_noticed():
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 def test_listed_mutants_are_excused():
     """cos(−πz) = cos(πz): such mutants are listed, so the run does not fail."""

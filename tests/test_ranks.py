@@ -111,7 +111,8 @@ def command(tmp_path, out, *flags):
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a cat that sat on a mat.\n" * 40)
     return [
-        ROOT / "examples/train_shakespeare.py", "--data", text, "--out", tmp_path / out,
+        ROOT / "examples/train_shakespeare.py", "--out", tmp_path / out,
+        *([] if "--data" in flags else ["--data", text]),
         *"--steps 6 --n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --eval-every 3".split(),
         *"--log-every 2 --warmup-steps 2".split(), *flags,
     ]  # fmt: skip
