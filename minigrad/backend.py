@@ -46,7 +46,7 @@ def as_array(x):
                 "a list of Tensors would lose their gradients: F.stack([...]) joins them; for the "
                 "numbers alone give [float(x) for x in ...]"
             )
-        array = np.asarray(x, np.float32 if isinstance(x, int | float) else None)
+        array = np.asarray(x, np.float32 if isinstance(x, int) else None)  # of any size
         array = array.astype(np.float32) if array.dtype.kind in "fiub" else array
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a tensor holds real numbers or booleans, not {array.dtype}")
@@ -108,9 +108,9 @@ def add_up(values, index, shape):
     """Return an array of that shape, 0 but for total[index] += values.
 
     A place that the index names twice gets both values, which `+=` alone would not do.  As in
-    accurate_sum, the running totals of float32 values are float64.
+    accurate_sum, the running totals are float64.
     """
     xp = array_module(values)
-    total = xp.zeros(shape, "float64" if values.dtype == "float32" else values.dtype)
+    total = xp.zeros(shape, "float64")
     xp.add.at(total, index, values)
-    return total.astype(values.dtype, copy=False)
+    return total.astype(values.dtype)

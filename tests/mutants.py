@@ -51,7 +51,7 @@ def sources(pattern):
     return [path.relative_to(ROOT).as_posix() for path in found if path.name != "__init__.py"]
 
 
-OF_OPS = ["ops", "numerics", "errors", "tensor", "nn", "gpu"]
+OF_OPS = ["ops", "numerics", "errors", "tensor", "nn", "guards", "gpu"]
 OF_VECTORS = ["optim", "flat", "gpu"]
 TESTS = {  # file -> the tests that matter to it
     file: [f"test_{name}.py" for name in names]

@@ -322,6 +322,21 @@ def test_impossible_dropout_is_refused(p, fake_gpu):
 # ---- what is not finite --------------------------------------------------------------------------
 
 
+def test_scores_of_minus_infinity_alone(fake_gpu):
+    """A query that sees nothing else gets 0, and so do its gradients; as on the page."""
+    q, v, dout = (normal(1, 1, 6, 4, seed=i) for i in range(3))
+    q = abs(q)
+    k = np.full_like(q, -np.inf)
+    k[:, :, 3:] = 0.5  # from query 3 on some scores are numbers
+    with np.errstate(invalid="ignore"):  # 0 times infinity, in dq and dk alone
+        ours = on_gpu((q, k, v), dout)
+        right = on_page((q, k, v), dout)
+    for x, y in ((ours[0], right[0]), (ours[3], right[3])):  # out and dv
+        assert np.isfinite(y).all()
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    assert not ours[0][:, :, :3].any()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("which", range(4), ids=["q", "k", "v", "dout"])
 def test_bad_numbers_spread_as_on_the_page(which, bad, fake_gpu, monkeypatch):

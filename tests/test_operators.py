@@ -348,8 +348,9 @@ def test_a_tensor_of_a_tensor():
 )
 def test_a_list_of_tensors_would_lose_their_gradients(use):
     """It is refused with the op that joins them; without gradients it is a list of numbers."""
-    with pytest.raises(TypeError, match=r"lose their gradients: F.stack\(\[...\]\) joins them"):
-        use([leaf(1.0), leaf(2.0)])
+    for kind in (list, tuple):
+        with pytest.raises(TypeError, match=r"lose their gradients: F.stack\(\[...\]\) joins"):
+            use(kind([leaf(1.0), leaf(2.0)]))
     if use is Tensor:
         np.testing.assert_array_equal(Tensor([Tensor(1.0), Tensor(2.0)]).data, [1.0, 2.0])
         np.testing.assert_array_equal(Tensor([]).data, [])

@@ -71,11 +71,21 @@ def test_integers_have_no_gradient(data):
         Tensor(data, requires_grad=True)
 
 
-@pytest.mark.parametrize("data", [np.array(["a"]), np.array([1j]), np.array([None])])
+@pytest.mark.parametrize(
+    "data", [np.array(["a"]), np.array([1j]), np.array([None]), "a", 1j, ["a"], [1j, 2]]
+)
 def test_only_real_numbers_are_held(data):
     """Text, complex numbers and objects are refused when they come in."""
-    with pytest.raises(TypeError, match="real numbers"):
+    dtype = np.asarray(data).dtype
+    with pytest.raises(TypeError, match=f"holds real numbers or booleans, not {dtype}$"):
         Tensor(data)
+
+
+def test_sums_of_booleans_and_integers():
+    """They count; a mean of them is float32, as lists are."""
+    flags = Tensor(np.array([True, False, True]))
+    assert flags.sum().dtype.kind == "i" and flags.sum().item() == 2
+    assert flags.mean().dtype == np.float32
 
 
 def test_what_it_tells():

@@ -12,9 +12,8 @@ def check_ids(op_name, ids, n_rows):
     a wrong id selects a wrong row, so check ids before you move them.  GPT checks those that it
     moves, and train() checks the whole text.
     """
-    if not hasattr(ids, "dtype") or ids.dtype.kind not in "iu":
-        given = getattr(ids, "dtype", type(ids).__name__)
-        raise TypeError(f"{op_name}: ids must be an array of integers, not {given}")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{op_name}: ids must be an array of integers, not {ids.dtype}")
     if device_of(ids) == CPU and ids.size and not 0 <= ids.min() <= ids.max() < n_rows:
         bad = ids.min() if ids.min() < 0 else ids.max()
         raise ValueError(f"{op_name}: id {bad} is outside the vocabulary, 0 to {n_rows - 1}")

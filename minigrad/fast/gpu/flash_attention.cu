@@ -318,6 +318,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) flash_forward(
     for (int i = 0; i < ROWS; i++) {
         int t = first + own.row + 8 * i;
         l[i] = row_sum(l[i]);
+        if (l[i] == 0) l[i] = 1;  // all scores are -infinity: out is 0, and so are its gradients
         // 2^(s - infinity) = 0: queries beyond the last one have no part in dk and dv.
         float bits = t < T ? m[i] + log2f(l[i]) : INFINITE;
         if (own.column == 0) lse[number_of(own, t, T)] = bits;
@@ -442,7 +443,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) flash_backward_key(
             const float *lses = lse + number_of(own, start + own.column, T);
             #pragma unroll
             for (int j = 0; j < COLS; j++) {
-                int last = start + own.column + 8 * j + ahead;
+                int t = start + own.column + 8 * j, last = t < T ? t + ahead : -1;
                 #pragma unroll
                 for (int i = 0; i < ROWS; i++) {
                     if (first + own.row + 8 * i > last) p[i][j] = -INFINITE;
