@@ -77,11 +77,11 @@ SUMMED = {
     [
         (1, 1, "", None),
         (2, 2, "", "nccl"),
-        (3, 4, "", "nccl"),
+        pytest.param(3, 4, "", "nccl", marks=pytest.mark.whole),
         (2, 2, "host", "host"),
         (2, 2, "mpi", "mpi"),
         (3, 2, "", "host"),  # two ranks share a GPU, which NCCL does not take
-        (2, 1, "mpi", "mpi"),
+        pytest.param(2, 1, "mpi", "mpi", marks=pytest.mark.whole),
     ],
 )
 def test_gpus_compute_what_one_computes(n, n_gpus, asked, way, tmp_path, fake_gpu):

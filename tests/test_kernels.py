@@ -608,7 +608,7 @@ def test_nvrtc_finds_a_mistake():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc, but no GPU")
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [pytest.param("sm_80", marks=pytest.mark.whole), "sm_90"])
 @pytest.mark.parametrize("file, options", COMPILED)
 def test_nothing_is_spilled(file, options, architecture, tmp_path):
     """All variables fit into registers: what does not would be kept in memory, and is slow."""

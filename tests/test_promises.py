@@ -1,4 +1,4 @@
-"""Whole runs, as the README reports them: `pytest -m whole`; short ones: `pytest -m slow`."""
+"""Whole runs, as the README reports them, and shorter ones: `pytest -m whole`."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LENGTHS = [pytest.param(300, marks=pytest.mark.slow), pytest.param(2000, marks=pytest.mark.whole)]
+pytestmark = pytest.mark.whole
 
 
 def run(tmp_path, steps, *arguments, **environment):
@@ -29,7 +29,7 @@ def run(tmp_path, steps, *arguments, **environment):
     return float(final[1]), out
 
 
-@pytest.mark.parametrize("steps", LENGTHS)
+@pytest.mark.parametrize("steps", [300, 2000])
 def test_the_verse_is_learnt(tmp_path, steps):
     """Without a network the default run ends at most 0.35 above the grammar's entropy.
 
@@ -43,7 +43,6 @@ def test_the_verse_is_learnt(tmp_path, steps):
     assert 0 < loss - entropy <= {300: 1.65, 2000: 0.35}[steps]
 
 
-@pytest.mark.whole
 @pytest.mark.parametrize("steps", [300, 2000])
 def test_tiny_shakespeare_is_learnt(tmp_path, steps):
     """The mean validation loss of seeds 1, 2 and 3 is at most 1.93 (nanoGPT's recipe: 1.921).
