@@ -24,7 +24,7 @@ import minigrad as mg
 import minigrad.ops as F
 from minigrad.backend import array_module, to_device, to_numpy
 from minigrad.fast.gpu import cublas
-from minigrad.fast.gpu.cublas import gemm
+from minigrad.fast.gpu.cublas import fits, gemm
 from minigrad.internals import cublas as loading
 from minigrad.internals.hooks import PRECISIONS, this_thread
 from minigrad.tensor import TWINS, Tensor
@@ -391,6 +391,15 @@ def test_without_the_library_cupy_multiplies(error, words, monkeypatch, fake_gpu
     for name, inputs in (("linear", (x, w)), ("matmul", (x, w.T))):
         assert TWINS[name, "gpu"](*[t.data for t in inputs]) is NotImplemented
         check(mg.OPS[name](*inputs).data, x.data, w.data.T)
+
+
+def test_it_takes_one_float_dtype_alone(fake_gpu):
+    """Integers, float16 and mixtures are for the pages."""
+    single, double, half = (fake_gpu.zeros((2, 2), dtype) for dtype in ("f4", "f8", "f2"))
+    integers = fake_gpu.zeros((2, 2), "i8")
+    assert fits(single, single, None) and fits(double, double)
+    for arrays in ((single, double), (half, half), (integers, integers), (single, integers)):
+        assert not fits(*arrays)
 
 
 def test_the_version(gpu):
