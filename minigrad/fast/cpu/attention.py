@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from minigrad import ops, random
 from minigrad.backend import CPU, array_module, device_of
 from minigrad.fast import twin
@@ -57,7 +59,10 @@ def in_blocks(q, k, v, causal, mask, dropout, training, key, length, dropout_mas
         if causal:
             n = queries.stop - start
             # The last n keys are at the positions of the queries.
-            p[..., -n:] = xp.where(later[:n, :n], -xp.inf, p[..., -n:])
+            if device_of(p) == CPU:
+                np.copyto(p[..., -n:], -np.inf, where=later[:n, :n])
+            else:
+                p[..., -n:] = xp.where(later[:n, :n], -xp.inf, p[..., -n:])
         p -= xp.maximum(p.max(-1, keepdims=True), lowest)  # a number, also where all are −∞
         xp.exp(p, out=p)
         if device_of(p) == CPU:  # faster than p.sum(-1)
