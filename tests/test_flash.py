@@ -117,6 +117,7 @@ def test_in_tiles(T, N, R, p, causal, monkeypatch):
 # ---- the kernels ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=["causal", "all", "causal drop", "all drop"])
 @pytest.mark.parametrize("T, N, D", SHAPES)
 def test_shapes(T, N, D, options, fake_gpu, monkeypatch):

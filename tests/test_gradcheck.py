@@ -226,6 +226,7 @@ def run_command(*options, **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_op_and_module():
     """As its own process: no error, below 10⁻¹² against PyTorch, and the exit status is 0."""
     run = run_command()

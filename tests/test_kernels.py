@@ -278,6 +278,7 @@ EDGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, case", EDGES)
 def test_edges(name, case, fake_gpu, monkeypatch):
     """In float64 like the page; in float32 as near to it as rounding allows: see rounding.py."""

@@ -116,8 +116,8 @@ def in_tiles(q, k, v, M=1, causal=True, R=2):
             shrink, e = np.exp(m - largest), np.exp(s - largest)
             m, l = largest, l * shrink + e.sum(-1, keepdims=True)
             o = o * shrink + (e * M[t, n]) @ v[n]
-        l = np.where(l == 0, 1, l)
-        out[t], lse[t] = o / l, (m + np.log(l))[:, 0]
+        above_0 = np.where(l == 0, 1, l)
+        out[t], lse[t] = o / above_0, (m + np.log(above_0))[:, 0]
 
     def backward(dout):
         dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
