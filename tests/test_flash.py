@@ -375,7 +375,7 @@ MISTAKES = [  # right, wrong: each occurs once
     ("m[i] + log2f(l[i])", "m[i]"),
     ("        __syncthreads();  // the keys have been read: their tile is free\n", ""),
     ("load_tile(douts, dOut, first, T);  // and", "//"),
-    ("int last = start + own.column + 8 * j + ahead;", "int last = N;"),
+    ("last = t < T ? t + ahead : -1;", "last = t < T ? N : -1;"),
     ("max(0, first - ahead) / R * R", "(first + R) / R * R"),
     ("rescale * ds[i][j] - deltas[8 * j]", "ds[i][j] - deltas[8 * j]"),
     ("if (kept) drop_queries(p, mask, start, first, T);", ""),
