@@ -154,10 +154,10 @@ class Tensor(Operators):
 
     def accumulate_grad(self, d):
         """Add `d` to this leaf's grad.  The first d is copied, because its array may be shared."""
+        if not self._requires_grad:  # it was frozen after the forward pass
+            return
         with guards.one_thread_at_a_time:
             grad = self._grad
-            if not self._requires_grad:  # it was frozen after the forward pass
-                return
             if grad is None:
                 grad = guards.new_grad(self)  # grad_buffer or a new array, still to be filled
                 if d is not grad:  # a twin may have written it there: guards.grad_slot

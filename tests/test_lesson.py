@@ -350,10 +350,11 @@ def test_04_cross_entropy(lesson):
     assert names["ladder"] == [(loss, what.partition(":")[0]) for loss, what in report.LADDER]
     for (loss, meaning), row in zip(names["ladder"], rows(out, r" +(?=\d+\.\d\d +)"), strict=True):
         assert row[0] == pytest.approx(loss, abs=TWO_DIGITS), meaning
-        assert row[1] == pytest.approx(math.exp(loss), rel=0.02)
+        last_digit = 1 if row[1] >= 20 else 0.1  # as printed
+        assert row[1] == pytest.approx(math.exp(loss), abs=last_digit / 2)
     for line, loss, n in (("untrained", math.log(65), 1), ("1.5", 1.5, 1), ("3.0", 3.0, 4)):
         [(perplexity, bits)] = rows(out, rf"(characters|word pieces), (loss )?{line}")
-        assert perplexity == pytest.approx(math.exp(loss), abs=0.06)
+        assert perplexity == pytest.approx(math.exp(loss), abs=0.05)  # one digit is printed
         assert bits == pytest.approx(report.bits(loss, n), abs=TWO_DIGITS)
 
     rungs = names["figure"].axes[0]

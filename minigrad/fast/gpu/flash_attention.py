@@ -102,7 +102,7 @@ def in_tiles(q, k, v, M=1, causal=True, R=2):
     out, lse = np.empty_like(q), np.empty(T, q.dtype)
 
     def pairs(t):
-        """Yield the keys of each tile of which the queries t see some, and their scores."""
+        """Yield the keys of each tile that some of the queries t see, and their scores."""
         for start in range(0, min(N, t.stop + ahead), R):
             n = slice(start, min(start + R, N))
             hidden = np.arange(N)[n] > np.arange(T)[t, None] + ahead
