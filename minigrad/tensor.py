@@ -111,6 +111,7 @@ class Tensor(Operators):
     grad = property(guards.get_grad, guards.set_grad)
     _requires_grad, _grad = False, None
     grad_buffer = None  # the array in which an optimizer wants the gradient: fast/flat.py
+    slot_taken = False  # a twin writes there, or has written: guards.grad_slot
     version = 0  # how often an optimizer has written into data; guards compare it
 
     def __init__(self, data, requires_grad=False):
@@ -159,7 +160,7 @@ class Tensor(Operators):
         with guards.one_thread_at_a_time:
             grad = self._grad
             if grad is None:
-                grad = guards.new_grad(self)  # grad_buffer or a new array, still to be filled
+                grad = guards.new_grad(self, d)  # grad_buffer or a new array, still to be filled
                 if d is not grad:  # a twin may have written it there: guards.grad_slot
                     grad[...] = d
                 self._grad = grad
@@ -185,7 +186,7 @@ def op(page):
         inputs, options = arguments.in_order(inputs, options)
         arrays = arguments.arrays(inputs)  # the data of Tensors; arrays, numbers, None as they are
         parents = [_parent(x) for x in inputs] if this_thread.recording else []
-        recorded = any(parent is not None for parent in parents)  # some input wants a gradient
+        recorded = any([parent is not None for parent in parents])  # some input wants a gradient
         try:
             device = guards.one_device(arrays)  # refuses a mix of CPU and GPU
             twin = None if this_thread.plain else TWINS.get((name, device))

@@ -10,6 +10,7 @@ from minigrad import Tensor
 from minigrad.fast import arrays
 from minigrad.fast.adamw import FusedAdamW, ParamRange, adamw_update
 from minigrad.fast.flat import FlatParameters
+from minigrad.internals import guards
 
 SHAPES = [(2, 3), (), (0, 4), (4,)]
 
@@ -229,3 +230,41 @@ def test_what_was_assigned_overwrites_what_was_read(updated):
         with pytest.raises(RuntimeError, match="overwritten"):
             before.backward(np.ones(2))
         del before
+
+
+def test_a_gradient_written_in_place():
+    """grad_slot gives the range of the vector, and what a twin wrote there becomes the gradient."""
+    x = make()[0]
+    flat = FlatParameters([x])
+    slot = guards.grad_slot(x.data)
+    assert slot is x.grad_buffer
+    slot[...] = 3
+    x.accumulate_grad(slot)
+    assert x.grad is slot and (flat.grad == 3).all()
+    assert guards.grad_slot(x.data) is None  # there is a gradient, to which the next one is added
+    x.grad = None
+    assert guards.grad_slot(x.data) is slot
+
+
+def test_a_slot_is_given_away_once():
+    """Two threads use one parameter: the second writes elsewhere, and the gradients add up."""
+    x = make()[0]
+    flat = FlatParameters([x])  # it lives as long as its optimizer
+    slot = guards.grad_slot(x.data)
+    assert guards.grad_slot(x.data) is None
+    x.accumulate_grad(np.full((2, 3), 2.0))  # of the second thread
+    assert x.grad is not flat.buffers[0]
+    slot[...] = 3  # the first is ready now
+    x.accumulate_grad(slot)
+    np.testing.assert_array_equal(x.grad, np.full((2, 3), 5.0))
+
+
+def test_a_slot_that_a_graph_still_reads_is_not_given_away():
+    x = make()[0]
+    flat = FlatParameters([x])  # it lives as long as its optimizer
+    x.accumulate_grad(np.ones((2, 3)))
+    loss = (Tensor(np.ones((2, 3)), requires_grad=True) * x.grad).sum()
+    x.grad = None
+    assert guards.grad_slot(x.data) is None
+    loss.backward()
+    assert guards.grad_slot(x.data) is flat.buffers[0]

@@ -153,6 +153,14 @@ def test_the_engine_needs_numpy_alone():
     assert {top for top in tops - allowed if not is_startup(top)} == set()
 
 
+def test_a_training_loop_needs_no_more():
+    """What downloads, draws progress bars or reads text files is imported by those who do that."""
+    program = "import sys, gpt_numpy.scale.train; print(*sys.modules)"
+    run = [sys.executable, "-c", program]
+    modules = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert not {"requests", "rich", "pooch", "regex", "asyncio"} & {*modules.split()}
+
+
 def is_startup(top):
     """Return whether Python imports this module when it starts, for an editable install say."""
     program = "import sys; print(*sys.modules)"

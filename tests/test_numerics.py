@@ -359,6 +359,19 @@ def test_gelu_of_numbers_whose_square_overflows(dtype, share):
     np.testing.assert_array_equal(x.grad, [1, 0, 1, 0, 0.5])
 
 
+@pytest.mark.parametrize("dtype", [f32, np.float64])
+def test_gelu_where_the_gate_is_nearly_shut(dtype):
+    """1 + tanh u, as the page writes it, keeps a part of a unit; the twin keeps leading digits."""
+    x = np.linspace(-1, -9, 1000).astype(dtype)
+    exact = x.astype(np.longdouble)
+    u = np.sqrt(2 / np.pi) * (exact + 0.044715 * exact**3)
+    s = 1 / (1 + np.exp(-2 * u))
+    seen = s > np.finfo(dtype).tiny
+    # The exponent, up to 66, is rounded a few times, and its error is a relative one of s.
+    rounding = {"atol": 9 * unit(dtype)} if this_thread.plain else {"rtol": 4 * 66 * unit(dtype)}
+    np.testing.assert_allclose(F.gelu(x).data[seen], (x * s)[seen], **{"rtol": 0} | rounding)
+
+
 @pytest.mark.parametrize("y", [2.0, 2.5])
 def test_a_power_of_a_negative_number_has_no_slope_in_its_exponent(y):
     """ln x does not exist there: the gradient is NaN, without a warning."""

@@ -20,9 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
-import pooch
-from rich.console import Console
-from rich.progress import Progress
 
 from gpt_numpy.corpus.reading import Files, recut, spoken
 from gpt_numpy.files import check_regular, fingerprint, read_json
@@ -235,7 +232,11 @@ def write_header(file, dtype, n):
 
 def data_folder() -> Path:
     """Where downloads are kept: the folder that GPT_NUMPY_DATA names, or the user's cache."""
-    return Path(os.environ.get("GPT_NUMPY_DATA") or pooch.os_cache("gpt_numpy")).expanduser()
+    if folder := os.environ.get("GPT_NUMPY_DATA"):
+        return Path(folder).expanduser()
+    import pooch  # here, because a program that trains on its own ids should not wait for it
+
+    return Path(pooch.os_cache("gpt_numpy"))
 
 
 def cache_path(about: list, suffix: str) -> Path:
@@ -263,6 +264,9 @@ def cache_errors(path):
 
 def with_progress(items: Iterable[Any], what: str, total: int | None, size: Any) -> Iterator[Any]:
     """Yield the items, showing in a terminal how many there were, by size(item), of `total`."""
+    from rich.console import Console  # here, because it is slow to import
+    from rich.progress import Progress
+
     hidden = sys.stderr is None or not sys.stderr.isatty()
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=hidden) as progress:

@@ -22,8 +22,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import regex
-
 BYTES = 2**20  # read at once
 PIECE = 2**20  # characters of a piece, at least, but for the last
 LONGEST = 2**24  # characters that stay together where there is no space among them
@@ -37,7 +35,7 @@ BOMS = {  # the longer ones first, because one begins like another
     codecs.BOM_UTF16_BE: "utf-16",
 }
 # A space or newline after a character that no definition of whitespace contains.
-CUT = regex.compile(r"(?r)(?<=[^\s\x1c-\x1f])[ \n]")
+CUT = r"(?r)(?<=[^\s\x1c-\x1f])[ \n]"
 
 
 class Files:
@@ -262,6 +260,8 @@ def join(texts: Iterable[str | None]) -> Iterator[str]:
 
 def recut(texts: Iterable[str]) -> Iterator[str]:
     """Yield the same text in pieces of some PIECE characters, cut where CUT allows it."""
+    import regex  # here, because it is slow to import; the (?r) in CUT finds the last place first
+
     parts, length = [], 0
     for text in texts:
         for i in range(0, len(text), PIECE):
@@ -269,7 +269,7 @@ def recut(texts: Iterable[str]) -> Iterator[str]:
             length += len(parts[-1])
             if length >= PIECE:
                 whole = "".join(parts)
-                cut = CUT.search(whole)
+                cut = regex.search(CUT, whole)
                 start = cut.start() if cut else len(whole) * (len(whole) > LONGEST)
                 if start:
                     yield whole[:start]

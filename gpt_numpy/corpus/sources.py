@@ -8,9 +8,6 @@ from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
-import pooch
-import requests
-
 from gpt_numpy.corpus import grammar
 from gpt_numpy.corpus.large import Text, data_folder, facts_of, head, text_in
 from gpt_numpy.corpus.reading import STDIN, Files
@@ -92,6 +89,8 @@ def shakespeare_or_verse():
     try:
         return replace(corpus_in(fetch_shakespeare()), name="tiny Shakespeare")
     except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong checksum is not
+        import requests
+
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout, TimeoutError))
         return Corpus(
             text=grammar.generate(),
@@ -106,6 +105,8 @@ def fetch_shakespeare():
 
     pooch downloads into a temporary file and renames it once its checksum is right.
     """
+    import pooch  # here, because it is slow to import
+
     pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
     if (data_folder() / FILE).exists():
         read(data_folder() / FILE)  # which refuses what pooch would wait for, or never end to read
@@ -120,6 +121,8 @@ def fetch_shakespeare():
 
 def download(url, output_file, folder):
     """Write `url` to `output_file`, giving up if no server answers within SECONDS."""
+    import pooch
+
     http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=SECONDS)
     # requests' time limit applies to each address of a host separately, not to finding them.
     within(SECONDS, lambda: http(url, output_file, folder, check_only=True))

@@ -25,7 +25,7 @@ import numpy as np
 
 from minigrad import optim
 from minigrad.backend import CPU, GPU, array_module, device_of
-from minigrad.fast.arrays import chunks
+from minigrad.fast.arrays import chunks, pieces
 from minigrad.fast.flat import FlatParameters
 from minigrad.fast.gpu import optim as gpu_optim
 from minigrad.internals import optimizers
@@ -167,7 +167,7 @@ def clip_grad_norm(params, max_norm):
         return Tensor(gpu_optim.clip(flat.grad, max_norm))
     grads = [p.grad.ravel() for p in params]
     xp = array_module(*grads)
-    squares = [g[chunk] @ g[chunk] for g in grads for chunk in chunks(g)]
+    squares = [piece @ piece for g in grads for piece in pieces(g)]
     norm = xp.sqrt(sum(squares, start=xp.zeros(())))  # in float64, because the 0 is
     on_cpu = device_of(norm) == CPU
     if on_cpu and not SMALLEST < norm < math.inf:

@@ -20,6 +20,11 @@ def chunks(array, start=0, stop=None):
     return [slice(i, min(i + CHUNK, stop)) for i in range(start, stop, CHUNK)]
 
 
+def pieces(x):
+    """Return x (N,) as a list of such slices of it."""
+    return [x] if len(x) <= CHUNK else [x[chunk] for chunk in chunks(x)]
+
+
 def vecdot(x, y):
     """Return Σ x ⊙ y along the last axis; NumPy can do it without an array for x ⊙ y."""
     return np.vecdot(x, y) if device_of(x) == CPU else (x * y).sum(-1)

@@ -58,13 +58,17 @@ class Arguments:
             if any(x is None for x in inputs):
                 raise TypeError(f"{self.op}: the list has None in it, where an array should be")
             return with_one_dtype([operand(x, "") for x in inputs])
-        arrays = [
-            x.data if hasattr(x, "node") else operand(x, name)  # a Tensor has a node, or None
-            for x, name in zip(inputs, self.names, strict=False)
-        ]
-        for x in arrays:
-            if is_array(x):
-                return arrays
+        arrays = []
+        only_numbers = True
+        for x, name in zip(inputs, self.names, strict=False):
+            if hasattr(x, "node"):  # a Tensor has a node, or None
+                arrays.append(x.data)
+                only_numbers = False
+            else:
+                arrays.append(operand(x, name))
+                only_numbers = only_numbers and not is_array(arrays[-1])
+        if not only_numbers:
+            return arrays
         # Numbers alone become what Tensor(x) makes of them.
         return [x if x is None else as_array(x) for x in arrays]
 

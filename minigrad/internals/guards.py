@@ -76,7 +76,8 @@ NOTHING: tuple[tuple, tuple] = ((), ())  # one for all, because objects cost the
 def protect(inputs):
     """Keep the inputs of an op as they are: return (locks, [(parameter, the version read)])."""
     for x in inputs:
-        if getattr(x, "node", x) is None or is_array(x):
+        node = getattr(x, "node", x)
+        if node is None or node is x and is_array(x):
             return protect_leaves(inputs)
     return NOTHING
 
@@ -244,12 +245,13 @@ def check_dout(x, dout):
     return dout
 
 
-def new_grad(leaf):
-    """Return the array for a leaf's gradient: the one its optimizer provides, or a new one."""
+def new_grad(leaf, d):
+    """Return the array for a leaf's first gradient d: the one of its optimizer, or a new one."""
     check_float(leaf)
     buffer, x = leaf.grad_buffer, leaf.data
-    if buffer is not None and flat_behind(buffer) and like(buffer, x) and is_writable(buffer):
-        return buffer
+    if buffer is not None and flat_behind(buffer) and like(buffer, x):
+        if d is buffer or is_writable(buffer) and not leaf.slot_taken:
+            return buffer
     grad = array_module(x).empty_like(x)
     _gradients[id(grad)] = grad
     return grad
@@ -262,11 +264,17 @@ def grad_slot(array, *others):
     yet.  A backward that has written its result there returns the slot itself.  The `others` are
     inputs of the same op: if one of them is in the optimizer's vector, it could be the same
     parameter, whose two gradients have to be added.
+
+    A slot is given away once, until zero_grad(): two threads may use the same parameter.
     """
     if (flat := flat_behind(array)) is None or any(flat_behind(x) is flat for x in others):
         return None
     p = flat.parameter_of.get(id(array))
-    return None if p is None or p.grad is not None else p.grad_buffer
+    with one_thread_at_a_time:
+        if p is None or p._grad is not None or p.slot_taken or not is_writable(p.grad_buffer):
+            return None
+        p.slot_taken = True
+        return p.grad_buffer
 
 
 # ---- what goes in and out of an op -------------------------------------------------------------
@@ -398,7 +406,7 @@ def set_grad(x, grad):
             grad = grad.astype(x.data.dtype, copy=False)
         if grad.shape != x.data.shape:
             raise ValueError(f"grad must have the shape {x.shape} of its tensor, not {grad.shape}")
-    x._grad = grad
+    x._grad, x.slot_taken = grad, False
 
 
 def state_to_copy(x):

@@ -25,7 +25,7 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     average = np.full(C, 1 / C, x.dtype)
     mean = x @ average  # (...,)
     xhat = x - mean[..., None]  # at first x − μ
-    rstd = (vecdot(xhat, xhat) / C + eps) ** -0.5  # (...,)
+    rstd = 1 / np.sqrt(vecdot(xhat, xhat) / C + eps)  # (...,)
     if not abs(mean * rstd).max() <= FAR:
         return NotImplemented
     rstd = rstd[..., None]
