@@ -59,6 +59,7 @@ def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
     """The same in threads: each has a model of its own, whose weights are those of the first."""
     from threadpoolctl import threadpool_limits
 
+    import minigrad as mg
     from gpt_numpy import GPT
     from gpt_numpy.scale.gradients import gradients_of_sequences
     from gpt_numpy.scale.workers import split_range
@@ -87,7 +88,7 @@ def threads(config, ids, vocab_size=VOCAB_SIZE, device="cpu"):
     with ThreadPoolExecutor(n) as pool, threadpool_limits(1):
         for step in range(1, config.steps + 1):
             list(pool.map(gradients, range(n), [step] * n))
-            first.clip_grad_norm(config.grad_clip)
+            mg.optim.clip_grad_norm(first.parameters, config.grad_clip)
             plan, vectors = first.plan_step(), first.vectors()
             list(pool.map(adamw_update, [vectors] * n, [plan] * n, [False] * n, range(n), [n] * n))
             for optimizer in optimizers:
@@ -101,7 +102,6 @@ def loop(config, ids, vocab_size=VOCAB_SIZE, device="cpu", fused=False):
     import minigrad.ops as F
     from gpt_numpy import GPT
     from gpt_numpy.data import random_batch
-    from minigrad.fast.adamw import FusedAdamW
     from minigrad.internals.malloc import tune_malloc
 
     tune_malloc()
@@ -112,10 +112,7 @@ def loop(config, ids, vocab_size=VOCAB_SIZE, device="cpu", fused=False):
     for step in range(1, config.steps + 1):
         x, y = random_batch(ids, config.batch_size, config.block_size, config.seed, step)
         F.cross_entropy(model(x), y).backward()
-        if isinstance(optimizer, FusedAdamW):
-            optimizer.clip_grad_norm(config.grad_clip)
-        else:
-            mg.optim.clip_grad_norm(model.parameters(), config.grad_clip)
+        mg.optim.clip_grad_norm(model.parameters(), config.grad_clip)
         optimizer.step()
         optimizer.zero_grad()
         yield model

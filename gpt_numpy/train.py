@@ -1,14 +1,17 @@
 """Training: START HERE.  One step reads straight through, from the batch to the updated weights:
 
-    learning rate → batches → model → cross-entropy → backward → clip → AdamW → zero_grad
+    learning rate → zero_grad → batches → model → cross-entropy → backward → clip → AdamW
 
-The loss is the mean of −ln p, where p is the probability that the model gave to the token that
-came next, in nats per token.  The gradient is the derivative of the loss with respect to each
-weight.  AdamW updates each weight in the direction that lowers the loss.
+It is the loop of examples/lesson/05_training_loop.py with what later notebooks add: the schedule,
+the accumulation of several batches, clipping, and a check that the numbers are finite.
 
-`train` is a generator: it yields after every step, and the caller may print, evaluate, save or
-stop.  scale/train.py divides each step among processes and machines.  The training command in app/
-uses it, and tests/test_scale.py checks that both give the same weights.
+The loss, in nats per token, is the mean of −ln p, where p is the probability that the model gave to
+the token that came next.  The gradient is the derivative of the loss with respect to each weight.
+
+`train` is a generator, which runs while you loop over it: `for result in train(...):`.  After every
+step the caller may print, evaluate, save or stop.  scale/train.py divides each step among processes
+and machines.  The training command in app/ calls that one, and tests/test_scale.py checks that it
+gives the same weights as this one.
 """
 
 import math
@@ -46,14 +49,14 @@ def train(
 ) -> Iterator[StepResult]:
     """Train `model` on the text `ids` (N,) until step config.steps; yield a StepResult after each.
 
-    This loop runs with config.workers = 1, and on a GPU.  With more workers, scale/train.py runs:
-    a script then needs the line `if __name__ == "__main__":` on some systems.
+    With several workers scale/train.py takes over, and some systems then need the script to have
+    the line `if __name__ == "__main__":`.
 
     optimizer   that of adamw() by default; to continue a run, the one used so far
-    start_step  how many steps were made before.  Batches and dropout masks depend only on
-                (config.seed, step), so the run continues exactly.
+    start_step  how many steps were made before.  Batches and dropout masks depend on config.seed,
+                the step and the sequence alone, so the run continues exactly.
 
-    Errors      FloatingPointError if a loss or a gradient is not finite, before any weight changes
+    Errors      FloatingPointError if a loss or a gradient is not finite; that step is not made
     """
     if config.workers > 1 and model.device == "cpu":
         from gpt_numpy.scale.train import train as train_in_processes
@@ -62,35 +65,35 @@ def train(
         return
 
     optimizer = optimizer or adamw(model, config)
-    optimizer.zero_grad()  # drop gradients of an earlier backward()
     check_ids("train", ids, model.config.vocab_size)
-    model.train()
+    model.train()  # with dropout
     for step in range(start_step + 1, config.steps + 1):
         lr = warmup_cosine(step, config.warmup_steps, config.steps, config.lr, config.min_lr)
-        for group in optimizer.param_groups:
+        for group in optimizer.param_groups:  # the weights with decay, and those without
             group["lr"] = lr
 
-        loss: Any = 0.0  # a Tensor from the first batch on
+        optimizer.zero_grad()
+        mean_loss: Any = 0.0  # of the step: the sum of the losses below; later a Tensor
         for first in range(0, config.sequences_per_step, config.batch_size):  # accumulation
+            # The step has `accumulate` batches.  This one begins with sequence number `first`.
             shape = config.batch_size, config.block_size  # (B, T)
-            x, y = random_batch(ids, *shape, config.seed, step, first)  # `first`: of its sequences
-            # Dropout masks depend on (seed, step, sequence).  Overflow is looked for below.
+            x, y = random_batch(ids, *shape, config.seed, step, first)
+            # Dropout masks depend on these three numbers.  The check below finds overflows.
             with random.rng_scope(config.seed, step, first), np.errstate(all="ignore"):
                 logits = model(x)  # (B, T, V)
-                batch_loss = F.cross_entropy(logits, y.to(model.device)) / config.accumulate
-                batch_loss.backward()  # adds to the gradients
-            loss += batch_loss.detach()  # the number, without its graph
+                loss = F.cross_entropy(logits, y.to(model.device)) / config.accumulate
+                loss.backward()  # adds to the gradients
+            mean_loss += loss.detach()  # without its graph; item() would wait for a GPU
 
         grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
-        if not math.isfinite(loss.item() + grad_norm.item()):
+        if not math.isfinite(mean_loss.item() + grad_norm.item()):  # one of them is not
             raise not_finite(model, ids, config, step)
         optimizer.step()
-        optimizer.zero_grad()  # the next step starts from no gradients
-        yield StepResult(step, loss, lr, grad_norm)
+        yield StepResult(step, mean_loss, lr, grad_norm)
 
 
 def adamw(model: GPT, config: TrainConfig) -> AdamW:
-    """Return the optimizer of a run.  Its moments are part of the run's state."""
+    """Return the optimizer of a run.  Its moments (running means) are part of the run's state."""
     groups = model.parameter_groups(config.weight_decay)
     return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
@@ -102,10 +105,10 @@ def evaluate(
     max_tokens: int | None = None,
     progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
 ) -> float:
-    """Return the mean loss over `ids` (N,), in nats per token, without dropout and graph.
+    """Return the mean loss over `ids` (N,), in nats per token, without dropout or graph.
 
     batch_size  how many windows are read at once; see all_windows()
-    max_tokens  read evenly spaced windows of about so many tokens, not all of them
+    max_tokens  read only evenly spaced windows, of about this many tokens in all
     progress    a function of the batches that yields the same; it may show progress, or raise
     """
     total, n = 0.0, 0

@@ -408,10 +408,21 @@ def import_instead(mutant):
 
 ME = sys.modules[__name__]
 LEFT_OUT = "not caught and not nvrtc and not spilled"  # the last two only compile CUDA
-QUICK = "not (slow or whole or kill or gpu)"
-QUIET = ["-x", "-q", "--assert=plain", "--tb=line", "-p", "no:cacheprovider"]
-QUIET += ["-k", LEFT_OUT, "-m", QUICK]
+QUIET = ["-x", "-q", "--assert=plain", "--tb=line", "-p", "no:cacheprovider", "-k", LEFT_OUT]
+NEED_SLOW = ("minigrad/fast/gpu/", "minigrad/fast/adamw.py", "minigrad/fast/flat.py")
 FATES = ["survived", "tests", "crash", "timed out"]  # the first three are exit statuses
+
+
+def arguments(files):
+    """Return the arguments for pytest: the tests for some files, the slow ones where they matter.
+
+    They are those that run kernels on a CPU.  All else is noticed by the quick tests alone.
+    """
+    tests = sorted({str(ROOT / "tests" / name) for file in files for name in TESTS[file]})
+    left_out = "whole or kill or gpu"
+    if not any(file.startswith(NEED_SLOW) for file in files):
+        left_out = f"slow or {left_out}"
+    return [*QUIET, "-m", f"not ({left_out})", *tests]
 
 
 class Trial:
@@ -502,13 +513,14 @@ class Trial:
                 names = put_in_place(mutant, self.functions[mutant.file])
             except AnotherModule:
                 import_instead(mutant)
-                files = [str(ROOT / "tests" / name) for name in TESTS[mutant.file]]
-                return FATES.index("survived" if pytest.main([*QUIET, *files]) == 0 else "tests")
+                passed = pytest.main(arguments([mutant.file])) == 0
+                return FATES.index("survived" if passed else "tests")
             called = {(mutant.file, name) for name in names}
         items = [
             item
             for item in self.items
             if item.path.name in TESTS[mutant.file]
+            and (mutant.file.startswith(NEED_SLOW) or not item.get_closest_marker("slow"))
             and (not self.calls or self.calls[item.nodeid][1] & called)
         ]
         if self.calls:
@@ -560,10 +572,10 @@ def main():
     begin = time.perf_counter()
     torch.set_num_threads(1)  # more of them would not survive a fork
     torch.optim.AdamW([torch.zeros(1)])  # which loads a good deal of PyTorch
-    files = {str(ROOT / "tests" / name) for mutant in mutants for name in TESTS[mutant.file]}
     # A sample needs no control: the suite itself shows that the tests pass without a mutant.
     trial = Trial(mutants, with_control=not options.sample)
-    if pytest.main([*QUIET, *sorted(files)], plugins=[trial]) or not trial.fate_of:
+    files = {mutant.file for mutant in mutants}
+    if pytest.main(arguments(files), plugins=[trial]) or not trial.fate_of:
         sys.exit("The tests fail without a mutant, so no mutant would tell anything.")
     fate_of = trial.fate_of
 

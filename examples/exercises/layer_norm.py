@@ -20,7 +20,7 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     var = (centred * centred).mean(-1, keepdims=True)  # (..., 1); divides by C, not C − 1
     rstd = (var + eps) ** -0.5  # (..., 1)
     xhat = centred * rstd
-    out = xhat if weight is None else xhat * weight
+    out = xhat if weight is None else xhat * weight  # if it is xhat: the tape makes it read-only
     out = out if bias is None else out + bias
 
     def backward(dout):

@@ -30,9 +30,9 @@ from gpt_numpy.tokenizer import CharTokenizer
 # %% [markdown]
 # ## Text, batches, model
 #
-# The loader cuts the play into windows of 32 characters and serves 32 of them at a time. So a batch
-# `x` has shape (B, T) = (32, 32), and `y` is the same moved by one. One pass through the whole text
-# is an **epoch**.
+# The loader cuts the text into windows of 32 characters and serves 32 of them at a time. So a batch
+# `x` has shape (B, T) = (32, 32), and `y[b, t]` is the character that follows `x[b, t]`. One pass
+# through the whole text is an **epoch**.
 
 # %%
 text = grammar.generate(50_000)
@@ -132,6 +132,15 @@ for t in range(1, 101):
     theirs.grad = g
     optimizer.step()
 print("100 steps, largest difference below 1e-14:", abs(ours - theirs.data).max() < 1e-14)
+
+# %% [markdown]
+# ## The loop of `gpt_numpy`
+#
+# `gpt_numpy/train.py` is this loop with what later notebooks add. A step draws its windows at
+# random, so there are no epochs. It may read several batches and add up their gradients, so
+# `zero_grad()` comes before the first of them (notebook 8). The rate follows a schedule
+# (notebook 7). And before `optimizer.step()` a very long gradient is shortened (`clip_grad_norm`),
+# so that one unusual batch cannot throw the weights far.
 
 # %% [markdown]
 # ## Try it

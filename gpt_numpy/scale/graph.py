@@ -53,6 +53,7 @@ from minigrad.fast.gpu.optim import adamw_update, hyperparameters
 from minigrad.fast.gpu.windows import windows
 from minigrad.internals.cublas import why_not
 from minigrad.internals.hooks import this_thread
+from minigrad.optim import clip_grad_norm
 
 FIRST = 3  # steps that are computed launch by launch before one is recorded
 LONGEST_TEXT = 2**28  # tokens of 4 bytes: 1 GiB of the GPU's memory
@@ -243,7 +244,7 @@ class StepGraph:
         with fixed_key(numbers.key):
             loss = accumulate_gradients(self.model, batches, config.tokens_per_step, one=self.one)
         zero_unused_gradients(optimizer.parameters)
-        norm = optimizer.clip_grad_norm(config.grad_clip)
+        norm = clip_grad_norm(self.model.parameters(), config.grad_clip)
         optimizer.stop_unless_finite(numbers.key[1:], loss, norm)
         adamw_update(optimizer.vectors(), plan, optimizer.skips(), numbers.hyper)
         optimizer.zero_grad()

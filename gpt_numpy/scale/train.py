@@ -24,7 +24,7 @@ from minigrad.backend import CPU, device_of
 from minigrad.fast.adamw import FusedAdamW
 from minigrad.internals.malloc import tune_malloc
 from minigrad.ops.embedding import check_ids
-from minigrad.optim import AdamW
+from minigrad.optim import AdamW, clip_grad_norm
 from minigrad.schedule import warmup_cosine
 
 
@@ -80,7 +80,7 @@ def train(
                 with np.errstate(all="ignore"):  # numbers that are not finite are looked for below
                     loss = workers.gradients(step)
                     loss = ranks.all_reduce(optimizer.flat.grad, loss)
-                    grad_norm = optimizer.clip_grad_norm(config.grad_clip)
+                    grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
                 if model.device != CPU:  # the GPU decides: we need not wait for it
                     optimizer.stop_unless_finite(step, loss, grad_norm)
             if bad_step := step_not_finite(step, loss, grad_norm, optimizer, config):

@@ -112,10 +112,6 @@ class FusedAdamW(optim.AdamW):
                 plan.append(new)
         return plan
 
-    def clip_grad_norm(self, max_norm):
-        """Clip the gradients of all parameters together: optim.clip_grad_norm(parameters, ...)."""
-        return optim.clip_grad_norm(self.parameters, max_norm)
-
     @property
     def state(self):
         """Parameter -> its state, as in AdamW; the moments are views of the vectors."""

@@ -250,7 +250,7 @@ def new_grad(leaf, d):
     check_float(leaf)
     buffer, x = leaf.grad_buffer, leaf.data
     if buffer is not None and flat_behind(buffer) and like(buffer, x):
-        if d is buffer or is_writable(buffer) and not leaf.slot_taken:
+        if d is buffer or is_writable(buffer) and not leaf.buffer_taken:
             return buffer
     grad = array_module(x).empty_like(x)
     _gradients[id(grad)] = grad
@@ -271,9 +271,9 @@ def grad_slot(array, *others):
         return None
     p = flat.parameter_of.get(id(array))
     with one_thread_at_a_time:
-        if p is None or p._grad is not None or p.slot_taken or not is_writable(p.grad_buffer):
+        if p is None or p._grad is not None or p.buffer_taken or not is_writable(p.grad_buffer):
             return None
-        p.slot_taken = True
+        p.buffer_taken = True
         return p.grad_buffer
 
 
@@ -406,7 +406,7 @@ def set_grad(x, grad):
             grad = grad.astype(x.data.dtype, copy=False)
         if grad.shape != x.data.shape:
             raise ValueError(f"grad must have the shape {x.shape} of its tensor, not {grad.shape}")
-    x._grad, x.slot_taken = grad, False
+    x._grad, x.buffer_taken = grad, False
 
 
 def state_to_copy(x):
