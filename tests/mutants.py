@@ -170,7 +170,7 @@ def replacements(node):
 
 
 MODULES = ("xp", "math", "random", "heapq", "itertools", "functools", "inspect", "contextlib")
-SYMMETRIC = ("swapaxes", "multiply", "maximum", "minimum", "equal")
+SYMMETRIC = ("swapaxes", "multiply", "maximum", "minimum", "max", "min", "equal")
 UNMISTAKABLE = (*MODULES, *dir(builtins), "self", "OPS", "Tensor", "backward")
 DEVICE = ("array_module", "to_numpy", "to_device")  # left out or swapped, they name no array
 SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)

@@ -903,3 +903,51 @@ def test_a_parameter_stays_one(value):
     with pytest.raises(TypeError, match=r"Linear.weight is a parameter and stays one.*weight.data"):
         layer.weight = value
     assert layer.weight is before and list(layer.state_dict()) == ["weight", "bias"]
+
+
+def test_a_module_without_attributes():
+    """Such as an activation of one's own, whose __init__ sets nothing."""
+
+    class Activation(nn.Module):
+        def forward(self, x):
+            return F.relu(x)
+
+    model = nn.Sequential(nn.Linear(2, 2), Activation())
+    assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias"]
+    assert not Activation().parameters()
+    activation = Activation()
+    vars(activation)["scale"] = 2  # as pickle sets attributes
+    del activation.scale
+    assert not vars(activation)
+
+
+def test_eval_mode_within_eval_mode():
+    """The modules of both are evaluated; afterwards those of the outer one."""
+    outer, inner = nn.Dropout(0.5), nn.Dropout(0.5)
+    with outer.eval_mode():
+        with inner.eval_mode():
+            assert not outer.training and not inner.training
+        assert not outer.training and inner.training
+    assert outer.training and inner.training
+
+
+def test_a_state_of_pytorch():
+    """Its tensors are copied as arrays are."""
+    layer, theirs = nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    layer.load_state_dict(theirs.state_dict())
+    np.testing.assert_array_equal(layer.weight.data, theirs.weight.detach())
+    np.testing.assert_array_equal(layer.bias.data, theirs.bias.detach())
+
+
+def test_a_state_on_the_gpu(fake_gpu):
+    """Its arrays are not converted to NumPy's without being asked for, which CuPy refuses."""
+    layer, other = nn.Linear(3, 2).to("gpu"), nn.Linear(3, 2).to("gpu")
+    layer.load_state_dict({name: p.data for name, p in other.named_parameters()})
+    for p, q in zip(layer.parameters(), other.parameters(), strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+def test_one_input_starts_within_one():
+    """1/√1, which a thousand weights nearly reach."""
+    weight = nn.Linear(1, 1000).weight.data
+    assert 0.99 < abs(weight).max() <= 1
