@@ -100,3 +100,17 @@ def test_float32_is_added_up_in_float64(gpu):
         assert to_numpy(add_up(x, np.zeros(4, int), (1,))).tolist() == [2**24 + 4]
         assert accurate_sum(x.reshape(2, 2), 1, keepdims=True).shape == (2, 1)
     assert accurate_sum(to_device(values.astype(np.float64), "gpu")).dtype == np.float64
+
+
+def test_what_is_no_number_is_named():
+    """In the dtype that NumPy gives it."""
+    with pytest.raises(TypeError, match=r"real numbers or booleans, not <U3$"):
+        as_array(["one", "two"])
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_tensors_in_a_list_keep_their_gradients(kind):
+    """Or rather, the list is refused: as an array it would have none."""
+    x = mg.Tensor([1.0], requires_grad=True)
+    with pytest.raises(TypeError, match="a list of Tensors would lose their gradients"):
+        as_array(kind([x, x]))

@@ -614,3 +614,15 @@ def test_the_training_command(device, cupy, tmp_path):
     assert "device: cpu\n" in on_cpu
     # both are printed with 4 digits; a real GPU has its own exp and tanh: 1e-3, as above
     assert abs(final_loss(out) - final_loss(on_cpu)) < (1.5e-4 if cupy == "fake" else 1e-3)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_condition_is_read_when_the_op_runs(plain, fake_gpu):
+    """An array on the GPU can be written to at any time, so the op keeps a copy."""
+    x = Tensor(to_device(np.ones(3), "gpu"), requires_grad=True)
+    condition = to_device(np.array([True, True, False]), "gpu")
+    with mg.plain() if plain else contextlib.nullcontext():
+        out = F.where(condition, x, 0.0)
+        condition[...] = False
+        out.sum().backward()
+    np.testing.assert_array_equal(to_numpy(x.grad), [1, 1, 0])

@@ -1135,3 +1135,14 @@ def test_each_number_is_looked_at(numbers):
     with np.errstate(invalid="ignore"):
         optimizer.step()
     assert optimizer.stopped_at() == 2 and w.data == 1
+
+
+def test_plain_sgd_has_no_memory():
+    """Without momentum an infinite gradient of the past is nothing to the next step: no 0 · ∞."""
+    w = leaf(1.0)
+    optimizer = SGD([w], lr=0.5)
+    w.grad = np.array([np.inf])
+    optimizer.step()
+    w.data, w.grad = np.array([1.0]), np.array([1.0])
+    optimizer.step()
+    assert w.data == 0.5

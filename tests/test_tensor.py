@@ -1174,3 +1174,24 @@ def test_dtypes_that_widen_nothing_may_meet():
         assert (x * y).dtype == np.float32
     assert F.embedding(np.arange(2), Tensor([[1.0]] * 2)).dtype == np.float32
     assert (Tensor(np.arange(3)) + np.arange(3)).dtype == np.int64
+
+
+def test_a_gradient_that_a_graph_reads_is_added_to_elsewhere():
+    """The array that the other graph reads keeps its numbers; grad is a new one with the sum."""
+    x = leaf(1.0, 2.0)
+    (x * 3).sum().backward()
+    first = x.grad
+    reading = leaf(1.0, 1.0)
+    other = (reading * x.grad).sum()
+    (x * 5).sum().backward()
+    np.testing.assert_array_equal(x.grad, [8.0, 8.0])
+    other.backward()
+    np.testing.assert_array_equal(reading.grad, [3.0, 3.0])
+    np.testing.assert_array_equal(first, [3.0, 3.0])
+
+
+def test_integers_that_want_no_gradient_may_be_mixed():
+    """A result of another dtype than the inputs is refused only where a gradient is wanted."""
+    out = F.where(np.array([True, False]), np.array([1, 2]), np.array([3, 4]))
+    assert out.dtype == np.int64 and out.data.tolist() == [1, 4]
+    assert F.exp(np.array([0, 1])).dtype == np.float32
