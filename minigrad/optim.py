@@ -162,8 +162,8 @@ def clip_grad_norm(params, max_norm):
     params = optimizers.with_gradients("clip_grad_norm", params, max_norm)
     xp = array_module(*[p.grad for p in params])
     squares = [(p.grad.astype("float64") ** 2).sum() for p in params]
-    norm = xp.sqrt(sum(squares, start=xp.zeros(())))
+    norm = xp.sqrt(sum(squares))
     scale = xp.minimum(1, max_norm / (norm + 1e-6))  # NaN if the norm is: so are all gradients
     for p in params:
-        p.grad = xp.asarray(p.grad * scale, p.grad.dtype)
+        p.grad = p.grad * scale  # which has p's dtype again
     return Tensor(norm)

@@ -5,7 +5,10 @@ says.  The others check the consequences: any order, any batch and any thread gi
 """
 
 import math
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from minigrad.random import (
     rng_scope,
 )
 
+ROOT = Path(__file__).parents[1]
 KEY = (1337, 3, 2, 5)  # seed, step, layer, row
 
 
@@ -232,6 +236,44 @@ def test_every_seed_of_64_bits_is_used_in_full(seed):
     """No bit is lost on the way into Philox."""
     bits = np.random.Philox(key=seed, counter=0).random_raw(4)
     np.testing.assert_array_equal(philox((seed, 0, 0, 0), MASK).random_raw(4), bits)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1, np.int32(7), np.uint64(2**64 - 1)])
+def test_every_integer_of_64_bits_is_a_seed(seed):
+    manual_seed(seed)
+    assert next_key() == (seed, 0, 0, 0)
+    with rng_scope(seed, 1):
+        assert next_key() == (seed, 1, 0, 0)
+
+
+@pytest.mark.parametrize("seed", [1.0, "1", None, 0.0])
+def test_a_seed_is_an_integer(seed):
+    with pytest.raises(TypeError, match="the seed must be an integer, not"):
+        manual_seed(seed)
+
+
+def test_the_seed_is_0_until_one_is_given():
+    """In a process that has just started."""
+    program = "from minigrad import random; print(random.next_key())"
+    run = [sys.executable, "-c", program]
+    out = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert out == "(0, 0, 0, 0)\n"
+
+
+def test_a_scope_leaves_nothing_behind_in_a_new_thread():
+    """Whose running key has no step and row of its own yet."""
+    manual_seed(5)
+    seen = []
+
+    def other():
+        with rng_scope(1, 2, row=3):
+            pass
+        seen.append(next_key())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert seen == [(5, 0, 2**32, 0)]
 
 
 def test_initial_weights():
