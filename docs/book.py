@@ -1,7 +1,7 @@
-"""The book: the source itself as a web site, in the reading order of README.md.
+"""The book: the source itself as a web site, in the order of docs/reading-order.md.
 
     python docs/book.py              writes build/book/index.html; it needs no network
-    python docs/book.py --minutes    computes the column "minutes" of that reading order again
+    python docs/book.py --minutes    computes the column "minutes" of that page again
 
 A page shows one file whole and in order, character for character; colours, labels and links are all
 that is added.  A notebook of the lesson is shown with the outputs that are saved in it.  A file of
@@ -27,6 +27,7 @@ from markdown_it import MarkdownIt
 
 DOCS = ROOT / "docs"
 OUT = ROOT / "build/book"
+ORDER = "docs/reading-order.md"
 PICTURES = (".png", ".svg")
 EXTRA = (
     *(f"minigrad/{folder}/" for folder in ("fast", "internals", "tools", "testing", "exercises")),
@@ -37,7 +38,7 @@ IMAGES = {"image/png": "png", "image/svg+xml": "svg"}  # kinds of outputs -> the
 
 
 class Row(NamedTuple):
-    """A line of the README's reading order."""
+    """A line of docs/reading-order.md."""
 
     line: str  # as it stands there
     files: list[str]
@@ -45,9 +46,8 @@ class Row(NamedTuple):
 
 
 def reading_order() -> list[Row]:
-    """README.md is its only source.  A folder stands for the files in it that have no other row."""
-    section = text_of("README.md").partition("\n## Reading order\n")[2].partition("\n## ")[0]
-    cells = [line.split("|") for line in re.findall(r"^\| `.*\|$", section, re.M)]
+    """The rows of ORDER.  A folder stands for the files in it that have no other row."""
+    cells = [line.split("|") for line in re.findall(r"^\| `.*\|$", text_of(ORDER), re.M)]
     names = [re.findall("`(.+?)`", cell[1]) for cell in cells]
     named = sum(names, [])
     rows = []
@@ -60,12 +60,12 @@ def reading_order() -> list[Row]:
     return rows
 
 
-def with_minutes(readme: str) -> str:
-    """The README with the last column of its reading order computed."""
+def with_minutes(page: str) -> str:
+    """The text of ORDER with the last column of its tables computed."""
     for line, files, idea in reading_order():
         cells = line.split("|")[1], f" {idea} ", f" {sum(map(minutes, files))} "
-        readme = readme.replace(line, f"|{'|'.join(cells)}|")
-    return readme
+        page = page.replace(line, f"|{'|'.join(cells)}|")
+    return page
 
 
 class Book:
@@ -83,7 +83,9 @@ class Book:
         }
         self.chapters = [file for row in first + source + extra for file in row.files]
         self.documents = [path.name for path in sorted(ROOT.glob("*.md"))]
-        self.documents += [file for file in SOURCES if re.fullmatch(r"docs/[^/]+\.md", file)]
+        self.documents += [
+            file for file in SOURCES if re.fullmatch(r"docs/(guide/)?[^/]+\.md", file)
+        ]
         self.asked = dict.fromkeys(self.chapters + self.documents)  # a set that keeps its order
         self.markdown = MarkdownIt("commonmark", {"highlight": highlight}).enable("table")
         environment = jinja2.Environment(
@@ -225,8 +227,7 @@ def highlight(code: str, language: str, _) -> str:
 
 def main(arguments: list[str]) -> None:
     if arguments == ["--minutes"]:
-        readme = with_minutes(text_of("README.md"))
-        (ROOT / "README.md").write_text(readme, encoding="utf-8")
+        (ROOT / ORDER).write_text(with_minutes(text_of(ORDER)), encoding="utf-8")
     elif arguments:
         raise SystemExit(__doc__)
     else:

@@ -253,10 +253,18 @@ def test_minutes(builder, monkeypatch):
     assert source.minutes("file.py") == 3
 
 
-def test_the_readme_has_the_minutes(builder):
+def test_the_reading_order_has_the_minutes(builder):
     """Those that are computed."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert builder.with_minutes(readme) == readme, "run: python docs/book.py --minutes"
+    page = (ROOT / builder.ORDER).read_text(encoding="utf-8")
+    assert builder.with_minutes(page) == page, "run: python docs/book.py --minutes"
+
+
+def test_every_document_is_in_the_book(book):
+    """README.md, CONTRIBUTING.md and the like, and the pages of docs/ and docs/guide/."""
+    _, pages = book
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/guide/*.md")]
+    names = {path.relative_to(ROOT).as_posix() for path in documents}
+    assert len(names) > 15 and {f"{name}.html" for name in names} <= {*pages["index.html"].hrefs}
 
 
 @pytest.fixture(scope="module")

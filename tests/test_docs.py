@@ -107,7 +107,7 @@ def test_every_op_is_derived_and_counted():
     for page in ("docs/compare.md", "CHANGELOG.md"):
         counts = {int(n) for n in re.findall(r"\b(\d+) ops\b", read(page))}
         assert counts - {4} == {len(OURS)}, page  # micrograd has 4
-    assert f"All {len(CASES)} ops and modules agree." in read("README.md")
+    assert f"All {len(CASES)} ops and modules agree." in read("docs/testing.md")
 
 
 def test_tolerances_are_those_of_the_judges():
@@ -149,14 +149,41 @@ def test_the_first_change_is_that_of_this_version():
     assert re.findall(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)[0] == version
 
 
+def test_the_citation_is_of_this_project():
+    """CITATION.cff, pyproject.toml and LICENSE agree on version, licence and authors."""
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    citation = read("CITATION.cff")
+    assert citation.startswith("cff-version: 1.2.0\n")
+    for key in ("version", "license"):
+        assert re.findall(rf"^{key}: (.+)$", citation, re.MULTILINE) == [project[key]]
+    (author,) = project["authors"]
+    assert f"authors:\n  - name: {author['name']}\n" in citation
+    assert project["license-files"] == ["LICENSE"]
+    assert re.search(rf"^Copyright \(c\) \d+ {author['name']}$", read("LICENSE"), re.MULTILINE)
+    assert read("LICENSE").startswith(f"{project['license']} License\n")
+
+
+def test_files_that_are_not_python_are_in_the_wheel():
+    """What lies in the two packages beside modules is package data."""
+    setuptools = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]
+    data = setuptools["package-data"]
+    for package in ("minigrad", "gpt_numpy"):
+        for path in (ROOT / package).rglob("*"):
+            folder = ".".join(path.parent.relative_to(ROOT).parts)
+            if path.is_dir() or "__pycache__" in path.parts:
+                continue
+            assert folder in setuptools["packages"], path
+            assert path.suffix == ".py" or any(path.match(p) for p in data.get(folder, [])), path
+
+
 def test_what_did_not_pay_has_the_numbers_of_its_result():
     """Where a row of docs/negative-results.md names a result, its numbers stand there."""
     n_checked = 0
     for row in re.findall(r"^\| .*$", read("docs/negative-results.md"), re.MULTILINE):
         if "/results/" not in row:
             continue
-        files = re.findall(r"\(\.\./([\w/]+\.md)", row)
-        source = " ".join(map(read, files))
+        files = re.findall(r"\(((?:\.\./)?[\w/]+\.md)", row)
+        source = " ".join(read(f"docs/{file}") for file in files)
         for number in re.findall(r"(?<![\w.-])\d+(?:\.\d+)?", row.split(" | ")[1]):
             assert re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d,]|\.\d)", source), (
                 row,

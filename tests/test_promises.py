@@ -1,4 +1,4 @@
-"""Whole runs, as the README reports them, and shorter ones: `pytest -m whole`."""
+"""Whole runs, as docs/testing.md reports them, and shorter ones: `pytest -m whole`."""
 
 import os
 import re
