@@ -243,7 +243,7 @@ for name, (losses, written) in runs.items():
 # %% [markdown]
 # Two of the runs are chaotic: the steps are so large that they amplify every rounding error, and
 # another machine gets other weights. So their losses are rounded, and what they write is in the
-# figure. Nobody can read it, on any machine.
+# figure.
 
 # %%
 figure, axes = new("Five runs, four of them broken", height=7.5, xlabel="step", ylabel="loss")
