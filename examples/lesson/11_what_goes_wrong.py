@@ -239,6 +239,9 @@ for name, (losses, written) in runs.items():
         print(f"{name:20} last loss about {last:.0f}")
     else:
         print(f"{name:20} last loss {last:5.2f}   writes {written!r}")
+healthy, high, hasty, *_ = (running_mean(losses)[-1] for losses, _ in runs.values())
+print(f"without warm-up it ends more than 0.15 above the healthy run: {hasty > healthy + 0.15}")
+print(f"with a rate too high, more than 0.5 above that: {high > hasty + 0.5}")
 
 # %% [markdown]
 # Two of the runs are chaotic: the steps are so large that they amplify every rounding error, and
