@@ -181,7 +181,7 @@ class BPETokenizer(Tokenizer):
         for token in [*ranked, *(part for merge in merges for part in merge)]:
             if token not in ids:
                 raise ValueError(f"there is no token for the bytes {quoted(token)}")
-        self._ids = np.array([ids[token] for token in ranked])  # tiktoken's number -> id
+        self.ranked = np.array([ids[token] for token in ranked])  # tiktoken's number -> id
         self._encoding = tiktoken.Encoding(
             name="gpt_numpy",
             pat_str=PATTERN,
@@ -231,7 +231,7 @@ class BPETokenizer(Tokenizer):
         if isinstance(part, int):
             return [part]
         pieces = [self._encoding.encode_ordinary(piece) for piece in parted(part)]
-        return self._ids[np.concatenate([np.array(piece, int) for piece in pieces])]
+        return self.ranked[np.concatenate([np.array(piece, int) for piece in pieces])]
 
     def decode_bytes(self, ids):
         return b"".join([self.tokens[i] for i in self.checked(ids).tolist()])

@@ -61,6 +61,8 @@ class Command(TrainConfig):
     """How many tokens bpe learns, the 256 bytes among them: 512 unless given."""
     init_from: Path | None = None
     """A folder with a GPT-2 (of Hugging Face's, or a run) to start from, with its tokenizer."""
+    page_model: bool = True
+    """Whether report.html holds the model, so that one can talk to it there: up to 12 MB more."""
     out: Path = Path("runs/shakespeare")
     """The folder for the results; an earlier run there is renamed, not overwritten."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -413,11 +415,12 @@ def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
 
 ELSEWHERE = ("workers", "device", "precision")  # may change, and the last digits then do
 # These may change, because they do not alter the past.
-TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience", "graph")
+TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience", "graph", "page_model")
 FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, *TEXTS)
 BEFORE = {  # of runs older than these settings
     "eval_tokens": 0,
     "graph": True,
+    "page_model": True,
     "patience": 0,
     "precision": "float32",
     "val_data": None,

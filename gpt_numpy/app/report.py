@@ -7,12 +7,14 @@ import json
 import logging
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpt_numpy.app import page_model
 from gpt_numpy.app.inspect_model import attention_maps, surprise
 
 BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
@@ -21,7 +23,7 @@ BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
 # bytes writes all of it.  The last two kinds turn the direction of writing round.
 NOT_SHOWN = [*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 CONTROL = {n: "�" for n in NOT_SHOWN if chr(n) not in "\n\t"}
-TEMPLATE = Path(__file__).with_name("report.html")
+HERE = Path(__file__).parent
 LONGEST = 90  # characters of a title, which all are drawn
 MOST_ROWS, MOST_SAMPLES = 1000, 200  # on a page; a curve of more points looks no different
 
@@ -162,11 +164,12 @@ def loss_figure(rows, file, title, vocab_size, entropy=None, text_entropy=None):
     return figure
 
 
-def page(rows, samples, **facts):
+def page(rows, samples, model=None, **facts):
     """The report of a run, an HTML file that needs no other.
 
     rows        dicts with the columns of metrics.csv; None where missing
     samples     dicts with step, val_loss, bits and text: what the model wrote at each evaluation
+    model       the PageModel that a visitor can talk to, or None
     facts       what else the script in report.html reads: see report.html, and Run.report() in
                 examples/train_shakespeare.py
     """
@@ -175,8 +178,25 @@ def page(rows, samples, **facts):
     rows = [row for row in rows if id(row) in kept]
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else [])}
     facts |= {"rows": columns, "samples": thinned(samples, MOST_SAMPLES), "ladder": LADDER}
-    content = json.dumps(shown(facts), allow_nan=False).replace("<", "\\u003c")  # ends no <script>
-    return TEMPLATE.read_text(encoding="utf-8").replace("/*RUN*/", content)
+    facts = shown(facts)
+    html = filled(facts)
+    if model is None:
+        return html
+    return filled(facts, *model.contents(page_model.LARGEST - len(html.encode())))
+
+
+def filled(facts, model=None, weights=""):
+    """report.html with the facts, and with the scripts and the weights, each in its place."""
+    parts = {"RUN": in_script(facts), "MODEL": in_script(model), "WEIGHTS": weights}
+    for name in ("gpt.js", "speak.js"):
+        parts[name] = (HERE / name).read_text(encoding="utf-8")
+    html = (HERE / "report.html").read_text(encoding="utf-8")
+    return re.sub(r"/\*(RUN|MODEL|WEIGHTS|gpt\.js|speak\.js)\*/", lambda found: parts[found[1]], html)
+
+
+def in_script(x):
+    """x in JSON, which ends no <script>."""
+    return json.dumps(x, allow_nan=False).replace("<", "\\u003c")
 
 
 def thinned(items, most):

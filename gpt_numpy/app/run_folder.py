@@ -244,6 +244,10 @@ class RunFolder:
         """Write report.html of all rows and samples so far, and of what else the run knows."""
         self.folder.write("report.html", report.page(self.rows, self.samples, **facts).encode())
 
+    def read_report(self):
+        """Return the report that is there, whatever it is."""
+        return self.folder.read("report.html", most=MOST).decode("utf-8", "replace")
+
     def save_model(self, model, **origin):
         """Save the best model so far: see GPT.save_pretrained()."""
         self.check_owner()

@@ -17,6 +17,7 @@ from gpt_numpy import GPT
 from gpt_numpy.app import memory, report, resume
 from gpt_numpy.app.cli import Command, asks_for_gpu, flags_of, identity, prepare
 from gpt_numpy.app.inspect_model import loss_by_position
+from gpt_numpy.app.page_model import PageModel
 from gpt_numpy.app.program import complain
 from gpt_numpy.app.run_folder import STOPPING, Clock, Signals, evaluation_seconds
 from gpt_numpy.app.terminal import Display, optional
@@ -226,6 +227,7 @@ class Run:
         else:
             self.commit(0, logged=False)
         self.passage = from_a_line_on(job.val_ids, job.tokenizer, self.command.block_size)
+        self.page_model = PageModel(model, job.tokenizer, job.prompt[0], self.command.page_model)
         self.entropy = self.text_entropy = None  # nats per token, of the grammar, if it wrote this
         if job.corpus.entropy is not None:
             nats, n = grammar.negative_log_likelihood(head(validation, len(validation)))
@@ -294,6 +296,7 @@ class Run:
         if self.folder.model_is_lost:
             self.folder.save_model(self.model, **self.origin)
         if self.job.saved:
+            self.recall_page_model()
             self.evaluate_again()
             self.commit(step, self.point["logged"], self.point["numbers"])
         if self.job.notes or self.folder.warnings:
@@ -366,6 +369,8 @@ class Run:
         if val_loss < self.best:
             self.best, self.waited = val_loss, 0
             self.folder.save_model(self.model, **self.origin)
+            self.page_model.keep_best(self.model, step, val_loss)
+        self.page_model.keep_early(self.model, step, val_loss)
         held = memory.size(memory.memory_in_use())
         self.display.evaluation(step, val_loss, bits, sample, held)
         if result:
@@ -494,6 +499,7 @@ class Run:
             ),
         }
         self.folder.report(
+            model=self.page_model,
             title=self.title,
             state=state,
             step=step,
@@ -521,6 +527,21 @@ class Run:
         )
         if command.open and self.opened is None:
             self.opened = opened_in_browser(self.folder.path / "report.html")
+
+    @optional("report.html")
+    def recall_page_model(self):
+        """Read the weights of a report from the run that goes on: the best, and the early ones."""
+        if not self.page_model.fits():
+            return
+        if self.best < math.inf:
+            rows = [row for row in self.folder.rows if row["val_loss"] is not None]
+            nearest = min(rows, key=lambda row: abs(row["val_loss"] - self.best), default=None)
+            step = nearest["step"] if nearest else self.saved
+            best = GPT.from_pretrained(self.folder.path)
+            self.folder.check_place()
+            self.page_model.keep_best(best, step, self.best)
+        if self.folder.has("report.html"):
+            self.page_model.recall_early(self.folder.read_report(), self.saved)
 
     def evaluate_again(self):
         """Evaluate the last and the best model again if --eval-tokens has changed.
