@@ -84,7 +84,7 @@ def test_the_page_holds_the_weights():
 
 
 def test_a_page_without_a_model_says_why():
-    """It was not wanted, does not fit, or is broken; the early one yields where there is no room."""
+    """It was not wanted, is too large, or is broken; the early one goes first for want of room."""
     model = model_of(CHAR.vocab_size)
     assert held(model, CHAR, wanted=False).contents(10**7) == (
         {"missing": "--no-page-model left it out"}, ""
@@ -231,7 +231,12 @@ READ = """
     for (const _ of reader.read(written[n]));
   }
 """
-WAYS = [{"temperature": 0}, {}, {"temperature": 0.7, "top_k": 5}, {"temperature": 1.5, "top_p": 0.8}]
+WAYS = [
+    {"temperature": 0},
+    {},
+    {"temperature": 0.7, "top_k": 5},
+    {"temperature": 1.5, "top_p": 0.8},
+]
 
 
 @needs_browser
@@ -267,7 +272,8 @@ def test_a_text_that_is_cut_is_read_as_if_it_were_new(functions):
             old.cut(cut);
             read(old, [3]);
             read(young, [...given.ids.slice(0, cut), 3]);
-            old.logits.forEach((x, i) => { worst = Math.max(worst, Math.abs(x - young.logits[i])); });
+            const off = old.logits.map((x, i) => Math.abs(x - young.logits[i]));
+            worst = Math.max(worst, ...off);
           }
           return worst;
         }""",
@@ -288,7 +294,9 @@ def test_sampling_is_pythons(functions):
         found = np.array(functions(run, [logits.tolist(), options]))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
         u = rng.random(4)
-        drawn = functions("([ps, u]) => ps.map((p, i) => sample(p, u[i]))", [found.tolist(), u.tolist()])
+        drawn = functions(
+            "([ps, u]) => ps.map((p, i) => sample(p, u[i]))", [found.tolist(), u.tolist()]
+        )
         assert drawn == sample(expected, u).tolist()
     for seed in (0, 7, 2**40 + 1):
         numbers = np.random.Generator(random.philox((seed, 0, 0, 0), random.SAMPLE)).random(9)
@@ -366,7 +374,7 @@ def ready(opened):
 @needs_browser
 @pytest.mark.slow
 def test_a_visit(chromium, tmp_path):
-    """Type, read, choose a token, let it go on, move a slider, compare: by mouse and by keyboard."""
+    """Type, read, choose a token, let it go on, move a slider, compare: by mouse and by keys."""
     model = model_of(CHAR.vocab_size)
     kept = held(model, CHAR)
     kept.keep_early(model_of(CHAR.vocab_size, deviation=0.1), 10, 2.5)
@@ -375,7 +383,7 @@ def test_a_visit(chromium, tmp_path):
         with open_page(chromium, path, width, "dark" if width == 390 else "light") as opened:
             ready(opened)
             assert overflow(opened) <= 0
-            assert opened.text_content("#theirs") == opened.input_value("#prompt") == TEXT[:120]
+            assert opened.text_content("#theirs") == opened.input_value("#prompt") == TEXT
             assert "step 20" in opened.text_content("#progress")
             assert "step 10" in opened.text_content("#progress")
 
@@ -397,7 +405,9 @@ def test_a_visit(chromium, tmp_path):
             opened.locator("#their-heads button").nth(4).focus()
             opened.keyboard.press("Enter")
             most = maps[1, 1, 2].argmax()
-            expected = f"layer 2, head 2 takes the most from “{'The'[most]}” {maps[1, 1, 2, most]:.2f}"
+            expected = (
+                f"layer 2, head 2 takes the most from “{'The'[most]}” {maps[1, 1, 2, most]:.2f}"
+            )
             assert opened.text_content("#their-look").startswith(expected)
 
             # the candidates, and how a slider moves them
@@ -436,7 +446,7 @@ def test_a_visit(chromium, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", [CHAR, BPE], ids=["char", "bpe"])
 def test_planted_text_runs_no_code(chromium, tmp_path, tokenizer):
-    """In the data, in the vocabulary, and in what a visitor types: it is text, and shown as such."""
+    """In the data, in the vocabulary, and in what a visitor types: it is shown as text."""
     if tokenizer is BPE:
         tokenizer = BPETokenizer.from_text(PLANTED * 4, 300)
     model = model_of(tokenizer.vocab_size)
@@ -541,6 +551,8 @@ def test_fewer_digits_change_the_loss_little():
     model = model_of(CHAR.vocab_size)
     ids = np.random.default_rng(0).integers(CHAR.vocab_size, size=(20, 8))
     before = model(ids).data
-    state = {name: rounded(x, FEWER_DIGITS).astype(x.dtype) for name, x in model.state_dict().items()}
+    state = {
+        name: rounded(x, FEWER_DIGITS).astype(x.dtype) for name, x in model.state_dict().items()
+    }
     model.load_state_dict(state)
     assert abs(model(ids).data - before).mean() < 0.1 * before.std()

@@ -167,7 +167,8 @@ class CharTokenizer {
 }
 
 const S = "\\p{White_Space}", LN = "\\p{L}\\p{N}"; // PATTERN of bpe.py, where \s is White_Space
-const PATTERN = new RegExp(`'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${S}${LN}]+|${S}+$|${S}+(?![^${S}])|${S}`, "gu");
+const PATTERN = new RegExp(
+  `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${S}${LN}]+|${S}+$|${S}+(?![^${S}])|${S}`, "gu");
 
 class BPETokenizer {
   constructor({tokens, ranked, added}) { // bytes as characters; the ids in the order of merging

@@ -191,7 +191,8 @@ def filled(facts, model=None, weights=""):
     for name in ("gpt.js", "speak.js"):
         parts[name] = (HERE / name).read_text(encoding="utf-8")
     html = (HERE / "report.html").read_text(encoding="utf-8")
-    return re.sub(r"/\*(RUN|MODEL|WEIGHTS|gpt\.js|speak\.js)\*/", lambda found: parts[found[1]], html)
+    names = "|".join(map(re.escape, parts))
+    return re.sub(rf"/\*({names})\*/", lambda found: parts[found[1]], html)
 
 
 def in_script(x):

@@ -293,13 +293,13 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   // ---- what there is to choose ----
 
   $("top-k").max = $("top-k").value = TOP_K.length;
-  const passage = run.passage === null ? "" : run.passage.tokens.join("").slice(0, 200);
+  const passage = (run.passage?.tokens ?? []).join("").trimStart().slice(0, 120);
   const examples = [
-    ["a text that it never saw", passage.slice(0, 120)],
-    ["the same, its words turned round", passage.slice(0, 120).split(/(\s+)/).reverse().join("")],
-    ["nothing: a new line", ""],
+    ["a text that it never saw", passage],
+    ["the same, from the last word to the first", passage.split(/(\s+)/).reverse().join("")],
+    ["nothing", ""],
   ];
-  for (const [name, text] of examples.slice(passage ? 0 : 2))
+  for (const [name, text] of passage ? examples : [])
     node($("examples"), "button", name).onclick = () => { $("prompt").value = text; $("prompt").oninput(); };
   if (versions.length > 1) {
     node($("versions-of-it"), "span", "the model", {class: "soft"});
@@ -317,7 +317,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   $("source").textContent = source;
   $("source-words").textContent = `These ${source.split("\n").length} lines of JavaScript read a token at a time. `
     + "The original, with every formula derived, is gpt_numpy/model.py; the ops are in minigrad/ops/.";
-  $("prompt").value = passage.slice(0, 120);
+  $("prompt").value = passage;
   $("talk").hidden = false;
   await refresh();
 }
