@@ -451,7 +451,9 @@ def test_planted_text_runs_no_code(chromium, tmp_path, tokenizer):
         tokenizer = BPETokenizer.from_text(PLANTED * 4, 300)
     model = model_of(tokenizer.vocab_size)
     path = write_page(tmp_path / "report.html", model, tokenizer, held(model, tokenizer), PLANTED)
-    alone = write_page(tmp_path / "alone.html", model, tokenizer, held(model, tokenizer), "\n\n")
+    alone = write_page(tmp_path / "alone.html", model, tokenizer, held(model, tokenizer), "The cat\n")
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    assert f'content="{policy}; img-src data:"' in path.read_text(encoding="utf-8")
     count = "document.querySelectorAll('script, img, b, iframe').length"
     with open_page(chromium, path, 390) as opened:
         ready(opened)
@@ -459,7 +461,6 @@ def test_planted_text_runs_no_code(chromium, tmp_path, tokenizer):
             ready(other)
             n = other.evaluate(count)
         assert opened.evaluate(count) == n
-        assert opened.text_content("#theirs") == report.shown(PLANTED)
         opened.fill("#prompt", PLANTED * 2)
         until(opened, "document.getElementById('theirs').textContent.length > 90")
         assert opened.text_content("#theirs") == report.shown(PLANTED * 2)

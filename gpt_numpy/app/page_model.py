@@ -125,17 +125,26 @@ class PageModel:
         """
         if not self.wanted:
             return {"missing": "--no-page-model left it out"}, ""
-        if self.best is None and self.fits():
+        too_large = {
+            "missing": f"its {self.n_weights:,} weights would make this page larger than "
+            f"{LARGEST // 10**6} MB"
+        }
+        if not self.fits():
+            return too_large, ""
+        if self.best is None:
             return {"missing": "its loss was never a finite number"}, ""
-        if self.best is not None and not self.best.weights:
+        if not self.best.weights:
             return {"missing": "one of its weights is too large for float16"}, ""
         facts = self.facts | {"tokenizer": tokenizer_facts(self.tokenizer)}
-        best = self.best.element() if self.best else ""
-        room -= len(json.dumps(facts)) + len(best)
-        if not best or room < 0:
-            too_large = f"its {self.n_weights:,} weights would make this page larger than"
-            return {"missing": f"{too_large} {LARGEST // 10**6} MB"}, ""
-        early = ""
+        best, early = self.best.element(), ""
+        room -= len(in_script(facts)) + len(best)
+        if room < 0:
+            return too_large, ""
         if self.early and self.early.weights and self.early.step != self.best.step:
             early = self.early.element()
         return facts, best + early * (len(early) <= room)
+
+
+def in_script(x) -> str:
+    """x in JSON, which ends no <script>."""
+    return json.dumps(x, allow_nan=False).replace("<", "\\u003c")

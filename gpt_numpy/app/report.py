@@ -3,7 +3,6 @@
 import base64
 import codecs
 import contextlib
-import json
 import logging
 import math
 import os
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt_numpy.app import page_model
 from gpt_numpy.app.inspect_model import attention_maps, surprise
+from gpt_numpy.app.page_model import LARGEST, in_script
 
 BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#718096", "#2f855a"
 
@@ -178,11 +177,11 @@ def page(rows, samples, model=None, **facts):
     rows = [row for row in rows if id(row) in kept]
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else [])}
     facts |= {"rows": columns, "samples": thinned(samples, MOST_SAMPLES), "ladder": LADDER}
-    facts = shown(facts)
+    facts = shown(facts)  # but not the model, whose vocabulary may have any character
     html = filled(facts)
     if model is None:
         return html
-    return filled(facts, *model.contents(page_model.LARGEST - len(html.encode())))
+    return filled(facts, *model.contents(LARGEST - len(html.encode())))
 
 
 def filled(facts, model=None, weights=""):
@@ -193,11 +192,6 @@ def filled(facts, model=None, weights=""):
     html = (HERE / "report.html").read_text(encoding="utf-8")
     names = "|".join(map(re.escape, parts))
     return re.sub(rf"/\*({names})\*/", lambda found: parts[found[1]], html)
-
-
-def in_script(x):
-    """x in JSON, which ends no <script>."""
-    return json.dumps(x, allow_nan=False).replace("<", "\\u003c")
 
 
 def thinned(items, most):

@@ -98,7 +98,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
       for (const _ of reader.read(ids[i])) if (!await wanted(mine)) return false;
       which.isReady = true;
       records[i].from = reader.windows.at(-1).from;
-      records[i].looked = reader.model.looked;
+      records[i].looked = reader.model.looked.map(p => Float32Array.from(p));
       show();
     }
     return mine === job;
@@ -137,6 +137,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     $("theirs").setAttribute("aria-activedescendant", `token-${i}`);
     const {loss, guesses} = drawn[i];
     if (aloud) {
+      inUse = true;
       spans[i].scrollIntoView({block: "nearest"});
       $("their-guess").textContent = loss === undefined
         ? `“${shown(texts[i])}” is the first token: nothing comes before it from which it could be guessed.`
@@ -247,6 +248,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   }
 
   function going(is) {
+    inUse = true;
     isGoing = is;
     $("go").textContent = is ? "❚❚ stop" : "▶ let it go on";
   }
@@ -280,14 +282,13 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   }
 
   $("go").onclick = () => {
-    inUse = true;
     if (isGoing) return going(false);
     if (continuation.length >= MOST) continuation = [];
     goOn(MOST);
   };
-  $("one").onclick = () => { inUse = true; if (isGoing) going(false); else goOn(1); };
+  $("one").onclick = () => { if (isGoing) going(false); else goOn(1); };
   $("back").onclick = () => { stop(); continuation = []; chosen = null; refresh(); };
-  $("prompt").oninput = () => { inUse = true; stop(); continuation = []; chosen = null; refresh(); };
+  $("prompt").oninput = () => { stop(); continuation = []; chosen = null; refresh(); };
   for (const name of ["temperature", "top-k", "top-p"]) $(name).oninput = () => { inUse = true; showNext(); };
 
   // ---- what there is to choose ----
@@ -329,5 +330,6 @@ if (inPage !== null) {
     ? `The model is not in this page: ${inPage.missing}. “python examples/generate.py” lets it speak.`
     : "The model that this run trained is in this page, and works in your browser, without a network. Write "
       + "something, and see what surprises it. Then let it go on, and move the sliders while it writes.";
-  if (!inPage.missing) talk(inPage);
+  if (!inPage.missing)
+    talk(inPage).catch(error => { $("speak-words").textContent = `This browser cannot run the model: ${error}.`; });
 }
