@@ -505,7 +505,7 @@ def test_a_small_page_and_a_quick_model(chromium, tmp_path):
     kept = held(model, CHAR)
     kept.keep_early(model, 10, 2.5)
     path = write_page(tmp_path / "report.html", model, CHAR, kept)
-    assert path.stat().st_size < 3_000_000 - 100_000  # the passage and the curves of a real run
+    assert path.stat().st_size < 3_000_000 - 50_000  # the passage and the curves of a real run
     with open_page(chromium, path, 1280) as opened:
         ready(opened)
         more = {"ids": [1], "n": 120, "options": {}, "seed": 7}

@@ -1,8 +1,8 @@
-// The GPT of a run in JavaScript, to run where the report is read.  The original, with every formula
-// derived, is Python: gpt_numpy/model.py, minigrad/ops/, gpt_numpy/sample.py, gpt_numpy/tokenizer.py.
+// The GPT of a run in JavaScript, for the browser that shows the report.  The original, with every
+// formula derived, is in Python: gpt_numpy/model.py, minigrad/ops/, sample.py and tokenizer.py.
 //
-// A token comes in at a time.  No position sees a later one, so the keys and values of the tokens
-// before it are kept, as in gpt_numpy/scale/decoder.py.  B = 1; T, C, H, D, V are as in model.py.
+// The model reads one token at a time.  No position sees a later one, so the keys and values of earlier
+// tokens are cached, as in gpt_numpy/scale/decoder.py.  The letters T C H D V are those of model.py.
 "use strict";
 
 // ---- the ops: minigrad/ops has a page for each
@@ -96,7 +96,7 @@ class GPT {
   }
 }
 
-class Reader { // continued() of gpt_numpy/sample.py, for a text that grows, or is cut and changed
+class Reader { // continued() of gpt_numpy/sample.py, for a text that may also be cut
   constructor(model) { // windows: where each one begins, and how long the text was then
     Object.assign(this, {model, ids: [], windows: [{from: 0, since: 0}]});
   }
@@ -109,9 +109,9 @@ class Reader { // continued() of gpt_numpy/sample.py, for a text that grows, or 
     this.model.length = Math.min(this.model.length, inWindow);
   }
 
-  *read(id) { // yields after every pass; at the end, `logits` are those of what follows id
+  *read(id) { // yields after every forward pass; at the end, `logits` are the scores of the next token
     const size = this.model.config.block_size, end = this.ids.push(id);
-    if (end - this.windows.at(-1).from > size) { // full: go on from the newest half
+    if (end - this.windows.at(-1).from > size) { // full: begin again with the newest half
       this.windows.push({from: end - Math.max(1, Math.floor(size / 2)), since: end});
       this.model.length = 0;
     }
@@ -137,7 +137,7 @@ function probabilities(logits, {temperature = 1, top_k = Infinity, top_p = 1} = 
   return chosen.map(v => v / sum);
 }
 
-function sample(p, u) { // the token in whose interval u falls, of intervals as long as p
+function sample(p, u) { // p divides [0, 1) into an interval per token: return the one that u falls into
   const cdf = [];
   p.forEach((v, i) => cdf.push((cdf[i - 1] ?? 0) + v));
   return cdf.filter(end => end <= u * cdf.at(-1)).length;
@@ -178,7 +178,7 @@ class BPETokenizer {
     this.added = new Map(added); // text → id
   }
 
-  merged(word) { // the ids of a word: of all neighbours, those of the lowest rank are joined first
+  merged(word) { // the ids of a word: merge the neighbours of the lowest rank, again and again
     const parts = Array.from(new TextEncoder().encode(word), byte => String.fromCharCode(byte));
     const rank = i => i + 1 < parts.length && this.ranks.get(parts[i] + parts[i + 1]) || Infinity;
     for (;;) {

@@ -42,8 +42,8 @@ def rounded(array: np.ndarray, digits: int = DIGITS) -> np.ndarray:
     """Return an array in float16, its numbers rounded to so many binary digits after the first."""
     with np.errstate(over="ignore"):
         bits = array.astype(np.float16).view(np.uint16).astype(np.uint32)
-    dropped = DIGITS - digits
-    bits = (bits + (1 << dropped >> 1)) >> dropped << dropped
+    unit = np.uint32(1 << DIGITS - digits)
+    bits = (bits + unit // 2) // unit * unit
     return bits.astype(np.uint16).view(np.float16)
 
 

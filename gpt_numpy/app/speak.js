@@ -1,9 +1,9 @@
-// What a visitor does with the model of gpt.js: its text is read, coloured and continued.  All of it
-// goes in small steps, between which the page stays alive.  Nothing of a text ever becomes markup.
+// What a visitor does with the model of gpt.js: type a text, see it coloured, let it continue.  The
+// work is done in slices of a few milliseconds, so the page never blocks.  Text never becomes markup.
 "use strict";
 
-const SLICE = 12; // milliseconds of work between two breaths of the page
-const MOST = 1000; // tokens that the model writes
+const SLICE = 12; // milliseconds of work, after which the page has its turn
+const MOST = 1000; // tokens that the model writes at most
 const TOP_K = [1, 2, 3, 5, 10, 20, 40];
 
 // ---- the weights ----------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     return ids.length ? ids : first; // nothing: what samples begin with
   };
 
-  async function wanted(mine) { // let the page live; whether this work is still wanted
+  async function wanted(mine) { // give the page its turn; return whether this job is still the newest
     if (performance.now() - since > SLICE) {
       await new Promise(done => setTimeout(done));
       since = performance.now();
@@ -83,8 +83,8 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     return mine === job;
   }
 
-  // Have a version read the ids; a record for each: {id, loss, guesses, from, looked}.  What it has
-  // read already stays; the last token of that is read again where its logits are gone.
+  // Let a version read the ids, and make a record of each: {id, loss, guesses, from, looked}.  Tokens
+  // that it has read already are kept; the last one of them is read again if its logits are gone.
   async function read(which, ids, mine, show = () => {}) {
     const {reader, records} = which;
     let same = 0;
@@ -140,7 +140,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
       inUse = true;
       spans[i].scrollIntoView({block: "nearest"});
       $("their-guess").textContent = loss === undefined
-        ? `“${shown(texts[i])}” is the first token: nothing comes before it from which it could be guessed.`
+        ? `“${shown(texts[i])}” is the first token: the model has nothing to guess it from.`
         : judged(texts[i], loss, guesses);
     }
     showHeads();
@@ -213,7 +213,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
       bar.style.width = `${100 * p[id]}%`;
       mark.style.left = `${100 * before[id]}%`;
       cell.textContent = p[id].toFixed(2);
-      button.setAttribute("aria-label", `“${text}”, chance ${p[id].toFixed(2)}: take it`);
+      button.setAttribute("aria-label", `“${text}”, probability ${p[id].toFixed(2)}: add it`);
       button.onclick = () => { stop(); continuation.push(id); refresh(); };
       others -= p[id];
     });
@@ -228,7 +228,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     const mine = ++job, text = own();
     since = performance.now();
     const unknown = tokenizer.ids ? [...new Set($("prompt").value)].filter(c => !tokenizer.ids.has(c.codePointAt(0))) : [];
-    const leftOut = unknown.length ? ` Left out, because no text that it learned from has it: ${safe(unknown.join(" "))}.` : "";
+    const leftOut = unknown.length ? ` The model does not know these characters, so they are left out: ${safe(unknown.join(" "))}` : "";
     let last = performance.now();
     const show = () => { if (performance.now() - last > 150) { draw(); last = performance.now(); } };
     if (!await read(version, [...text, ...continuation], mine, show)) return;
@@ -242,9 +242,9 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
       if (text.length < 2) break;
       if (each !== version && !await read(each, text, mine)) return;
       const loss = perToken(each, text.length);
-      said.push(`${loss.toFixed(2)} a token (perplexity ${perplexity(loss)}) at step ${each.step.toLocaleString("en")}`);
+      said.push(`${loss.toFixed(2)} (perplexity ${perplexity(loss)}) after step ${each.step.toLocaleString("en")}`);
     }
-    $("progress").textContent = (said.length ? `The loss of your text: ${said.join(", ")}.` : "") + leftOut;
+    $("progress").textContent = (said.length ? `The loss of your text is ${said.join(", and ")}.` : "") + leftOut;
   }
 
   function going(is) {
@@ -316,8 +316,8 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   }
   const source = $("gpt").textContent.trim();
   $("source").textContent = source;
-  $("source-words").textContent = `These ${source.split("\n").length} lines of JavaScript read a token at a time. `
-    + "The original, with every formula derived, is gpt_numpy/model.py; the ops are in minigrad/ops/.";
+  $("source-words").textContent = `This page runs these ${source.split("\n").length} lines of JavaScript. `
+    + "The original is in Python: read gpt_numpy/model.py, and the ops in minigrad/ops/, with every formula derived.";
   $("prompt").value = passage;
   $("talk").hidden = false;
   await refresh();
@@ -327,7 +327,7 @@ const inPage = JSON.parse($("model").textContent);
 if (inPage !== null) {
   $("speak").hidden = false;
   $("speak-words").textContent = inPage.missing
-    ? `The model is not in this page: ${inPage.missing}. “python examples/generate.py” lets it speak.`
+    ? `The model is not in this page: ${inPage.missing}. python examples/generate.py continues texts.`
     : "The model that this run trained is in this page, and works in your browser, without a network. Write "
       + "something, and see what surprises it. Then let it go on, and move the sliders while it writes.";
   if (!inPage.missing)
