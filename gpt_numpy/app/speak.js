@@ -14,14 +14,15 @@ const HALF = Float32Array.from({length: 1 << 16}, (_, bits) => { // float16 → 
 });
 
 async function unpacked(element, sizes) { // name → Float32Array: page_model.py packs them
-  const deflated = Uint8Array.from(atob(element.textContent), c => c.charCodeAt(0));
+  const text = atob(element.textContent), deflated = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) deflated[i] = text.charCodeAt(i);
   const stream = new Blob([deflated]).stream().pipeThrough(new DecompressionStream("deflate"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer()), n = bytes.length / 2;
   const state = {};
   let at = 0;
   for (const [name, size] of sizes) {
-    state[name] = Float32Array.from({length: size}, (_, i) => HALF[bytes[at + i] | bytes[n + at + i] << 8]);
-    at += size;
+    const weight = state[name] = new Float32Array(size);
+    for (let i = 0; i < size; i++, at++) weight[i] = HALF[bytes[at] | bytes[n + at] << 8];
   }
   return state;
 }
