@@ -450,8 +450,9 @@ def test_planted_text_runs_no_code(chromium, tmp_path, tokenizer):
     if tokenizer is BPE:
         tokenizer = BPETokenizer.from_text(PLANTED * 4, 300)
     model = model_of(tokenizer.vocab_size)
-    path = write_page(tmp_path / "report.html", model, tokenizer, held(model, tokenizer), PLANTED)
-    alone = write_page(tmp_path / "alone.html", model, tokenizer, held(model, tokenizer), "The cat\n")
+    kept = held(model, tokenizer)
+    path = write_page(tmp_path / "report.html", model, tokenizer, kept, PLANTED)
+    alone = write_page(tmp_path / "alone.html", model, tokenizer, kept, "The cat\n")
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     assert f'content="{policy}; img-src data:"' in path.read_text(encoding="utf-8")
     count = "document.querySelectorAll('script, img, b, iframe').length"

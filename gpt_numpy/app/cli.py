@@ -62,7 +62,7 @@ class Command(TrainConfig):
     init_from: Path | None = None
     """A folder with a GPT-2 (of Hugging Face's, or a run) to start from, with its tokenizer."""
     page_model: bool = True
-    """Whether report.html holds the model, so that one can talk to it there: up to 12 MB more."""
+    """Whether report.html holds the model, to talk to it there, if the page stays under 12 MB."""
     out: Path = Path("runs/shakespeare")
     """The folder for the results; an earlier run there is renamed, not overwritten."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
