@@ -158,8 +158,8 @@ def facts_of(model, tokenizer, text=TEXT):
     }
 
 
-def write_page(path, model, tokenizer, kept, text=TEXT):
-    facts = facts_of(model, tokenizer, text)
+def write_page(path, model, tokenizer, kept, text=TEXT, **more):
+    facts = facts_of(model, tokenizer, text) | more
     html = report.page(facts.pop("rows"), facts.pop("samples"), kept, **facts)
     path.write_text(html, encoding="utf-8")
     return path
@@ -400,6 +400,7 @@ def test_a_visit(chromium, tmp_path):
             assert f"loss {-np.log(p[ids[2]]):.2f}" in opened.text_content("#their-guess")
             assert opened.get_attribute("#token-2", "aria-selected") == "true"
             assert opened.get_attribute("#theirs", "aria-activedescendant") == "token-2"
+            assert opened.get_attribute("#token-3", "aria-label") == "space"
 
             maps = attention_maps(model, ids)
             opened.locator("#their-heads button").nth(4).focus()
@@ -440,6 +441,20 @@ def test_a_visit(chromium, tmp_path):
                 "all => Math.min(...all.map(e => parseFloat(getComputedStyle(e).fontSize)))",
             )
             assert small >= 12
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_page_in_use_is_not_loaded_again(chromium, tmp_path):
+    """Of a run that goes on, which else would take away what a visitor wrote."""
+    model = model_of(CHAR.vocab_size)
+    path, running = tmp_path / "report.html", {"state": "running", "look_again": 1}
+    write_page(path, model, CHAR, held(model, CHAR), **running)
+    with open_page(chromium, path, 390) as opened:
+        ready(opened)
+        assert "this page looks again by itself" in opened.inner_text("#state")
+        opened.fill("#prompt", "The cat")
+        until(opened, "document.getElementById('state').textContent.includes('reload this page')")
 
 
 @needs_browser

@@ -45,6 +45,9 @@ function pieces(tokenizer, ids) { // a character of several tokens belongs to th
   return ids.map(id => safe(decoder.decode(tokenizer.bytes[id], {stream: true})));
 }
 
+const NAMES = {" ": "space", "\n": "new line", "\t": "tab", "…": "part of a character"};
+const aloud = text => NAMES[text] ?? shown(text); // for a screen reader
+
 const best = (scores, n) => { // the ids of the n largest, the largest first
   const found = [];
   scores.forEach((score, i) => {
@@ -69,7 +72,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   let version = versions[0]; // the best one; the other one comes second
   let continuation = []; // the ids that it wrote
   let job = 0, since = performance.now(), isGoing = false;
-  let chosen = null, head = (config.n_layer - 1) * config.n_head; // the token and the head that are looked at
+  let chosen = null, head = null; // the token and the head that are looked at
 
   const own = () => {
     const ids = tokenizer.encode($("prompt").value);
@@ -122,7 +125,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     spans.splice(same).forEach(span => span.remove());
     records.slice(same).forEach((record, k) => {
       const i = same + k, text = texts[i] || "…";
-      const span = node($("theirs"), "span", text, {role: "option", id: `token-${i}`, "aria-label": shown(text)});
+      const span = node($("theirs"), "span", text, {role: "option", id: `token-${i}`, "aria-label": aloud(text)});
       if (record.loss !== undefined) span.style.background = red(record.loss);
       span.onclick = () => choose(i);
       spans.push(span);
@@ -131,13 +134,13 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     drawn = records;
   }
 
-  function choose(i, aloud = true) {
+  function choose(i, isAnnounced = true) {
     chosen = i;
     point(spans, i);
     spans.forEach((span, j) => span.setAttribute("aria-selected", i === j));
     $("theirs").setAttribute("aria-activedescendant", `token-${i}`);
     const {loss, guesses} = drawn[i];
-    if (aloud) {
+    if (isAnnounced) {
       inUse = true;
       spans[i].scrollIntoView({block: "nearest"});
       $("their-guess").textContent = loss === undefined
@@ -169,22 +172,23 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
       looked[h].forEach((p, t) => pen.fillRect(t * wide, 40 - 40 * Math.sqrt(p), Math.max(1, wide - 0.5), 40));
     });
     $("their-sentence").replaceChildren();
-    sentence = texts.slice(from).map((text, j) => {
+    sentence = texts.slice(from, chosen + 1).map((text, j) => {
       const span = node($("their-sentence"), "span", text || "…");
       span.onclick = () => choose(from + j);
       return span;
     });
-    showHead(head);
+    const strongest = looked.map(p => Math.max(...p)); // at first, the head that is most decided
+    showHead(head ?? strongest.indexOf(Math.max(...strongest)), head);
   }
 
-  function showHead(which) {
-    head = which;
-    const {from, looked} = drawn[chosen], p = looked[head];
-    press($("their-heads"), head);
+  function showHead(which, kept = which) { // kept: the head that stays when another token is chosen
+    head = kept;
+    const {from, looked} = drawn[chosen], p = looked[which];
+    press($("their-heads"), which);
     point(sentence, chosen - from);
-    tint(sentence, p);
+    tint(sentence, p.map(weight => weight / Math.max(...p)));
     const most = best(p, 3).map(t => `“${shown(texts[from + t])}” ${p[t].toFixed(2)}`).join(", ");
-    $("their-look").textContent = `${headName(head, config.n_head)} takes the most from ${most}.`;
+    $("their-look").textContent = `${headName(which, config.n_head)} takes the most from ${most}.`;
   }
 
   // ---- what comes next ----
@@ -209,12 +213,12 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     const {logits} = version.reader, before = softmax(logits), p = probabilities(logits, settings);
     let others = 1;
     best(logits, bars.length).forEach((id, i) => {
-      const {button, name, bar, mark, p: cell} = bars[i], text = shown(written(tokenizer.bytes[id]));
-      name.textContent = text;
+      const {button, name, bar, mark, p: cell} = bars[i], text = written(tokenizer.bytes[id]);
+      name.textContent = shown(text);
       bar.style.width = `${100 * p[id]}%`;
       mark.style.left = `${100 * before[id]}%`;
       cell.textContent = p[id].toFixed(2);
-      button.setAttribute("aria-label", `“${text}”, probability ${p[id].toFixed(2)}: add it`);
+      button.setAttribute("aria-label", `${aloud(text)}, probability ${p[id].toFixed(2)}: add it`);
       button.onclick = () => { stop(); continuation.push(id); refresh(); };
       others -= p[id];
     });
