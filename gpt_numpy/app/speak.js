@@ -6,6 +6,13 @@ const SLICE = 12; // milliseconds of work, after which the page has its turn
 const MOST = 1000; // tokens that the model writes at most
 const TOP_K = [1, 2, 3, 5, 10, 20, 40];
 
+let since = 0; // when the page had its last turn
+async function giveTurn() { // let the page draw and listen, if it has waited long enough
+  if (performance.now() - since < SLICE) return;
+  await new Promise(done => setTimeout(done));
+  since = performance.now();
+}
+
 // ---- the weights ----------------------------------------------------------------------------------
 
 const HALF = Float32Array.from({length: 1 << 16}, (_, bits) => { // float16 → number
@@ -23,6 +30,7 @@ async function unpacked(element, sizes) { // name → Float32Array: page_model.p
   for (const [name, size] of sizes) {
     const weight = state[name] = new Float32Array(size);
     for (let i = 0; i < size; i++, at++) weight[i] = HALF[bytes[at] | bytes[n + at] << 8];
+    await giveTurn();
   }
   return state;
 }
@@ -71,7 +79,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   }
   let version = versions[0]; // the best one; the other one comes second
   let continuation = []; // the ids that it wrote
-  let job = 0, since = performance.now(), isGoing = false;
+  let job = 0, isGoing = false;
   let chosen = null, head = null; // the token and the head that are looked at
 
   const own = () => {
@@ -80,10 +88,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   };
 
   async function wanted(mine) { // give the page its turn; return whether this job is still the newest
-    if (performance.now() - since > SLICE) {
-      await new Promise(done => setTimeout(done));
-      since = performance.now();
-    }
+    await giveTurn();
     return mine === job;
   }
 
@@ -231,7 +236,6 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   const perToken = ({records}, n) => records.slice(1, n).reduce((sum, {loss}) => sum + loss, 0) / (n - 1);
   async function refresh() { // read the text again, as far as it is new
     const mine = ++job, text = own();
-    since = performance.now();
     const unknown = tokenizer.ids ? [...new Set($("prompt").value)].filter(c => !tokenizer.ids.has(c.codePointAt(0))) : [];
     const leftOut = unknown.length ? ` The model does not know these characters, so they are left out: ${safe(unknown.join(" "))}` : "";
     let last = performance.now();
