@@ -53,6 +53,10 @@ function pieces(tokenizer, ids) { // a character of several tokens belongs to th
   return ids.map(id => safe(decoder.decode(tokenizer.bytes[id], {stream: true})));
 }
 
+function markLine(span) { // so that one can see and choose the end of a line
+  span.classList.toggle("line", span.textContent.startsWith("\n"));
+}
+
 const NAMES = {" ": "space", "\n": "new line", "\t": "tab", "…": "part of a character"};
 const aloud = text => NAMES[text] ?? shown(text); // for a screen reader
 
@@ -78,7 +82,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     element.remove();
   }
   let version = versions[0]; // the best one; the other one comes second
-  let continuation = []; // the ids that it wrote
+  let continuation = [], nOwn = 0; // the ids that it wrote; how many are the visitor's, before them
   let job = 0, isGoing = false;
   let chosen = null, head = null; // the token and the head that are looked at
 
@@ -123,7 +127,6 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   let spans = [], texts = [], drawn = [];
   function draw() {
     const records = version.records.filter(record => record.looked), ids = records.map(record => record.id);
-    const own = ids.length - continuation.length;
     let same = 0;
     while (same < drawn.length && drawn[same] === records[same]) same++;
     texts = pieces(tokenizer, ids);
@@ -131,11 +134,12 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     records.slice(same).forEach((record, k) => {
       const i = same + k, text = texts[i] || "…";
       const span = node($("theirs"), "span", text, {role: "option", id: `token-${i}`, "aria-label": aloud(text)});
+      markLine(span);
       if (record.loss !== undefined) span.style.background = red(record.loss);
       span.onclick = () => choose(i);
       spans.push(span);
     });
-    spans.forEach((span, i) => span.classList.toggle("own", i >= own && continuation.length > 0));
+    spans.forEach((span, i) => span.classList.toggle("own", i >= nOwn));
     drawn = records;
   }
 
@@ -179,6 +183,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
     $("their-sentence").replaceChildren();
     sentence = texts.slice(from, chosen + 1).map((text, j) => {
       const span = node($("their-sentence"), "span", text || "…");
+      markLine(span);
       span.onclick = () => choose(from + j);
       return span;
     });
@@ -236,6 +241,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   const perToken = ({records}, n) => records.slice(1, n).reduce((sum, {loss}) => sum + loss, 0) / (n - 1);
   async function refresh() { // read the text again, as far as it is new
     const mine = ++job, text = own();
+    nOwn = text.length;
     const unknown = tokenizer.ids ? [...new Set($("prompt").value)].filter(c => !tokenizer.ids.has(c.codePointAt(0))) : [];
     const leftOut = unknown.length ? ` The model does not know these characters, so they are left out: ${safe(unknown.join(" "))}` : "";
     let last = performance.now();
@@ -270,6 +276,7 @@ async function talk({config, sizes, tokenizer: facts, prompt: first}) {
   async function goOn(most) {
     const mine = ++job, text = own(), start = performance.now();
     let n = 0;
+    nOwn = text.length;
     going(true);
     while (await read(version, [...text, ...continuation], mine)) {
       draw();
