@@ -198,7 +198,7 @@ def given(model, tokenizer, **more):
 @pytest.mark.parametrize("tokenizer", [CHAR, BPE], ids=["char", "bpe"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_scores_and_attention_are_pythons(functions, tokenizer, bias):
-    """With the same rounded weights to 1e-5 of the largest score; 1e-3 was asked for."""
+    """To 1e-5 of the largest score, with the same float16 weights: rounding them changes more."""
     model = model_of(tokenizer.vocab_size, bias)
     rng = np.random.default_rng(5)
     for _ in range(3):
@@ -446,7 +446,7 @@ def test_a_visit(chromium, tmp_path):
 @needs_browser
 @pytest.mark.slow
 def test_a_page_in_use_is_not_loaded_again(chromium, tmp_path):
-    """Of a run that goes on, which else would take away what a visitor wrote."""
+    """The page of a running run reloads itself, but not after a visitor has typed something."""
     model = model_of(CHAR.vocab_size)
     path, running = tmp_path / "report.html", {"state": "running", "look_again": 1}
     write_page(path, model, CHAR, held(model, CHAR), **running)
@@ -564,7 +564,7 @@ def test_a_run_and_the_model_in_its_report(tmp_path):
 
 @pytest.mark.slow
 def test_fewer_digits_change_the_loss_little():
-    """The early model is rounded to 3 binary digits: its scores are off by a few percent."""
+    """The early model is rounded to 3 binary digits: its scores change by a few percent."""
     model = model_of(CHAR.vocab_size)
     ids = np.random.default_rng(0).integers(CHAR.vocab_size, size=(20, 8))
     before = model(ids).data
