@@ -34,7 +34,7 @@ def detect_anomaly():
     The error names the op, the path of its module in the model, the inputs with their shapes and
     ranges, and the line of the program that called the op.  A gradient of a leaf whose square
     overflows is an error too, because clipping and AdamW square it.  An infinity that was put in on
-    purpose, as in a mask, is allowed as long as no NaN comes of it.  Every result is read, which
+    purpose, as in a mask, is allowed as long as it leads to no NaN.  Every result is read, which
     takes time; outside of this block nothing is checked.
     """
     before, this_thread.hook = this_thread.hook, AnomalyHook()
@@ -71,11 +71,11 @@ class AnomalyHook:
             given = nan_or_inf(array)
             parameter = isinstance(tensor, Tensor) and tensor.requires_grad and not tensor.node
             if given == "NaN" or given and parameter:
-                raise anomaly(op_name, f"was given {given}", "forward", name, info)
+                raise anomaly(op_name, "forward", f"received {given} in {name}", info)
             if given == made:
                 made = ""  # the input had it already
         if made:
-            raise anomaly(op_name, f"made {made}", "forward", "out", info, out=out)
+            raise anomaly(op_name, "forward", f"{made} in out", info, out=out)
         return info
 
     def backward(self, node, dout, grads):
@@ -84,18 +84,18 @@ class AnomalyHook:
             "", [], [], "put detect_anomaly() around the forward pass too"
         )
         if given := nan_or_inf(dout):
-            raise anomaly(node.op, f"was given {given}", "backward", "dout", info, dout=dout)
+            raise anomaly(node.op, "backward", f"received {given} in dout", info, dout=dout)
         for i, (parent, d) in enumerate(zip(node.parents, grads, strict=True)):
             if parent is None or d is None:
                 continue
-            made = nan_or_inf(d)
-            if not made and isinstance(parent, Tensor) and nan_or_inf((d * d).sum()):
-                made = f"a gradient too long for {d.dtype}"
-            if made:
-                name = f"d{info.names[i]}" if info.names else f"the gradient of input {i}"
-                raise anomaly(
-                    node.op, f"made {made}", "backward", name, info, dout=dout, **{name: d}
-                )
+            name = f"d{info.names[i]}" if info.names else f"the gradient of input {i}"
+            if made := nan_or_inf(d):
+                what = f"{made} in {name}"
+            elif isinstance(parent, Tensor) and nan_or_inf((d * d).sum()):
+                what = f"the squared norm of {name} overflows {d.dtype}"
+            else:
+                continue
+            raise anomaly(node.op, "backward", what, info, dout=dout, **{name: d})
 
 
 def module_in_words():
@@ -137,11 +137,11 @@ def describe(x):
     return text
 
 
-def anomaly(op_name, what, direction, where, info, **more):
+def anomaly(op_name, direction, what, info, **more):
     """Return the FloatingPointError: one line on the op, one for each array, the program's line."""
     rows = info.inputs + [(name, describe(array)) for name, array in more.items()]
     width = max((len(name) for name, _ in rows), default=0)
-    head = f"{op_name} {what} going {direction}{info.module}: it is in {where}"
+    head = f"{op_name}, {direction}{info.module}: {what}"
     body = [f"    {name:{width}}  {text}" for name, text in rows]
     return FloatingPointError("\n".join([head, *body, info.line]))
 
