@@ -53,7 +53,7 @@ class Command(TrainConfig):
     data: tuple[Path, ...] = ()
     """Train on this text, not on tiny Shakespeare: files (.txt, .jsonl, .gz), folders, or -"""
     val_data: tuple[Path, ...] = ()
-    """Validate on this text; by default the last tenth of the text is kept for it."""
+    """Validate on this text; by default on the last tenth of the text, which is not trained on."""
     eval_tokens: int = 2**17
     """How many tokens to validate on during a run, evenly spaced over the text; 0: on all."""
     tokenizer: Literal["char", "bpe", "gpt2"] = "char"
