@@ -381,7 +381,7 @@ def test_a_rate_that_is_too_high_ends_in_a_name(train, eval_every):
     assert run.status == 1 and "Warning" not in run.err and "Traceback" not in run.err
     first, op, *shapes, line, advice, saved = run.err.splitlines()
     assert re.match(r"train_shakespeare: step \d+: the loss or its gradient is not finite", first)
-    assert re.match(r"\w+ (made|was given) .* going (for|back)ward, in (h\.0|ln_f|GPT)", op)
+    assert re.match(r"\w+, (for|back)ward, in (h\.0|ln_f|GPT)", op)
     described = r"    \w+ +\(.*\) float32, (from |\d+ (NaN|Inf))"
     assert all(re.match(described, shape) for shape in shapes) and shapes
     assert re.match(r"in .*gpt_numpy/model\.py, line \d+: ", line) and "--lr" in advice
