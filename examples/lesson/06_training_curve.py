@@ -182,7 +182,7 @@ print(f"of the way from ln {V} to the entropy:   {share:.0%}")
 #
 # * They fall to about 1.8 at step 500, and then they rise, to 2.4 at the end. The model memorizes
 #   its text: it writes pieces of it, such as "His purple snail hath charmed".
-# * Two more layers help little in 1,000 steps: 0.95 instead of 0.96 on all of the held-out text.
-#   Compare that with your run of 2,000 steps.
+# * Longer training. On all of the held-out text the loss is about 0.74 after 2,000 steps, and 0.96
+#   after 1,000. Two more layers bring it to about 0.95 in 1,000 steps.
 #
 # Next: [7. The learning-rate schedule](07_schedule.ipynb).
