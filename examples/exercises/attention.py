@@ -1,6 +1,9 @@
 """Exercise: write the backward of attention.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint attention`.
+Check it with `python -m minigrad.exercises FOLDER attention`.
+FOLDER is where this file is.  For a hint add `--hint attention`.
+
+xp is NumPy (CuPy on a GPU).
 """
 
 import math
