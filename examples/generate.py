@@ -1,4 +1,4 @@
-"""Let a trained model speak.
+"""Continue a prompt with a trained model.
 
     python examples/generate.py runs/shakespeare --prompt "ROMEO:" --tokens 500 --temperature 0.8
     python examples/generate.py --prompt - < beginning.txt       the prompt from standard input
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries are loaded: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 import tyro
 
@@ -50,21 +50,20 @@ def speak(
     """Continue a prompt with the model of a run, printing as it writes.
 
     Args:
-        folder: What examples/train_shakespeare.py left.
-        prompt: The text to continue; - reads it from standard input.  By default the end of a line,
-            or the first token of a vocabulary without one.
-        interactive: Read prompts from standard input, each of them a line.
-        tokens: How many tokens to write at most.
-        temperature: Below 1 the likely becomes likelier; 0 always takes the likeliest.
-        top_k: Draw among the k likeliest tokens only.
-        top_p: Draw among the fewest tokens that together have this probability.
-        repetition_penalty: Above 1, tokens that the text has already become less likely.
-        stop: End before this text, where the model writes it; nothing: write all tokens.
-        stop_at_eos: End where the model ends a text: at the eos_token_id of its config.json, or at
-            <|endoftext|>.
-        samples: How many continuations to write; the first is shown as it is written.
-        seed: Another seed, another text.
-        device: Where to compute; a small model is quick enough on a CPU.
+        folder: The folder of a run, or of a GPT-2 in Hugging Face's layout.
+        prompt: The text to continue; - reads it from standard input.  By default a line break, or
+            the first token of a vocabulary without one.
+        interactive: Read prompts from standard input, one a line.
+        tokens: The largest number of tokens to write.
+        temperature: Below 1 likely tokens become likelier; 0 always takes the likeliest.
+        top_k: Sample only from the k likeliest tokens.
+        top_p: Sample only from the smallest set of likeliest tokens with at least this probability.
+        repetition_penalty: Above 1, tokens that are already in the text become less likely.
+        stop: Stop before this text if the model writes it; by default do not stop.
+        stop_at_eos: Stop at the model's end-of-text token: its eos_token_id, or <|endoftext|>.
+        samples: How many continuations to write; the first is printed as it is written.
+        seed: The seed of the random numbers: another seed, another text.
+        device: Where to compute; a small model is fast enough on a CPU.
     """
     if tokens < 0:
         raise ValueError(f"--tokens must be at least 0, not {tokens}")
@@ -75,7 +74,7 @@ def speak(
     folder = folder.expanduser()
     if not (folder / "config.json").exists():
         raise ValueError(
-            f"there is no model in {folder}: python examples/train_shakespeare.py first"
+            f"there is no model in {folder}: run python examples/train_shakespeare.py first"
         )
     chosen, why = select_device(device)
     if device == "auto":
@@ -103,19 +102,19 @@ def speak(
         given = sys.stdin.buffer.read() if prompt == "-" else prompt
         continue_(beginning(tokenizer) if given == "\n" else in_utf8(given), seed)
         return
-    model.stream([[0]], 0, seed=seed, **options)  # refuses what would be wrong with every prompt
+    model.stream([[0]], 0, seed=seed, **options)  # rejects options that are wrong for every prompt
     for n, line in enumerate(lines()):
         try:
             continue_(in_utf8(line), (seed + n) % 2**64)
         except ValueError as error:
             print(f"generate: {message(error)}", file=sys.stderr)
-        except KeyboardInterrupt:  # which ends the reply; where a prompt is asked for, the program
+        except KeyboardInterrupt:  # ends this reply; while waiting for a prompt, the program
             print()
         print()
 
 
 def ends(folder: Path, tokenizer: Tokenizer) -> list[int]:
-    """The ids that end a text: those that the folder names, or <|endoftext|>; else ValueError."""
+    """Return the ids that end a text: the folder's, or <|endoftext|>; ValueError if none."""
     ids = [id for id in checkpoint.end_of_text(folder) if 0 <= id < tokenizer.vocab_size]
     if not ids and isinstance(tokenizer, BPETokenizer):
         ids = [id for id, token in enumerate(tokenizer.tokens) if token == END_OF_TEXT.encode()]
@@ -127,7 +126,7 @@ def ends(folder: Path, tokenizer: Tokenizer) -> list[int]:
 
 
 def beginning(tokenizer: Tokenizer) -> str:
-    """What to continue where nobody says: the end of a line, or the vocabulary's first token."""
+    """Return the default prompt: a line break, or the first token of the vocabulary."""
     try:
         tokenizer.encode("\n")
     except ValueError:
@@ -136,12 +135,12 @@ def beginning(tokenizer: Tokenizer) -> str:
 
 
 def lines() -> Iterator[bytes | str]:
-    """The lines of standard input that are not empty, asked for where somebody types them."""
+    """Yield the lines of standard input that are not empty; in a terminal, ask for each."""
     if not sys.stdin.isatty():
         yield from filter(None, (line.rstrip(b"\r\n") for line in sys.stdin.buffer))
         return
     with contextlib.suppress(ImportError):  # as on Windows
-        import readline  # noqa: F401, by which input() lets one edit a line, and go back to others
+        import readline  # noqa: F401, with which input() has line editing and a history
     while True:
         try:
             line = input("> ")
@@ -156,8 +155,9 @@ def lines() -> Iterator[bytes | str]:
 
 
 def in_utf8(prompt: bytes | str) -> str:
-    """The text of a prompt, in the form that models learn; ValueError if it is not UTF-8.  (What is
-    not, in a flag, Python hands over as surrogates.)
+    """Return a prompt in the form that models learn; ValueError if it is not UTF-8.
+
+    In a flag, Python represents bytes that are not UTF-8 by surrogates.
     """
     try:
         if isinstance(prompt, str):
@@ -168,20 +168,20 @@ def in_utf8(prompt: bytes | str) -> str:
 
 
 class Sample:
-    """A text that grows by a token at a time, until `stop` comes up in it or it is ended.
+    """A text that grows by a token at a time, until `stop` occurs in it or a last id comes.
 
     last_ids    tokens that end it, and are not shown
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: str, last_ids: Sequence[int] = ()):
         self.tokenizer, self.stop, self.last_ids = tokenizer, stop, last_ids
-        # Waits until a character is whole, for a token may end within one.
+        # It waits until a character is complete, because a token may end inside one.
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.held = ""  # what may be the beginning of `stop`
         self.ended = False
 
     def add(self, id: int) -> str:
-        """What can be shown now that one more token is there."""
+        """Add a token; return the text that can be shown now."""
         if self.ended:
             return ""
         if id in self.last_ids:
@@ -200,7 +200,7 @@ class Sample:
         return text[: len(text) - n]
 
     def end(self) -> str:
-        """The rest, if no more tokens come."""
+        """Return the rest of the text, when no more tokens come."""
         return "" if self.ended else self.held + self.decoder.decode(b"", final=True)
 
 

@@ -11,15 +11,15 @@ Without an internet connection a built-in grammar writes the text.  The run leav
 metrics, samples, loss curve and report in a folder, and everything needed to resume.
 """
 
-# This file is an example to read and to change.  It shows the way from a text to a trained model;
-# gpt_numpy/train.py shows what happens in a step, gpt_numpy/app/ reads the flags and keeps the run
-# folder.
+# This file is an example to read and to change.  It goes from a text to a trained model.
+# gpt_numpy/train.py shows what happens in a step.  gpt_numpy/app/ reads the flags and writes the
+# run folder.
 
 import signal
 import sys
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries are loaded: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 import minigrad as mg
 from gpt_numpy import GPT
@@ -37,9 +37,8 @@ def train_and_report(job, ranks):
     job     what the flags describe: the settings, the text and its tokenizer, the run folder
     ranks   the processes that mpirun started; without mpirun, this one
     """
-    # The text, as ids.  To train on a string instead:
-    #     tokenizer = gpt_numpy.tokenizer.CharTokenizer.from_text(text)
-    #     train_ids, val_ids = gpt_numpy.data.encoded(tokenizer, text, config.block_size)
+    # The text, as ids.  To train on a text of your own, name it: --data my.txt, or --data - to read
+    # standard input.  The tokenizer is saved in the run folder with the model.
     config, tokenizer = job.command, job.tokenizer
     train_ids, val_ids = job.train_ids, job.val_ids  # integers (N,)
 
@@ -60,7 +59,7 @@ def train_and_report(job, ranks):
         try:
             ids = model.generate(job.prompt, SAMPLE_TOKENS, seed=config.seed)  # (1, T)
             return val_loss, tokenizer.decode(ids.numpy()[0])
-        except FloatingPointError as error:  # if training goes on, it will report where this began
+        except FloatingPointError as error:  # the next step will report where this began
             return val_loss, f"({error})"
 
     # The loop.  Each step yields a StepResult: its number, loss, learning rate and gradient norm.

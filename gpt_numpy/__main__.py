@@ -1,4 +1,4 @@
-"""Start the programs of examples/ by name:
+"""Run the programs of examples/ by name:
 
 python -m gpt_numpy train --data my.txt         examples/train_shakespeare.py --data my.txt
 python -m gpt_numpy generate --prompt "Once"    examples/generate.py --prompt "Once"
@@ -14,7 +14,7 @@ PROGRAMS = {"train": "train_shakespeare.py", "generate": "generate.py"}
 def main(word: str = "", *arguments: str) -> int:
     """Run the program that `word` names, as if its file had been started; return the exit status.
 
-    The program exits by itself.  What is returned is the status without one.
+    A program that runs ends with SystemExit, so this returns only if none ran.
     """
     if word in ("-h", "--help"):
         print(__doc__)
@@ -26,8 +26,8 @@ def main(word: str = "", *arguments: str) -> int:
     path = Path(__file__).parents[1] / "examples" / PROGRAMS[word]
     if not path.is_file():
         print(
-            f"gpt_numpy: {word} starts examples/{path.name}, which the installed package does not "
-            "have: run it in a clone of the repository",
+            f"gpt_numpy: {word} runs examples/{path.name}, which is not part of the installed "
+            "package: run it in a clone of the repository",
             file=sys.stderr,
         )
         return 2

@@ -1,11 +1,11 @@
-"""Byte-pair encoding: let the text itself say which of its pieces deserve a number of their own.
+"""Byte-pair encoding: the most frequent pieces of a text become tokens.
 
-Begin with the 256 bytes as tokens.  Find the pair of neighbours that occurs most often, make it a
-token, and put that in the pair's place everywhere; again, until there are as many tokens as one
-wants.  Of `low lower lowest` and the like, `lo` comes first, then `low`, then ` low` ...
+Begin with the 256 bytes as tokens.  Find the most frequent pair of adjacent tokens, make it a new
+token, and replace the pair by it everywhere.  Repeat until the vocabulary is large enough.  In a
+text like `low lower lowest`, `lo` comes first, then `low`, then ` low` ...
 
-A text of n tokens then becomes shorter: a model sees further in a window of T tokens, and has more
-tokens to choose among.  Any text can be written in bytes, so no character is unknown.
+The text then has fewer tokens: a model sees further in a window of T tokens, but has more tokens to
+choose among.  Any text can be written in bytes, so no character is unknown.
 
 Sources: Gage 1994, "A New Algorithm for Data Compression"; Sennrich, Haddow & Birch 2016, "Neural
 Machine Translation of Rare Words with Subword Units", arXiv:1508.07909; over bytes, and with this
@@ -18,37 +18,37 @@ from collections import Counter
 import numpy as np
 import regex
 
-# Where a text is cut into words first: no token reaches over a cut.  A contraction's end; letters,
-# digits or other signs in a row, with the space before them; spaces, less the last one, which the
-# word behind it takes.  (++ is + that never gives back what it has taken: that needs no memory.)
+# A text is first cut into words, and no token crosses a cut.  A word is the end of a contraction;
+# or letters, digits or other signs in a row, with the space before them; or spaces without the last
+# one, which belongs to the next word.  (++ is + that never backtracks, which needs no memory.)
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
-# The 256 bytes in the order of their ids, GPT-2's: first those that are visible characters.
+# The 256 bytes in the order of their ids, which is GPT-2's: visible characters come first.
 VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTES = VISIBLE + sorted(set(range(256)) - set(VISIBLE))
 ID_OF_BYTE = np.argsort(BYTES)  # (256,): byte -> id
 
 Merge = tuple[int, int]  # the ids of a left and a right neighbour
-BETWEEN = -1  # stands between two words
+BETWEEN = -1  # separates two words
 
 
 def learn(text: str, vocab_size: int) -> list[Merge]:
-    """The pairs that become tokens 256, 257, ..., vocab_size − 1, in this order.
+    """Return the pairs that become tokens 256, 257, ..., vocab_size − 1, in this order.
 
-    Of pairs that are equally frequent the one with the smaller ids comes first, left before right.
-    There are fewer merges where no pair occurs twice any more.
+    Of equally frequent pairs the one with the smaller ids comes first, left before right.  There
+    are fewer merges if no pair occurs twice any more.
 
-    Counting again after every merge would be a walk through the whole text for each.  Three things
-    save that: a word is looked at once, however often it occurs; NumPy finds the places of a pair;
-    and only the pairs around these places are counted again.  A heap has the most frequent pair on
-    top, and counts that are out of date, which are thrown away when they come up.
+    Counting all pairs after every merge would read the whole text each time.  Three things save
+    that: each different word is read once, however often it occurs; NumPy finds the places of a
+    pair; and only the pairs around these places are counted again.  A heap has the most frequent
+    pair on top.  It also has outdated counts, which are dropped when they come up.
     """
     ids, weights = words_in_a_row(text)
     counts: Counter[Merge] = Counter()
     heap: list[tuple[int, Merge]] = []
 
     def count(places, sign):
-        """Add to the counts of the pairs that begin at `places`, or take away from them."""
+        """Add the pairs that begin at `places` to the counts, or subtract them."""
         for pair, n in pairs_at(ids, weights, places):
             counts[pair] += sign * n
             heapq.heappush(heap, (-counts[pair], pair))
@@ -65,7 +65,7 @@ def learn(text: str, vocab_size: int) -> list[Merge]:
         count(around(places, 1), -1)  # all pairs with a part in what is replaced
         ids[places] = 256 + len(merges)
         rest = np.ones(len(ids), bool)
-        rest[places + 1] = False  # the right halves go
+        rest[places + 1] = False  # remove the right halves
         ids, weights = ids[rest], weights[rest]  # so the k-th place moves k to the left
         count(around(places - np.arange(len(places)), 0), +1)
         merges.append(pair)
@@ -73,9 +73,9 @@ def learn(text: str, vocab_size: int) -> list[Merge]:
 
 
 def words_in_a_row(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, weights): the bytes of all different words, and how often each byte's word occurs.
+    """Return (ids, weights): the bytes of all different words, and how often their words occur.
 
-    BETWEEN stands before, between and after them.
+    BETWEEN is before, between and after the words.
     """
     found = Counter(regex.findall(PATTERN, text))
     spelled = [word.encode() for word in found]
@@ -89,7 +89,7 @@ def words_in_a_row(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pairs_at(ids, weights, places):
-    """[((left, right), how often)] of the pairs inside words that begin at `places`."""
+    """Return [((left, right), how often)] of the pairs inside words that begin at `places`."""
     left, right = ids[places], ids[places + 1]
     inside = (left != BETWEEN) & (right != BETWEEN)
     codes, which = np.unique(left[inside] << 32 | right[inside], return_inverse=True)
@@ -99,7 +99,7 @@ def pairs_at(ids, weights, places):
 
 
 def places_of(pair, ids):
-    """Where the pair begins; of x x x x, at the first and the third x."""
+    """Return where the pair begins; in x x x x, at the first and the third x."""
     left, right = pair
     places = np.flatnonzero((ids[:-1] == left) & (ids[1:] == right))
     if left != right or not len(places):
@@ -110,5 +110,5 @@ def places_of(pair, ids):
 
 
 def around(places, extra):
-    """Where a pair begins that has a part at `places`, or at one of the `extra` places behind."""
+    """Return where the pairs begin that have a part at `places` or the next `extra` places."""
     return np.unique(np.concatenate([places + shift for shift in range(-1, extra + 1)]))

@@ -6,8 +6,8 @@ from typing import Any
 
 
 def physical_cores() -> int:
-    """How many processor cores this process may use (two threads of a core count once)."""
-    import loky  # which also knows of containers; here, for its import takes a while
+    """Return how many processor cores this process may use; two threads of a core count once."""
+    import loky  # it also respects the limits of a container; here, because its import is slow
 
     return loky.cpu_count(only_physical_cores=True)
 
@@ -19,15 +19,15 @@ class Architecture:
     block_size: int = 64
     """How many tokens the model sees at once (T); the cost of attention grows with T²."""
     n_layer: int = 4
-    """How many blocks, one after another: each can build on what the one below has found."""
+    """How many blocks there are: each can build on what the one before has found."""
     n_head: int = 4
     """How many things a block can look for at once: each head has n_embd / n_head channels."""
     n_embd: int = 128
     """How many numbers describe a token (C): most of the work and the weights grow with C²."""
     dropout: float = 0.0
-    """What share of the values to forget in training; above 0 where the text is read many times."""
+    """The fraction of values set to 0 in training; use some if the text is read many times."""
     bias: bool = False
-    """Whether linear maps and layer norms add a bias: GPT-2 does, and little is lost without."""
+    """Whether linear layers and layer norms have a bias; GPT-2's do, but it matters little."""
 
     def __post_init__(self):
         self.check()
@@ -51,12 +51,12 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig(Architecture):
-    """All that one must know to build a GPT."""
+    """Everything needed to build a GPT."""
 
     vocab_size: int
-    """How many different tokens there are (V): the tokenizer says."""
+    """How many different tokens the tokenizer has (V)."""
     bias: bool = True
-    """As above; on by default, for GPT-2 has them."""
+    """As above; on by default, because GPT-2 has biases."""
 
     def check(self):
         super().check()
@@ -65,40 +65,40 @@ class GPTConfig(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Architecture):
-    """All that decides the outcome of a training run, next to the text."""
+    """All that decides the outcome of a training run, besides the text."""
 
     steps: int = 2000
-    """How many times the weights are moved."""
+    """How many training steps to make; each one updates the weights once."""
     batch_size: int = 12
     """How many windows of the text are read at once (B)."""
     accumulate: int = 1
-    """How many such batches make a step: a larger batch in the memory of a small one."""
+    """How many batches to accumulate in a step: a large batch in the memory of a small one."""
     lr: float = 1e-3
     """The highest learning rate: about how far a weight moves in a step."""
     min_lr: float = 1e-4
-    """The learning rate at the end, a tenth of the highest by custom."""
+    """The learning rate at the end, usually a tenth of the highest."""
     warmup_steps: int = 100
-    """How many steps the learning rate takes to rise: the first gradients are wild."""
+    """How many steps the learning rate takes to rise, because early gradients are noisy."""
     weight_decay: float = 0.1
-    """How strongly matrices are drawn to 0, so that only what the data supports stays."""
+    """How strongly matrices are pulled towards 0, so only what the data supports stays large."""
     beta1: float = 0.9
-    """How long AdamW remembers gradients: 0.9 is some 10 steps."""
+    """How long AdamW remembers gradients: 0.9 is about 10 steps."""
     beta2: float = 0.99
-    """How long AdamW remembers their squares: 0.99 is some 100 steps; small batches are noisy."""
+    """How long AdamW remembers their squares: 0.99 is about 100 steps; small batches are noisy."""
     grad_clip: float = 1.0
-    """The longest gradient that is let through; longer ones are scaled down to it."""
+    """The largest gradient norm that is allowed; larger gradients are scaled down to it."""
     eval_every: int = 250
-    """Measure the validation loss and write a sample every so many steps."""
+    """How many steps between evaluations: a validation loss and a sample each time."""
     patience: int = 0
-    """End the run after so many evaluations without a better validation loss; 0: never early."""
+    """How many evaluations in a row without a better validation loss end the run; 0: never."""
     log_every: int = 10
-    """Write a row of metrics.csv every so many steps; a GPU run looks for NaN as often."""
+    """How many steps between rows of metrics.csv; a GPU run checks for NaN at these steps."""
     seed: int = 1
     """Where all randomness comes from: the same seed, the same run."""
     workers: int = field(default_factory=physical_cores)
-    """How many processes share a step's rows; another number rounds the last digits otherwise."""
+    """How many processes share a step's sequences; the last digits depend on this number."""
     graph: bool = True
-    """Whether a GPU replays a recorded step, so that it does not wait for Python: the same bits."""
+    """Whether a GPU replays a recorded step instead of waiting for Python; same results."""
 
     def check(self):
         super().check()
@@ -120,7 +120,7 @@ class TrainConfig(Architecture):
 
     @property
     def tokens_per_step(self) -> int:
-        """How many tokens are predicted before the weights are moved."""
+        """How many tokens are predicted before the weights are updated."""
         return self.sequences_per_step * self.block_size
 
     @property
@@ -129,7 +129,7 @@ class TrainConfig(Architecture):
         return self.accumulate * self.batch_size
 
     def model(self, vocab_size: int) -> GPTConfig:
-        """The GPTConfig of this run for a vocabulary."""
+        """Return the GPTConfig of this run for a vocabulary."""
         shape = {name: getattr(self, name) for name in Architecture.__dataclass_fields__}
         return GPTConfig(vocab_size=vocab_size, **shape)
 

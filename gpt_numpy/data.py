@@ -1,12 +1,12 @@
-"""From one long row of ids to batches: the text is its own label.
+"""Turn a sequence of token ids into batches: the text is its own label.
 
-Read "The cat sat" and every position is a question whose answer stands one place further on:
+Every position in "The cat sat" is a question, and the answer is the next token:
 
     x    T  h  e     c  a  t     s  a
     y    h  e     c  a  t     s  a  t
 
-x and y are the same window of the text, y moved by one.  Thanks to the causal mask all T questions
-of a window are asked at once.
+x and y are the same window of the text, y moved by one.  The causal mask lets the model answer all
+T questions of a window at once.
 """
 
 from collections.abc import Iterator
@@ -105,21 +105,21 @@ def eval_batch_size(config: GPTConfig) -> int:
 
 
 def check_length(ids: np.ndarray, block_size: int) -> None:
-    """Raise ValueError if `ids` are no vector (N,), or too short for one window."""
+    """Raise ValueError if `ids` are not a vector (N,), or too short for one window."""
     if np.ndim(ids) != 1:
         raise ValueError(f"the ids of a text must have shape (N,), not {np.shape(ids)}")
     if len(ids) <= block_size:
         raise ValueError(
-            f"{len(ids)} ids make no window of {block_size} tokens and the one after it"
+            f"{len(ids)} ids are too few for a window of {block_size} tokens and the token after it"
         )
 
 
 def random_batch(
     ids: np.ndarray, batch_size: int, block_size: int, seed: int, step: int, row: int = 0
 ) -> Batch:
-    """(x, y) of one batch: rows row ... row + batch_size − 1 of the step's whole batch.
+    """Return (x, y) of one batch: sequences row ... row + batch_size − 1 of the step.
 
-    Every row's window begins at a random place that depends on (seed, step, row) alone.
+    Where the window of a sequence begins is random, and depends on (seed, step, row) alone.
     """
     check_length(ids, block_size)
     starts = window_starts(len(ids), batch_size, block_size, seed, step, row)

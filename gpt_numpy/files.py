@@ -1,8 +1,8 @@
 """Read files that may be damaged, hostile or not files at all, and quote what is in them.
 
-A file that the project reads as its own must be a regular one: a FIFO would be waited for, and a
-device may never end.  Its size is bounded, and it is never mapped into memory, where a disk that
-fails ends the process without a word.  folder.py writes.
+A file that the project reads as its own must be a regular one: a FIFO would block, and a device may
+never end.  Its size is limited.  It is never memory-mapped, because a disk error would then kill
+the process without a message.  folder.py writes files.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ KINDS = {
 
 
 def check_regular(about: os.stat_result) -> None:
-    """OSError unless os.fstat() has found a regular file."""
+    """Raise OSError unless os.fstat() has found a regular file."""
     if not stat.S_ISREG(about.st_mode):
         kind = KINDS.get(stat.S_IFMT(about.st_mode), "something else")
         raise OSError(f"it is {kind}, not a regular file")
@@ -50,29 +50,29 @@ def opened(path: Path | str, dir_fd: int | None = None) -> Iterator[tuple[Binary
 
 
 def read(path: Path | str, most: int = MOST, dir_fd: int | None = None) -> bytes:
-    """The content of a regular file; OSError says in words why it cannot be read."""
+    """Return the content of a regular file; an OSError names the file and the reason."""
     try:
         with opened(path, dir_fd) as (file, size):
             if size > most:
-                raise OSError(f"it has {size:,} bytes, more than the {most:,} that are read")
+                raise OSError(f"it has {size:,} bytes; at most {most:,} are read")
             return file.read(size)
     except OSError as error:
         raise unreadable(path, error) from error
 
 
 def unreadable(path: Path | str, error: OSError) -> OSError:
-    """The error that names the file which cannot be read."""
+    """Return the error that names the file and why it cannot be read."""
     return OSError(f"cannot read {path}: {error.strerror or error}")
 
 
 def read_json(path: Path | str, most: int = MOST_JSON) -> dict[str, Any]:
-    """The object in a file of JSON; ValueError or OSError names file and fault."""
+    """Return the object in a JSON file; a ValueError or OSError names the file and the reason."""
     try:
         content = json.loads(read(path, most).decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {printable(error)}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not what it should be: it holds no JSON object")
+        raise ValueError(f"{path} must contain a JSON object")
     return content
 
 
@@ -80,12 +80,12 @@ def read_json(path: Path | str, most: int = MOST_JSON) -> dict[str, Any]:
 
 
 def quoted(value: object, most: int = 60) -> str:
-    """A value out of a file or an argument, as an error quotes it: in one line, not too long."""
+    """Return a value from outside as an error quotes it: in one line, not too long."""
     return printable(value if isinstance(value, bytes) else repr(value), most)
 
 
 def printable(text: object, most: int = 300) -> str:
-    r"""Text from outside, as a line shows it: \x1b for a character that a terminal would obey.
+    r"""Return text from outside in one line: \x1b for a character that a terminal would obey.
 
     A newline becomes \n.  Of a longer text its beginning and its end are shown.
     """
@@ -99,7 +99,7 @@ LONG = 1000  # characters of a whole line
 
 
 def message(error: object, most: int = LONG) -> str:
-    """What an error says in one line; a KeyError says no more than the key."""
+    """Return the message of an error in one line; a KeyError becomes "… is missing"."""
     if isinstance(error, OSError) and error.strerror:
         named = error.filename is not None
         error = f"{error.filename}: {error.strerror}" if named else error.strerror
@@ -107,5 +107,5 @@ def message(error: object, most: int = LONG) -> str:
 
 
 def fingerprint(text: str) -> str:
-    """Two texts with the same fingerprint (SHA-256) are the same, as far as anybody knows."""
+    """Return the SHA-256 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

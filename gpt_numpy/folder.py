@@ -1,7 +1,7 @@
-"""Write files that are whole or not there, to a folder that one process at a time writes to.
+"""Write files atomically, to a folder that only one process writes to at a time.
 
-A Folder is held open, and its files are named relative to it.  If somebody renames it meanwhile and
-puts another one in its place, its files still go where they belong.
+A Folder is held open, and its files are named relative to it.  So files still go to the right
+folder if it is renamed meanwhile and another one takes its name.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder."""
         if self.descriptor is not None:
             descriptor, self.descriptor = self.descriptor, None
             with contextlib.suppress(OSError):  # nothing was written by way of it
@@ -228,7 +228,7 @@ NOT_HERE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # no fsync 
 
 
 def sync_names(descriptor: int) -> None:
-    """fsync() of a folder, where the file system has that."""
+    """Call fsync() on a folder, if the file system has that."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -275,7 +275,7 @@ def write_whole(path: Path | str, *parts: Any) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[BinaryIO]:
-    """Folder.replacing() of the file at a path."""
+    """See Folder.replacing(); here the file is named by its path."""
     path = Path(path)
     with Folder(path.parent) as folder, folder.replacing(path.name) as file:
         yield file
@@ -294,8 +294,8 @@ class Lock:
 
     It is held in two ways: by flock(), which other processes see and which no close() of another
     descriptor drops (as it would drop a lock of lockf()); and in a set, for this process, also
-    where the file system has no locks.  `works` tells whether it has.  What fork() makes of this
-    process does not hold it.
+    where the file system has no locks.  `works` is whether it has locks.  A forked child does not
+    hold the lock.
 
     Errors      BlockingIOError if it is held already
     """
@@ -326,7 +326,7 @@ class Lock:
                 raise BlockingIOError("another process is writing to it") from error
 
     def close(self) -> None:
-        """Let others have it.  The file stays: to remove it would open a way around the lock."""
+        """Release the lock.  The file stays, because removing it would open a way around it."""
         if self.descriptor is not None:
             self._close()
             _held.discard(self.file)
@@ -340,7 +340,7 @@ class Lock:
 
 
 def _forget_locks():
-    """In a child process: flock() belongs to the open file, which both processes have."""
+    """Close the locks in a child process: flock() belongs to the open file, which both have."""
     for lock in list(_open):
         if lock.descriptor is not None:
             lock._close()

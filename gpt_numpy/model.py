@@ -1,4 +1,4 @@
-"""GPT: from a row of tokens to the scores of what comes next, at every position at once.
+"""GPT: from a sequence of tokens to the scores of what comes next, at every position at once.
 
     ids (B, T) → token + position vectors (B, T, C) → n_layer blocks → layer norm → scores (B, T, V)
 
@@ -87,7 +87,7 @@ class GPT(nn.Module):
         self._initialize()
 
     def _initialize(self):
-        """GPT-2's initial weights: normal with deviation 0.02, norms 1, biases 0.
+        """Set GPT-2's initial weights: normal with deviation 0.02, norms 1, biases 0.
 
         The stream is a sum of 2·n_layer branches.  Variances of independent numbers add up: the
         last map of each starts 1/√(2·n_layer) times as wide, so that the sum is no wider than one.
@@ -117,7 +117,7 @@ class GPT(nn.Module):
         x = self.dropout(self.wte(ids) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
             x = block(x)
-        # The head is tied: the vectors that tokens come in as are those they are compared with.
+        # Weight tying: the output layer reuses the token embedding matrix.
         return F.linear(self.ln_f(x), self.wte.weight)
 
     @property
@@ -126,7 +126,7 @@ class GPT(nn.Module):
         return self.wte.weight.device
 
     def parameter_groups(self, weight_decay):
-        """Groups for AdamW: matrices decay, norms and biases do not."""
+        """Return the groups for AdamW: matrices decay, norms and biases do not."""
         parameters = self.parameters()
         return [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
@@ -147,18 +147,18 @@ class GPT(nn.Module):
     def save_pretrained(self, folder, **origin):
         """Write config.json and model.safetensors as Hugging Face's GPT-2 has them.
 
-        origin      what else the second is to tell, in words: tokenizer=tokenizer.fingerprint()
+        origin      metadata for model.safetensors, such as tokenizer=tokenizer.fingerprint()
         """
         checkpoint.save(folder, self.config, self.state_dict(), origin)
 
     @classmethod
     def from_pretrained(cls, folder):
-        """The GPT that `save_pretrained` wrote; ValueError or OSError names what is wrong."""
+        """Return the GPT that `save_pretrained` wrote; ValueError or OSError if it is damaged."""
         return cls.from_state(*checkpoint.load(folder))
 
     @classmethod
     def from_state(cls, config, state):
-        """The GPT with this GPTConfig and these arrays, in their dtype, in evaluation mode."""
+        """Return the GPT with this GPTConfig and these arrays, in their dtype, for evaluation."""
         model = cls(config)
         model.to(dtype=state["wte.weight"].dtype)
         model.load_state_dict(state)

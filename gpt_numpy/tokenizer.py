@@ -2,8 +2,8 @@
 
 All have `vocab_size`, `encode(text)`, `decode(ids)`, `decode_bytes(ids)`, `save(path)` and
 `fingerprint()`.  `save` writes the tokenizer.json that Hugging Face's `tokenizers` reads; `load`
-reads it back, or one of theirs (hf/tokenizer_json.py).  bpe.py learns byte pairs; `tiktoken`
-applies what was learned.
+reads it back, or one of theirs (hf/tokenizer_json.py).  bpe.py learns the merges, and `tiktoken`
+applies them.
 """
 
 import hashlib
@@ -31,41 +31,41 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """The ids (T,) of a text."""
+        """Return the ids (T,) of a text."""
 
     @abstractmethod
     def decode_bytes(self, ids) -> bytes:
-        """The UTF-8 bytes of `ids` (T,), which may begin or end in the midst of a character."""
+        """Return the UTF-8 bytes of `ids` (T,), which may begin or end inside a character."""
 
     def decode(self, ids) -> str:
-        """The text of `ids` (T,), integers in an array, list or Tensor; � for half a character.
+        """Return the text of `ids` (T,), an array, list or Tensor; � stands for half a character.
 
-        Errors      ValueError for more than one row, and for an id outside the vocabulary
+        Errors      ValueError if ids have several axes, or if one is outside the vocabulary
         """
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def fingerprint(self) -> str:
-        """Two tokenizers with the same one turn the same texts into the same ids."""
+        """Return a string; tokenizers with equal strings turn the same texts into the same ids."""
         return fingerprint(json.dumps(self.document, sort_keys=True))
 
     def save(self, path: Path | str) -> None:
-        """Write tokenizer.json, and beside it what tells AutoTokenizer of `transformers` to use it.
+        """Write tokenizer.json, and a tokenizer_config.json for AutoTokenizer of `transformers`.
 
-        Each of the two is replaced whole, or not at all.
+        Each of the two is replaced atomically.
         """
         path = Path(path)
         for name, content in self.contents(path.name).items():
             write_whole(path.with_name(name), content)
 
     def contents(self, name: str = "tokenizer.json") -> dict[str, bytes]:
-        """The files that save() writes, by their names."""
+        """Return the files that save() writes: {name: content}."""
         return {
             name: json.dumps(self.document, indent=2, ensure_ascii=False).encode(),
             "tokenizer_config.json": json.dumps(CONFIG, indent=2).encode(),
         }
 
     def checked(self, ids) -> np.ndarray:
-        """`ids` as an array (T,) of integers inside the vocabulary; else ValueError."""
+        """Return `ids` as an array (T,) of integers inside the vocabulary, or raise ValueError."""
         ids = np.asarray(ids.numpy() if hasattr(ids, "numpy") else ids)
         if ids.ndim != 1:
             raise ValueError(f"decode: ids must be one row (T,), not {ids.shape}; decode each row")
@@ -86,7 +86,7 @@ CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_s
 
 
 def characters(content: bytes) -> int:
-    """How many characters of UTF-8 begin in these bytes: all bytes but 10......₂ begin one."""
+    """Return how many characters of UTF-8 begin in these bytes: all bytes but 10......₂ do."""
     return int(((np.frombuffer(content, np.uint8) & 0xC0) != 0x80).sum())
 
 
@@ -110,11 +110,11 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def from_text(cls, text: str) -> "CharTokenizer":
-        """The tokenizer of the characters that occur in `text`, sorted by code point."""
+        """Return the tokenizer of the characters that occur in `text`, sorted by code point."""
         return cls("".join(sorted(set(text))))
 
     def encode(self, text):
-        """The ids (T,) of the T characters of `text`; ValueError if one is unknown."""
+        """Return the ids (T,) of the T characters of `text`; ValueError if one is unknown."""
         points = np.minimum(code_points(text), len(self._ids) - 1)
         ids = self._ids[points]
         if ids.size and ids.min() < 0:
@@ -138,7 +138,7 @@ class CharTokenizer(Tokenizer):
 
 
 def code_points(text):
-    """The Unicode code points (T,) of `text`, a lone surrogate (as in sys.argv) included."""
+    """Return the Unicode code points (T,) of `text`, also of a lone surrogate (as in sys.argv)."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
@@ -147,7 +147,7 @@ def code_points(text):
 # GPT-2 writes a byte as one visible character in its files: itself, or one from U+0100 on.
 SPELLING = {b: chr(b) if b in VISIBLE else chr(256 + i - len(VISIBLE)) for i, b in enumerate(BYTES)}
 BYTE_OF = {character: byte for byte, character in SPELLING.items()}
-LONG = 1000  # whitespace in a row, beyond which tiktoken gives up where something follows
+LONG = 1000  # tiktoken fails on much more whitespace in a row, if something follows it
 
 
 class BPETokenizer(Tokenizer):
@@ -157,9 +157,9 @@ class BPETokenizer(Tokenizer):
     added       tokens that no merge makes, such as <|endoftext|>, as tokenizer.json lists them:
                 special_token(id, content)
 
-    encode() first cuts the added tokens out of a text, of two at the same place the longer one, and
-    then merges what lies between them.  A token that is neither a byte, nor made by a merge, nor
-    added is never the result of encode(); decode() knows it.
+    encode() first cuts the added tokens out of a text; if two begin at the same place, the longer
+    one.  Then it merges the text between them.  encode() never produces a token that is not a byte,
+    a merge or an added token; decode() accepts it.
     """
 
     def __init__(
@@ -168,14 +168,14 @@ class BPETokenizer(Tokenizer):
         merges: list[tuple[bytes, bytes]],
         added: Sequence[dict[str, Any]] = (),
     ):
-        import tiktoken  # here, for `--help` need not wait for it
+        import tiktoken  # here, because its import is slow and `--help` does not need it
 
         self.tokens, self.vocab_size = tokens, len(tokens)
         contents = {token["id"]: token["content"] for token in added}
         ordinary = [token for i, token in enumerate(tokens) if i not in contents]
         ranked = [bytes([byte]) for byte in BYTES] + [left + right for left, right in merges]
         if len(set(ordinary)) < len(ordinary) or len(set(ranked)) < len(ranked):
-            raise ValueError("a token stands for the same bytes as another")
+            raise ValueError("two tokens have the same bytes")
         # An added token may have the bytes of an ordinary one, which merges then make.
         ids = {tokens[i]: i for i in sorted(range(len(tokens)), key=lambda i: i not in contents)}
         for token in [*ranked, *(part for merge in merges for part in merge)]:
@@ -204,9 +204,11 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_text(cls, text: str, vocab_size: int = 512) -> "BPETokenizer":
-        """Learn at most vocab_size tokens of `text`, the 256 bytes among them: see bpe.learn."""
+        """Learn at most vocab_size tokens from `text`, including the 256 bytes: see bpe.learn."""
         if vocab_size < 256:
-            raise ValueError(f"vocab_size must be at least 256, the bytes; it is {vocab_size}")
+            raise ValueError(
+                f"vocab_size must be at least 256, one token for each byte; it is {vocab_size}"
+            )
         tokens = [bytes([byte]) for byte in BYTES]
         merges = []
         for left, right in learn(text, vocab_size):
@@ -215,19 +217,21 @@ class BPETokenizer(Tokenizer):
         return cls(tokens, merges)
 
     def encode(self, text):
-        """The ids (T,) of `text`; ValueError for what no UTF-8 can be: half a surrogate pair."""
+        """Return the ids (T,) of `text`; ValueError for half of a surrogate pair."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             bad = text[error.start]
-            raise ValueError(f"encode: {bad!r} is no character, and has no bytes") from error
+            raise ValueError(
+                f"encode: {bad!r} is half of a surrogate pair and cannot be encoded in UTF-8"
+            ) from error
         parts: list[str | int] = [text]
         for ids in self._added:
             parts = [new for part in parts for new in cut_out(ids, part)]
         return np.concatenate([np.zeros(0, int), *map(self._encode_part, parts)])
 
     def _encode_part(self, part):
-        """The ids of a text between two added tokens, or of one of these."""
+        """Return the ids of a text between two added tokens, or of one of these."""
         if isinstance(part, int):
             return [part]
         pieces = [self._encoding.encode_ordinary(piece) for piece in parted(part)]
@@ -238,9 +242,9 @@ class BPETokenizer(Tokenizer):
 
 
 def cut_out(ids, part):
-    """`part` cut where a key of `ids` occurs in it: texts, and the ids between them.
+    """Cut `part` where a key of `ids` occurs in it; return the texts, and the ids between them.
 
-    Of keys that begin at the same place the longest one counts.  A part that is an id stays.
+    If several keys begin at the same place, the longest one counts.  A part that is an id stays.
     """
     if isinstance(part, int) or not ids:
         return [part]
@@ -250,13 +254,13 @@ def cut_out(ids, part):
 
 
 def special_token(id: int, content: str) -> dict[str, Any]:
-    """An entry of `added_tokens` in tokenizer.json."""
+    """Return an entry of `added_tokens` in tokenizer.json."""
     unset = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
     return {"id": id, "content": content, **unset, "special": True}
 
 
 def parted(text):
-    """`text` in parts that do not share a token: cut in long whitespace, as PATTERN does."""
+    """Yield parts of `text` that share no token: cut in long whitespace, as PATTERN does."""
     start = 0
     for run in regex.finditer(rf"\s{{{LONG},}}+", text):
         if run.end() < len(text):
@@ -266,16 +270,16 @@ def parted(text):
 
 
 def spelled(token: bytes) -> str:
-    """Bytes as they are written in tokenizer.json."""
+    """Return bytes as they are written in tokenizer.json."""
     return "".join(SPELLING[byte] for byte in token)
 
 
 def in_bytes(spelling: str) -> bytes:
-    """The bytes that spelled() writes in this way."""
+    """Return the bytes that spelled() writes in this way."""
     try:
         return bytes(BYTE_OF[character] for character in spelling)
     except KeyError as error:
-        raise ValueError(f"{quoted(spelling)} is not spelled as GPT-2 spells bytes") from error
+        raise ValueError(f"{quoted(spelling)} is not in GPT-2's byte encoding") from error
 
 
 # ---- GPT-2's -------------------------------------------------------------------------------------
@@ -289,11 +293,11 @@ GPT2_SECONDS = 30  # to wait for half a megabyte
 
 
 def gpt2() -> BPETokenizer:
-    """GPT-2's tokenizer: 256 bytes, 50,000 merges and <|endoftext|>.
+    """Return GPT-2's tokenizer: 256 bytes, 50,000 merges and <|endoftext|>.
 
     The merges are read from vocab.bpe in the folder gpt2 of corpus.data_folder(), or else from
     tiktoken's cache, or else from OpenAI by tiktoken.
-    Errors      OSError if it can be had from nowhere, ValueError for another file of that name
+    Errors      OSError if none of them has it, ValueError if the file is not GPT-2's
     Source      Radford et al. 2019, github.com/openai/gpt-2
     """
     path = data_folder() / "gpt2" / GPT2_FILE
@@ -323,7 +327,7 @@ def gpt2() -> BPETokenizer:
 
 
 def document(vocab, merges, **parts):
-    """The content of tokenizer.json."""
+    """Return the content of tokenizer.json."""
     unused = ["truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"]
     unset = ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"]
     model = {

@@ -37,7 +37,7 @@ class StepResult(NamedTuple):
     step: int  # counted from 1
     loss: Tensor  # mean over all tokens of the step, in nats, before the update
     lr: float
-    grad_norm: Tensor  # before clipping
+    grad_norm: Tensor  # the length of the gradient of all weights, before clipping
 
 
 def train(
@@ -49,14 +49,14 @@ def train(
 ) -> Iterator[StepResult]:
     """Train `model` on the text `ids` (N,) until step config.steps; yield a StepResult after each.
 
-    With several workers scale/train.py takes over, and some systems then need the script to have
-    the line `if __name__ == "__main__":`.
+    With several workers scale/train.py runs instead.  Its processes import your script (on Linux
+    only from Python 3.14 on), so put the call under `if __name__ == "__main__":`.
 
-    optimizer   that of adamw() by default; to continue a run, the one used so far
+    optimizer   adamw(model, config) if not given; to continue a run, pass the one used so far
     start_step  how many steps were made before.  Batches and dropout masks depend on config.seed,
                 the step and the sequence alone, so the run continues exactly.
 
-    Errors      FloatingPointError if a loss or a gradient is not finite; that step is not made
+    Errors      FloatingPointError if a loss or a gradient is not finite: no weight is updated
     """
     if config.workers > 1 and model.device == "cpu":
         from gpt_numpy.scale.train import train as train_in_processes
@@ -73,11 +73,11 @@ def train(
             group["lr"] = lr
 
         optimizer.zero_grad()
-        mean_loss: Any = 0.0  # of the step: the sum of the losses below; later a Tensor
+        mean_loss: Any = 0.0  # the sum of the losses below, each divided by accumulate
         for first in range(0, config.sequences_per_step, config.batch_size):  # accumulation
-            shape = config.batch_size, config.block_size  # (B, T); `first` is its first sequence
+            shape = config.batch_size, config.block_size  # (B, T), from sequence `first` on
             x, y = random_batch(ids, *shape, config.seed, step, first)
-            # Dropout masks depend on these three numbers.  The check below finds overflows.
+            # Dropout depends on these numbers.  No overflow warnings: the check below finds them.
             with random.rng_scope(config.seed, step, first), np.errstate(all="ignore"):
                 logits = model(x)  # (B, T, V)
                 loss = F.cross_entropy(logits, y.to(model.device)) / config.accumulate
@@ -85,10 +85,10 @@ def train(
             mean_loss += loss.detach()  # without its graph; item() would wait for a GPU
 
         grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
-        if not math.isfinite(mean_loss.item() + grad_norm.item()):  # one of them is not
+        if not math.isfinite(mean_loss.item() + grad_norm.item()):  # inf or NaN
             raise not_finite(model, ids, config, step)
         optimizer.step()
-        optimizer.zero_grad()  # the caller's own backward() starts from none
+        optimizer.zero_grad()  # a later backward() of the caller starts without gradients
         yield StepResult(step, mean_loss, lr, grad_norm)
 
 
@@ -105,11 +105,11 @@ def evaluate(
     max_tokens: int | None = None,
     progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
 ) -> float:
-    """Return the mean loss over `ids` (N,), in nats per token, without dropout or graph.
+    """Return the mean loss over `ids` (N,), in nats per token, with dropout and recording off.
 
     batch_size  how many windows are read at once; see all_windows()
     max_tokens  read only evenly spaced windows, of about this many tokens in all
-    progress    a function of the batches that yields the same; it may show progress, or raise
+    progress    wraps the iterator of batches, for example to show a progress bar
     """
     total, n = 0.0, 0
     with model.eval_mode(), np.errstate(all="ignore"):  # the loss of a broken model is NaN

@@ -564,8 +564,8 @@ def test_a_run_keeps_its_precision(train, stop_at, computed):
     run = train("run", "--resume", "--precision", "tf32")
     assert (run.status, kept(run), set(computed)) == (0, "tf32", {77})
     notes = [line.strip() for line in run.lines]
-    assert "precision: float32 before, tf32 from here on" in notes
-    assert "the factors of matrix products are rounded differently now" in notes
+    assert "precision changes from float32 to tf32" in notes
+    assert "the factors of matrix products are now rounded differently" in notes
     assert not [note for note in notes if "another order" in note]
 
 
@@ -585,7 +585,7 @@ def test_a_run_in_tf32_goes_on_where_there_is_none(train, stop_at, monkeypatch, 
     assert refused.status == 2 and words in refused.err and refused.err.count("\n") == 1
     run = train("run", "--resume")
     assert run.status == 143 and kept(run) == "float32"
-    assert "precision: tf32 before, float32 from here on" in [line.strip() for line in run.lines]
+    assert "precision changes from tf32 to float32" in [line.strip() for line in run.lines]
     assert train("run", "--resume", "--device", "cpu").status == 0
 
 

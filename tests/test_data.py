@@ -136,7 +136,7 @@ def test_a_text_too_short_for_a_window_is_refused():
 
 def test_a_batch_needs_a_window():
     """NumPy would only say that high <= 0."""
-    with pytest.raises(ValueError, match="8 ids make no window of 8 tokens"):
+    with pytest.raises(ValueError, match="8 ids are too few for a window of 8 tokens"):
         random_batch(np.arange(8), 2, 8, seed=0, step=1)
     with pytest.raises(ValueError, match=r"shape \(N,\), not \(3, 20\)"):
         random_batch(np.zeros((3, 20), int), 2, 2, seed=0, step=1)
@@ -236,7 +236,7 @@ def test_a_loader_takes_a_list():
 
 @pytest.mark.parametrize(
     "n, batch_size, block_size, message",
-    [(8, 1, 8, "8 ids make no window of 8"), (9, 0, 8, "batch_size 0"), (9, 1, 0, "block_size 0")],
+    [(8, 1, 8, "8 ids are too few"), (9, 0, 8, "batch_size 0"), (9, 1, 0, "block_size 0")],
 )
 def test_a_loader_without_a_batch_is_refused(n, batch_size, block_size, message):
     """When it is made, not when it is first read."""

@@ -155,7 +155,7 @@ def test_a_warning_ends_no_run(case, tmp_path):
     flags = ["--data", tmp_path / name, *TINY, *flags, "--workers", "1", "--out", tmp_path / "run"]
     status, _, err = finish(start("train_shakespeare", flags, options="-W error"))
     assert status == 0 or "is not finite" in err
-    assert "Warning" not in err and "Traceback" not in err and "not up to date" not in err
+    assert "Warning" not in err and "Traceback" not in err and "could not write" not in err
     head = (tmp_path / "run/loss.png").read_bytes()[16:24]
     assert struct.unpack(">II", head) == (1200, 600)
 
@@ -175,8 +175,8 @@ def test_a_figure_that_fails_ends_no_run(train, monkeypatch):
     run = train("run", "--quiet")
     assert (run.status, len(run.lines), run.lines[-1]) == (0, 1, right.lines[-1])
     figure, page = sorted(run.err.splitlines())
-    assert figure.endswith("loss.png is not up to date, and the run goes on: disk full")
-    assert page.endswith("report.html is not up to date, and the run goes on: disk full")
+    assert figure.endswith("could not write loss.png (disk full); the run continues")
+    assert page.endswith("could not write report.html (disk full); the run continues")
     assert {p.name for p in run.folder.iterdir()} == FILES - {"loss.png", "report.html"}
     assert without_times(metrics_of(run.folder)) == without_times(metrics_of(right.folder))
 
@@ -197,7 +197,8 @@ def test_a_library_that_panics_ends_in_a_line(capsys, monkeypatch):
 
     assert program.run(main) == 1
     assert capsys.readouterr().err == (
-        "generate: a library failed, most likely because memory ran out: called `Result::unwrap()` "
+        "generate: a library failed, probably because there is not enough memory: "
+        "called `Result::unwrap()` "
         "on an `Err` value\n"
     )
 

@@ -126,10 +126,10 @@ MISTAKES = {  # exercise -> what is changed in its solution, and what the checke
     "softmax": ("dout - average", "average - dout", "input 0 (x), entry (", "off by"),
     "layer_norm": (" - along_ones", "", "input 0 (x), entry (", "yours"),
     "linear": ("accurate_sum(dout, 0)", "dout[0]", "input 2 (bias), entry (", "x (2, 3, 5)"),
-    "mul": ("unbroadcast(dout * y, shape_of(x))", "dout * y", "mul: gradient of shape", "(3, 1)"),
+    "mul": ("unbroadcast(dout * y, shape_of(x))", "dout * y", "input 0 (x): its", "(3, 1)"),
     "exp": ("(dout * out,)", "(dout / zero,)", "exp.py, line ", "NameError: name 'zero'"),
     "tanh": ("return (dout", "dout *= 2; return (dout", "tanh.py, line ", "read-only"),
-    "log": ("(dout / x,)", "(None,)", "log has no derivative", "called with x (2, 3, 5)"),
+    "log": ("(dout / x,)", "(None,)", "input 0 (x): its gradient is None, called with x (2, 3, 5)"),
     "sqrt": (
         "array_module(x).sqrt",
         "2 * array_module(x).sqrt",
@@ -173,6 +173,29 @@ RETURNED = {  # a backward of exp, and what the checker says of it
     "dout * out": "backward returned nothing, not a tuple of gradients: (dx,)",
     "return (1 / 0,)": "ZeroDivisionError: division by zero, called with x (2, 3, 5)",
 }
+
+
+def test_what_it_says_of_inputs_without_a_gradient(tmp_path):
+    """The tuple that it names is that of the file's reminder."""
+    for name, names in (("cross_entropy", "dlogits, None"), ("where", "None, dx, dy")):
+        text = exercises()[name]
+        assert f"# return {names}\n" in text
+        text = text.replace("raise NotImplementedError", "dout")
+        assert verdict(tmp_path, name, text).remark.endswith(f"a tuple of gradients: ({names})")
+    text = exercises()["mul"].replace("raise NotImplementedError", "return (dout,)")
+    assert "backward returned a tuple of 1, not of 2: (dx, dy), called with x (" in (
+        verdict(tmp_path, "mul", text).remark
+    )
+
+
+def test_it_names_an_input_whose_gradient_has_another_shape(tmp_path):
+    """Both shapes, and neither the module that the checker makes of a file nor its op."""
+    text = exercises()["add"].replace("raise NotImplementedError", "return dout, dout")
+    assert verdict(tmp_path, "add", text).remark == (
+        "input 1 (y): its gradient has shape (2, 3, 5), not (5,), called with x (2, 3, 5), y (5,)"
+    )
+    text = exercises()["exp"].replace("raise NotImplementedError", "return (2,)")
+    assert verdict(tmp_path, "exp", text).remark.startswith("exp: backward returned a int")
 
 
 @pytest.mark.parametrize("body", RETURNED)
@@ -235,3 +258,8 @@ def test_the_command(tmp_path, capsys):
     assert re.search(r"^exp +open +there is no exp.py$", done.stdout, re.M)
     assert re.search(r"^log +wrong +out, entry \(", done.stdout, re.M)
     assert f"0 done, 1 wrong, {len(hints()) - 1} open" in done.stdout
+    (new / "neg.py").write_text("def neg(x):\n    return -x, lambda dout: (-dout,)\n")
+    assert main([str(new), "neg"]) == 0 and main([str(new), "neg", "exp"]) == 1
+    assert capsys.readouterr().out.endswith("\n1 done, 0 wrong, 1 open, of 2\n")
+    assert exit_status(main, new, "nex") == exit_status(main, tmp_path / "x", "neg", "--new") == 2
+    assert "error: there is no exercise 'nex'" in capsys.readouterr().err

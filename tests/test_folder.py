@@ -132,7 +132,7 @@ def test_a_link_as_out_leads_to_where_it_led(train, tmp_path):
     first, second = train("link"), train("link", "--seed", "2")
     assert first.status == second.status == 0
     assert (tmp_path / "link").is_symlink() and {p.name for p in disk.iterdir()} == {"run", "run-1"}
-    assert f"the run that was there is now {disk / 'run-1'}" in second.lines
+    assert f"the earlier run in {first.folder} was renamed to {disk / 'run-1'}" in second.lines
     assert train("link", "--resume").status == 0
 
 
@@ -145,7 +145,7 @@ def test_a_link_in_a_run_is_not_cut_off(train, tmp_path):
     theirs.write_bytes(content)
     (run.folder / "metrics.csv").symlink_to(theirs)
     again = train("run", "--resume")
-    assert again.status == 0 and "metrics.csv is not what it was when" in again.err
+    assert again.status == 0 and "metrics.csv has changed since" in again.err
     assert theirs.read_bytes() == content and (run.folder / "metrics-1.csv").is_symlink()
     assert content.startswith((run.folder / "metrics.csv").read_bytes())
     assert {p.name for p in run.folder.iterdir()} == FILES | {"metrics-1.csv"}
@@ -233,7 +233,7 @@ def test_two_runs_without_locks(no_locks, tmp_path, monkeypatch):
     folder.truncate_to(folder.saved[0])
     second.resume()
     for write in (lambda: folder.save_model(None), lambda: first.go_on(folder, [3])):
-        with pytest.raises(OSError, match="another run has saved there since"):
+        with pytest.raises(OSError, match="another run has saved in this folder"):
             write()
     assert resume.load_state(tmp_path / "run")[0].step == 4
 

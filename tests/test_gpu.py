@@ -509,9 +509,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(gpu, monkeypatch):
                 assert (optimizer.stopped_at() == spoiled) == (result.step >= spoiled)
         assert len(weights) == found - 1
         assert str(error.value).startswith("step 4: the loss or its gradient is not finite")
-        assert "layer_norm was given Inf going forward, in ln_f: it is in weight" in str(
-            error.value
-        )
+        assert "layer_norm, forward, in ln_f: received Inf in weight" in str(error.value)
         for name, array in model.state_dict().items():
             np.testing.assert_array_equal(array, weights[spoiled - 2][name])
 

@@ -287,7 +287,7 @@ def test_auto_says_what_it_took_and_why(without_cupy, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--workers", "2"], "--workers shares a step out over the cores of a CPU, but the device"),
+        (["--workers", "2"], "--workers divides a step among the cores of a CPU, but the device"),
         (["--preset", "large"], "preset must be one of laptop, baby, gpt2; it is large"),
         (["--precision", "bf16"], "there is no precision 'bf16': choose float32 or tf32"),
     ],
@@ -314,7 +314,7 @@ def test_workers_choose_the_cpu(tmp_path):
     """With --workers and no --device, the CPU is chosen: workers use its cores."""
     done = small_run(tmp_path, "--workers", "2")
     assert done.returncode == 0, done.stderr
-    assert "\ndevice: cpu (--workers shares a step out over the cores of a CPU)\n" in done.stdout
+    assert "\ndevice: cpu (--workers divides a step among the cores of a CPU)\n" in done.stdout
     assert "preset laptop" in done.stdout
 
 

@@ -232,7 +232,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(spoiled, fake_gpu):
     words, right = broken_at(spoiled, False, 20)
     found, ours = broken_at(spoiled, True, 20)
     assert found == words and words.startswith(f"step {spoiled}: the loss or its gradient is not")
-    assert "layer_norm was given Inf going forward, in ln_f: it is in weight" in words
+    assert "layer_norm, forward, in ln_f: received Inf in weight" in words
     assert len(ours) == len(right) == (6 if spoiled <= 7 else 13)
     for i, ((step, mine), (right_step, theirs)) in enumerate(zip(ours, right, strict=True), 1):
         assert step == right_step == (spoiled if i >= spoiled else 0)
@@ -502,7 +502,7 @@ def test_a_run_says_whether_it_replays(train, replays):
 
 
 def test_a_run_that_goes_on_may_replay_or_not(train, stop_at, replays):
-    """A line says that it is otherwise from here on; the last digits stay."""
+    """A line says that it changes; the last digits stay."""
     right = train("right", *ON_GPU)
     replays()
     stop_at(18, signal.SIGTERM)
@@ -511,7 +511,7 @@ def test_a_run_that_goes_on_may_replay_or_not(train, stop_at, replays):
     run = train("run", "--resume", "--no-graph")
     assert graph_of(run) == ("graph: off (--no-graph)", False) and replays() == 0
     notes = [line.strip() for line in run.lines]
-    assert "graph: True before, False from here on" in notes
+    assert "graph changes from True to False" in notes
     assert not [note for note in notes if "digits" in note]
     assert numbers_of(run) == numbers_of(right)
 

@@ -370,7 +370,9 @@ def test_05_training_loop(lesson):
     out = text_of("05_training_loop")
     V = len(set(grammar.generate(50_000)))
     start = math.log(V)
-    assert f"it guesses among {V} characters: a loss of ln {V} = {start:.4f}\n" in out
+    assert f"  A uniform guess among {V}: ln {V} = {start:.2f}\n" in out
+    untrained = float(re.search(r"^Untrained: loss (\d\.\d+)\.", out, re.MULTILINE)[1])
+    assert untrained == pytest.approx(start, abs=0.05)
     assert f" scores (32, 32, {V})\n" in out
     losses = [float(loss) for loss in re.findall(r"^Epoch \d \| Loss: (.*)$", out, re.MULTILINE)]
     assert len(losses) == 4 and losses == sorted(losses, reverse=True)
@@ -569,6 +571,14 @@ def test_10_sampling(lesson):
         share[name] = np.mean([word in words for word in found])
     assert len(share) == 5 and share["temperature 2.0"] < 0.5  # it spells badly
     assert min(share[name] for name in share if "top" in name) > share["temperature 2.0"] + 0.2
+    table = re.findall(r"^(t.*?) +(\d+)% +(\d+)$", written, re.M)
+    wrong = {name: int(percent) for name, percent, _ in table}
+    different = {name: int(n) for name, _, n in table}
+    assert wrong.keys() == share.keys()
+    low, normal, high, *tops = share
+    assert wrong[low] < 10 and different[low] < 0.6 * different[normal] and wrong[high] > 50
+    for name in tops:
+        assert wrong[name] < wrong[normal] and different[name] > 0.75 * different[normal]
 
 
 def test_11_what_goes_wrong(lesson):
@@ -599,7 +609,7 @@ def test_11_what_goes_wrong(lesson):
 def test_broken_runs_look_as_described():
     """What notebook 11 says of the four curves, and of what the models write."""
     out = text_of("11_what_goes_wrong")
-    ends = re.findall(r"^([a-z -]+?) +last loss (?:about)? *(\S+)(?:   writes (.*))?$", out, re.M)
+    ends = re.findall(r"^([a-z -]+?) {2,}(?:about )?(\d\S*)(?:   (.*))?$", out, re.M)
     loss = {name: float(number) for name, number, _ in ends}
     written = {name: ast.literal_eval(text) for name, _, text in ends if text}
     entropy = grammar.entropy_per_character()

@@ -33,7 +33,7 @@ def test_the_exit_status_is_that_of_the_program(tmp_path):
     """And so are its errors."""
     status, out, err = output(["-m", "gpt_numpy", "generate", "nothing-here"], tmp_path)
     assert (status, out) == (2, "")
-    assert err.startswith("generate: there is no model in nothing-here"), err
+    assert err.startswith("generate: there is no model in nothing-here: run python"), err
 
 
 @pytest.mark.parametrize(

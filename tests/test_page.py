@@ -240,7 +240,7 @@ def test_open_shows_the_page_in_a_browser(run, tmp_path, monkeypatch, capsys, di
     assert main([*TINY.split(), *where, "--steps", "3", "--eval-every", "1", "--open"]) == 0
     closed.set()
     assert asked == [(tmp_path / "out/report.html").as_uri()] * display
-    assert ("there was no display" in capsys.readouterr().out) == (not display)
+    assert ("there is no display" in capsys.readouterr().out) == (not display)
 
 
 @needs_browser

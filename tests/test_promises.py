@@ -39,7 +39,7 @@ def test_the_verse_is_learnt(tmp_path, steps):
     environment = {"GPT_NUMPY_DATA": str(tmp_path), "https_proxy": proxy, "HTTPS_PROXY": proxy}
     loss, out = run(tmp_path / "run", steps, **environment)
     assert out.startswith("text: verse (built in: no network)")
-    entropy = float(re.search(r"its entropy, (\d\.\d+) nats per character", out)[1])
+    entropy = float(re.search(r"its entropy is (\d\.\d+) nats per character", out)[1])
     assert 0 < loss - entropy <= {300: 1.65, 2000: 0.35}[steps]
 
 

@@ -185,7 +185,7 @@ def test_patience_goes_on_where_it_was(train, stop_at):
     assert_same_run(resumed.folder, whole.folder)
     more = train("run", "--resume", "--patience", "4")
     assert more.status == 0 and load_state(more.folder)[0].step > last
-    assert any("patience: 3 before, 4 from here on" in line for line in more.lines)
+    assert any("patience changes from 3 to 4" in line for line in more.lines)
 
 
 # ---- how it is stopped ---------------------------------------------------------------------------
@@ -200,9 +200,7 @@ def test_a_signal_lets_the_step_finish(number, status, train, stop_at):
     run = train("run", "--quiet")
     assert (run.status, run.err) == (status, "")
     command = f"python examples/train_shakespeare.py --resume --out {run.folder}"
-    assert run.lines == [
-        f"stopped; step 2 is saved in {run.folder}; to go on from there: {command}"
-    ]
+    assert run.lines == [f"stopped; step 2 is saved in {run.folder}; to resume: {command}"]
 
 
 def test_a_second_ctrl_c_stops_at_once(train, stop_at):
@@ -301,7 +299,7 @@ def test_a_run_can_be_made_longer(train):
     first = train("run", "--warmup-steps", "2")
     past = metrics_of(first.folder)
     run = train("run", "--resume", "--steps", "12", "--eval-every", "6")
-    assert run.status == 0 and any("steps: 6 before, 12 from here on" in x for x in run.lines)
+    assert run.status == 0 and any("steps changes from 6 to 12" in x for x in run.lines)
     metrics = metrics_of(run.folder)
     for name, values in past.items():
         assert metrics[name][: len(values)] == values
@@ -371,7 +369,7 @@ def test_workers_and_device_may_change(train, stop_at, flags, fake_gpu):
     run = train("run", "--resume", *flags)
     assert run.status == 0
     name, before, now = flags[0][2:], "1" if "2" in flags else "cpu", flags[1]
-    assert any(f"{name}: {before} before, {now} from here on" in line for line in run.lines)
+    assert any(f"{name} changes from {before} to {now}" in line for line in run.lines)
     assert any("last digits may differ" in line for line in run.lines)
     ours, right = metrics_of(run.folder), metrics_of(whole.folder)
     assert ours["step"] == right["step"]
@@ -386,7 +384,7 @@ def test_a_run_on_a_gpu_that_is_gone(train, stop_at, fake_gpu, monkeypatch):
     init_gpu.cache_clear()
     monkeypatch.setitem(sys.modules, "cupy", None)
     run = train("run", "--resume")
-    assert run.status == 2 and run.err.endswith("; to go on without a GPU: --device cpu\n")
+    assert run.status == 2 and run.err.endswith("; to resume without a GPU: --device cpu\n")
     assert train("run", "--resume", "--device", "cpu").status == 0
 
 
@@ -482,13 +480,13 @@ STATES = {  # what is done to the state of a run, and what is said of it
     "a bit": (flipped, "is damaged: its checksum is wrong"),
     "a step in words": (made_up(step="x"), "its step is 'x'"),
     "half a step": (made_up(step=2.5), "its step is 2.5"),
-    "a step before the first": (made_up(step=-5), "-5 of 6 steps"),
-    "a step after the last": (made_up(step=7), "7 of 6 steps"),
+    "a step before the first": (made_up(step=-5), "its step is -5, but the run has 6 steps"),
+    "a step after the last": (made_up(step=7), "its step is 7, but the run has 6 steps"),
     "a loss in words": (made_up(val_loss="x"), "its val_loss is"),
     "no best": (made_up(best=None), "its best is None"),
     "no settings": (made_up(settings=None), "its settings"),
     "no settings at all": (made_up(settings={}), "ranks"),
-    "another width": (with_settings(n_embd=4), "more than the"),
+    "another width": (with_settings(n_embd=4), "its settings allow at most"),
     "words for a width": (with_settings(n_embd=""), "can't"),
     "no text": (with_settings(text=None), "its settings are"),
     "lengths in words": (made_up(files={"metrics.csv": ["0", ""]}), "its files are"),
@@ -589,7 +587,7 @@ def test_a_state_that_is_damaged(case, stopped, tmp_path, capsys):
     err = capsys.readouterr().err
     if spoiled:
         assert err.count("\n") == 1 and str(folder / FILE) in err and part in err
-        assert err.endswith(": going on from the save before, of step 3\n")
+        assert err.endswith("; resuming from the previous save, step 3\n")
     else:  # as after a power cut between two renames, where nothing is lost
         assert err == ""
     assert_same_run(folder, stopped)
@@ -740,7 +738,7 @@ def test_a_run_from_before_there_was_a_sample(train, monkeypatch):
     assert load_state(whole.folder)[0].run == load_state(train("run", "--resume").folder)[0].run
     run = train("run", "--resume", "--steps", "6", "--eval-tokens", "40")
     assert (run.status, run.err) == (0, "")
-    assert any("eval_tokens: 0 before, 40 from here on" in line for line in run.lines)
+    assert any("eval_tokens changes from 0 to 40" in line for line in run.lines)
 
 
 METRICS = {

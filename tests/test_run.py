@@ -159,7 +159,9 @@ def test_a_run_in_the_current_folder_is_renamed_aside(tmp_path, monkeypatch):
 def test_a_folder_that_is_no_runs_is_left_alone(tmp_path):
     """A project may have a config.json too: nothing is renamed and no other file is written."""
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(OSError, match="a file config.json already, and is no run's folder; choose"):
+    with pytest.raises(
+        OSError, match="already has a file config.json and is not the folder.*; choose"
+    ):
         RunFolder(tmp_path, {}, TOKENIZER)
     assert {path.name for path in tmp_path.iterdir()} <= {"config.json", ".lock"}
 

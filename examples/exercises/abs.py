@@ -1,6 +1,9 @@
 """Exercise: write the backward of abs.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint abs`.
+Check it with `python -m minigrad.exercises FOLDER abs`.
+FOLDER is where this file is.  For a hint add `--hint abs`.
+
+xp is NumPy (CuPy on a GPU).
 """
 
 from minigrad.backend import array_module

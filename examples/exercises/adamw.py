@@ -1,6 +1,7 @@
 """Exercise: write adamw.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint adamw`.
+Check it with `python -m minigrad.exercises FOLDER adamw`.
+FOLDER is where this file is.  For a hint add `--hint adamw`.
 """
 
 import numpy as np

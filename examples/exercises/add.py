@@ -1,6 +1,11 @@
 """Exercise: write the backward of add.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint add`.
+Check it with `python -m minigrad.exercises FOLDER add`.
+FOLDER is where this file is.  For a hint add `--hint add`.
+
+The imported functions have docstrings: try help(unbroadcast).
+An input may be a plain number.  Then shape_of and unbroadcast return None:
+a number has no gradient.
 """
 
 from minigrad.ops.elementwise import shape_of, unbroadcast

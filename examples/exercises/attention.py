@@ -1,6 +1,9 @@
 """Exercise: write the backward of attention.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint attention`.
+Check it with `python -m minigrad.exercises FOLDER attention`.
+FOLDER is where this file is.  For a hint add `--hint attention`.
+
+xp is NumPy (CuPy on a GPU).
 """
 
 import math
@@ -23,7 +26,9 @@ def attention(q, k, v, *, causal=True, mask=None, dropout=0.0, training=False, k
     xp = array_module(q)
     scale = 1 / math.sqrt(D)
     scores = q * scale @ k.swapaxes(2, 3)  # (B, H, T, N)
-    visible = xp.asarray(True if mask is None else mask)
+    visible = scores != -xp.inf
+    if mask is not None:
+        visible = visible & mask
     if causal:
         visible = visible & (xp.arange(N) <= xp.arange(N - T, N)[:, None])  # (T, N)
     scores = xp.where(visible, scores, xp.finfo(q.dtype).min)

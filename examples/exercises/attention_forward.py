@@ -1,6 +1,7 @@
 """Exercise: write the forward pass of attention.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint attention_forward`.
+Check it with `python -m minigrad.exercises FOLDER attention_forward`.
+FOLDER is where this file is.  For a hint add `--hint attention_forward`.
 """
 
 import numpy as np

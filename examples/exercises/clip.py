@@ -1,6 +1,12 @@
 """Exercise: write the backward of clip.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint clip`.
+Check it with `python -m minigrad.exercises FOLDER clip`.
+FOLDER is where this file is.  For a hint add `--hint clip`.
+
+xp is NumPy (CuPy on a GPU).
+The imported functions have docstrings: try help(unbroadcast).
+An input may be a plain number.  Then shape_of and unbroadcast return None:
+a number has no gradient.
 """
 
 from minigrad.backend import array_module

@@ -1,6 +1,9 @@
 """Exercise: write the backward of concat.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint concat`.
+Check it with `python -m minigrad.exercises FOLDER concat`.
+FOLDER is where this file is.  For a hint add `--hint concat`.
+
+xp is NumPy (CuPy on a GPU).
 """
 
 import itertools

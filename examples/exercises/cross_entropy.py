@@ -1,6 +1,10 @@
 """Exercise: write the backward of cross_entropy.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint cross_entropy`.
+Check it with `python -m minigrad.exercises FOLDER cross_entropy`.
+FOLDER is where this file is.  For a hint add `--hint cross_entropy`.
+
+xp is NumPy (CuPy on a GPU).
+The imported functions have docstrings: try help(accurate_sum).
 """
 
 from minigrad.backend import accurate_sum, array_module, as_floats

@@ -1,6 +1,7 @@
 """Exercise: write the forward pass of cross_entropy.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint cross_entropy_forward`.
+Check it with `python -m minigrad.exercises FOLDER cross_entropy_forward`.
+FOLDER is where this file is.  For a hint add `--hint cross_entropy_forward`.
 """
 
 import numpy as np

@@ -1,6 +1,9 @@
 """Exercise: write the backward of dropout.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint dropout`.
+Check it with `python -m minigrad.exercises FOLDER dropout`.
+FOLDER is where this file is.  For a hint add `--hint dropout`.
+
+xp is NumPy (CuPy on a GPU).
 """
 
 from minigrad import random

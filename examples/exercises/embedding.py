@@ -1,6 +1,10 @@
 """Exercise: write the backward of embedding.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint embedding`.
+Check it with `python -m minigrad.exercises FOLDER embedding`.
+FOLDER is where this file is.  For a hint add `--hint embedding`.
+
+array_module returns NumPy (CuPy on a GPU).
+The imported functions have docstrings: try help(add_up).
 """
 
 from minigrad.backend import add_up, array_module

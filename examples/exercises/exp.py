@@ -1,6 +1,9 @@
 """Exercise: write the backward of exp.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint exp`.
+Check it with `python -m minigrad.exercises FOLDER exp`.
+FOLDER is where this file is.  For a hint add `--hint exp`.
+
+array_module returns NumPy (CuPy on a GPU).
 """
 
 from minigrad.backend import array_module

@@ -1,6 +1,9 @@
 """Exercise: write the backward of gelu.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint gelu`.
+Check it with `python -m minigrad.exercises FOLDER gelu`.
+FOLDER is where this file is.  For a hint add `--hint gelu`.
+
+xp is NumPy (CuPy on a GPU).
 """
 
 from minigrad.backend import array_module

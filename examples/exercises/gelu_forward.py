@@ -1,6 +1,7 @@
 """Exercise: write the forward pass of gelu.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint gelu_forward`.
+Check it with `python -m minigrad.exercises FOLDER gelu_forward`.
+FOLDER is where this file is.  For a hint add `--hint gelu_forward`.
 """
 
 import numpy as np

@@ -1,6 +1,10 @@
 """Exercise: write the backward of getitem.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint getitem`.
+Check it with `python -m minigrad.exercises FOLDER getitem`.
+FOLDER is where this file is.  For a hint add `--hint getitem`.
+
+xp is NumPy (CuPy on a GPU).
+The imported functions have docstrings: try help(add_up).
 """
 
 import copy

@@ -1,6 +1,9 @@
 """Exercise: write the backward of layer_norm.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint layer_norm`.
+Check it with `python -m minigrad.exercises FOLDER layer_norm`.
+FOLDER is where this file is.  For a hint add `--hint layer_norm`.
+
+The imported functions have docstrings: try help(accurate_sum).
 """
 
 from minigrad.backend import accurate_sum

@@ -1,6 +1,7 @@
 """Exercise: write the forward pass of layer_norm.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint layer_norm_forward`.
+Check it with `python -m minigrad.exercises FOLDER layer_norm_forward`.
+FOLDER is where this file is.  For a hint add `--hint layer_norm_forward`.
 """
 
 import numpy as np

@@ -1,6 +1,9 @@
 """Exercise: write the backward of linear.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint linear`.
+Check it with `python -m minigrad.exercises FOLDER linear`.
+FOLDER is where this file is.  For a hint add `--hint linear`.
+
+The imported functions have docstrings: try help(accurate_sum).
 """
 
 import math

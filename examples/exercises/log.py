@@ -1,6 +1,9 @@
 """Exercise: write the backward of log.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint log`.
+Check it with `python -m minigrad.exercises FOLDER log`.
+FOLDER is where this file is.  For a hint add `--hint log`.
+
+array_module returns NumPy (CuPy on a GPU).
 """
 
 from minigrad.backend import array_module

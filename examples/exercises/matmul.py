@@ -1,6 +1,10 @@
 """Exercise: write the backward of matmul.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint matmul`.
+Check it with `python -m minigrad.exercises FOLDER matmul`.
+FOLDER is where this file is.  For a hint add `--hint matmul`.
+
+xp is NumPy (CuPy on a GPU).
+The imported functions have docstrings: try help(unbroadcast).
 """
 
 from minigrad.backend import array_module

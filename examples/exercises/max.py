@@ -1,6 +1,10 @@
 """Exercise: write the backward of max.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint max`.
+Check it with `python -m minigrad.exercises FOLDER max`.
+FOLDER is where this file is.  For a hint add `--hint max`.
+
+xp is NumPy (CuPy on a GPU).
+The imported functions have docstrings: try help(spread).
 """
 
 from minigrad.backend import array_module, axis_of

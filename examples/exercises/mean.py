@@ -1,6 +1,9 @@
 """Exercise: write the backward of mean.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint mean`.
+Check it with `python -m minigrad.exercises FOLDER mean`.
+FOLDER is where this file is.  For a hint add `--hint mean`.
+
+The imported functions have docstrings: try help(spread).
 """
 
 from minigrad.backend import accurate_sum

@@ -1,6 +1,11 @@
 """Exercise: write the backward of mul.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint mul`.
+Check it with `python -m minigrad.exercises FOLDER mul`.
+FOLDER is where this file is.  For a hint add `--hint mul`.
+
+The imported functions have docstrings: try help(unbroadcast).
+An input may be a plain number.  Then shape_of and unbroadcast return None:
+a number has no gradient.
 """
 
 from minigrad.ops.elementwise import shape_of, unbroadcast

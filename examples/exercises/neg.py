@@ -1,6 +1,7 @@
 """Exercise: write the backward of neg.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint neg`.
+Check it with `python -m minigrad.exercises FOLDER neg`.
+FOLDER is where this file is.  For a hint add `--hint neg`.
 """
 
 

@@ -1,6 +1,10 @@
 """Exercise: write the backward of pow.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint pow`.
+Check it with `python -m minigrad.exercises FOLDER pow`.
+FOLDER is where this file is.  For a hint add `--hint pow`.
+
+xp is NumPy (CuPy on a GPU).
+The imported functions have docstrings: try help(unbroadcast).
 """
 
 from minigrad.backend import array_module, is_array

@@ -1,6 +1,9 @@
 """Exercise: write the backward of relu.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint relu`.
+Check it with `python -m minigrad.exercises FOLDER relu`.
+FOLDER is where this file is.  For a hint add `--hint relu`.
+
+xp is NumPy (CuPy on a GPU).
 """
 
 from minigrad.backend import array_module

@@ -1,6 +1,7 @@
 """Exercise: write the backward of reshape.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint reshape`.
+Check it with `python -m minigrad.exercises FOLDER reshape`.
+FOLDER is where this file is.  For a hint add `--hint reshape`.
 """
 
 

@@ -1,6 +1,9 @@
 """Exercise: write the backward of sigmoid.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint sigmoid`.
+Check it with `python -m minigrad.exercises FOLDER sigmoid`.
+FOLDER is where this file is.  For a hint add `--hint sigmoid`.
+
+xp is NumPy (CuPy on a GPU).
 """
 
 from minigrad.backend import array_module, as_floats

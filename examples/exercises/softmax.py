@@ -1,6 +1,10 @@
 """Exercise: write the backward of softmax.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint softmax`.
+Check it with `python -m minigrad.exercises FOLDER softmax`.
+FOLDER is where this file is.  For a hint add `--hint softmax`.
+
+xp is NumPy (CuPy on a GPU).
+The imported functions have docstrings: try help(accurate_sum).
 """
 
 from minigrad.backend import accurate_sum, array_module, as_floats, axis_of

@@ -1,6 +1,7 @@
 """Exercise: write the forward pass of softmax.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint softmax_forward`.
+Check it with `python -m minigrad.exercises FOLDER softmax_forward`.
+FOLDER is where this file is.  For a hint add `--hint softmax_forward`.
 """
 
 import numpy as np

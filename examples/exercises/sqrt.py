@@ -1,6 +1,9 @@
 """Exercise: write the backward of sqrt.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint sqrt`.
+Check it with `python -m minigrad.exercises FOLDER sqrt`.
+FOLDER is where this file is.  For a hint add `--hint sqrt`.
+
+array_module returns NumPy (CuPy on a GPU).
 """
 
 from minigrad.backend import array_module

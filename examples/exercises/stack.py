@@ -1,6 +1,9 @@
 """Exercise: write the backward of stack.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint stack`.
+Check it with `python -m minigrad.exercises FOLDER stack`.
+FOLDER is where this file is.  For a hint add `--hint stack`.
+
+xp is NumPy (CuPy on a GPU).
 """
 
 from minigrad.backend import array_module

@@ -1,6 +1,9 @@
 """Exercise: write the backward of sum.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint sum`.
+Check it with `python -m minigrad.exercises FOLDER sum`.
+FOLDER is where this file is.  For a hint add `--hint sum`.
+
+The imported functions have docstrings: try help(spread).
 """
 
 from minigrad.backend import accurate_sum

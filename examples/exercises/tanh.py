@@ -1,6 +1,9 @@
 """Exercise: write the backward of tanh.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint tanh`.
+Check it with `python -m minigrad.exercises FOLDER tanh`.
+FOLDER is where this file is.  For a hint add `--hint tanh`.
+
+array_module returns NumPy (CuPy on a GPU).
 """
 
 from minigrad.backend import array_module

@@ -1,6 +1,7 @@
 """Exercise: write top_p.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint top_p`.
+Check it with `python -m minigrad.exercises FOLDER top_p`.
+FOLDER is where this file is.  For a hint add `--hint top_p`.
 """
 
 import numpy as np

@@ -1,6 +1,7 @@
 """Exercise: write the backward of transpose.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint transpose`.
+Check it with `python -m minigrad.exercises FOLDER transpose`.
+FOLDER is where this file is.  For a hint add `--hint transpose`.
 """
 
 

@@ -1,6 +1,9 @@
 """Exercise: write the backward of var.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint var`.
+Check it with `python -m minigrad.exercises FOLDER var`.
+FOLDER is where this file is.  For a hint add `--hint var`.
+
+The imported functions have docstrings: try help(spread).
 """
 
 from minigrad.backend import accurate_sum

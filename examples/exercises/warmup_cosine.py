@@ -1,6 +1,7 @@
 """Exercise: write warmup_cosine.
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint warmup_cosine`.
+Check it with `python -m minigrad.exercises FOLDER warmup_cosine`.
+FOLDER is where this file is.  For a hint add `--hint warmup_cosine`.
 """
 
 import math

@@ -2,7 +2,7 @@
 # # 1. A derivative is a slope
 #
 # A language model has many **weights**, numbers inside it that training may change, and a **loss**,
-# one number that is larger the worse it guesses. To improve the model we must know, for every
+# one number that grows when the model guesses worse. To improve the model we must know, for every
 # weight, whether the loss rises or falls when that weight grows, and how fast. That number is a
 # **derivative**. This notebook measures some, compares them with those that `backward()` computes,
 # and takes the first steps downhill.
@@ -11,7 +11,9 @@
 # first one only installs the package if it is missing.
 
 # %%
-# In Colab, or wherever minigrad is missing, this installs it.
+# In Colab, or wherever minigrad is missing, this installs it. If the install fails, run
+#     pip install -e ".[lesson]"
+# in a terminal, in your clone of the repository. Then start Jupyter again in the same environment.
 import importlib.util
 import subprocess
 import sys
@@ -38,7 +40,7 @@ from gpt_numpy.lesson.figures import BLUE, GREY, ORANGE, new
 # $x^3$ from school: $3x^2$, which is 12 here. Notebook 2 shows how the machine gets there from two
 # multiplications. A `Tensor` is an array that remembers how it was computed, and that is all that
 # `backward()` needs. `requires_grad=True` asks for a slope, `backward()` adds it to `.grad`, and
-# `.item()` makes a Python number of it.
+# `.item()` returns it as a Python number.
 
 
 # %%
@@ -67,11 +69,14 @@ for h, slope, error in zip(steps, slopes, errors, strict=True):
 # The error falls at first, and then it rises again. There are two causes.
 #
 # * **While h is large, f is curved.** For this $f$ the formula gives
-#   $((2 + h)^3 - (2 - h)^3) / 2h = 12 + h^2$, so a step that is 100 times smaller is 10,000 times
-#   better.
+#   $((2 + h)^3 - (2 - h)^3) / 2h = 12 + h^2$, so a step that is 100 times smaller has an
+#   error that is 10,000 times smaller.
 # * **When h is tiny, the computer rounds.** Both values of $f$ are rounded in their 16th digit. The
 #   digits before it cancel in the subtraction, and the rounding error is divided by a tiny $2h$.
 #   At $h = 10^{-16}$ the number $2 + h$ is rounded to 2, and the slope comes out as 0.
+#
+# The figure shows the error for many more steps. (`new` makes an empty figure with Matplotlib.
+# BLUE, GREY and ORANGE are colours.)
 
 # %%
 fine = 10.0 ** -np.arange(0, 16.1, 0.1)
@@ -93,8 +98,8 @@ figure
 #
 # A function of many weights has one slope for each of them, and together they are called the
 # **gradient**. To measure it you move each weight by itself, which costs two evaluations per
-# weight. `backward()` finds all slopes at once, in about the time of two evaluations, however many
-# weights there are. That is why it exists.
+# weight. `backward()` finds all slopes at once, in one pass. That pass computes a few times
+# as much as one evaluation, however many weights there are. That is why it exists.
 
 # %%
 weights = np.random.default_rng(0).standard_normal(1000)
@@ -129,12 +134,13 @@ print("they agree within", "1e-9" if abs(measured - w.grad).max() < 1e-9 else "m
 # $$w \leftarrow w - \text{rate} \cdot \text{slope}$$
 #
 # The **rate** (learning rate) is a small number that we choose. It sets how long a step is. Before
-# each `backward()` we empty `.grad`, because it adds. `.data` is the plain array, so the step
-# itself is not recorded.
+# each `backward()` we set `.grad` to None, because `backward()` adds to what is there. `.data` is
+# the plain NumPy array. What we compute with it is no part of what `backward()` follows.
 #
-# Here is a loss with its lowest point at $w = 3$. Each step removes a fifth of the distance that is
-# left. This is all that training is; the rest of the lesson is about a better loss, a better
-# function, and better steps.
+# Here is a loss with its lowest point at $w = 3$. Its slope is $2 (w - 3)$, and the rate is 0.1, so
+# each step removes a fifth of the distance that is left. A line shows the loss and the slope before
+# the step, and $w$ after it. This is all that training is. The rest of the lesson is about a better
+# loss, a better function, and better steps.
 
 # %%
 w = mg.Tensor(np.array(0.0), requires_grad=True)
@@ -160,5 +166,14 @@ figure
 # * Change the rate from 0.1 to 0.9, and then to 1.1. What happens to $w$, and why?
 # * Replace $x^3$ by `1 / x`. Its error is about $h^2/16$, so the dashed line no longer fits. At
 #   which $h$ is the slope best now?
+
+# %% [markdown]
+# ## Answers
+#
+# * The slope is $2 (w - 3)$, so a step multiplies the distance to 3 by $1 - 2 \cdot \text{rate}$.
+#   With 0.9 that is −0.8: $w$ jumps over 3 in every step, and still comes closer. With 1.1 it is
+#   −1.2: each jump is longer than the last, and $w$ moves away from 3 for ever.
+# * At the same $h$, between $10^{-6}$ and $10^{-5}$. Both errors are about 16 times smaller now:
+#   the one that comes from the curve, and rounding, because $1/x$ is 0.5 where $x^3$ is 8.
 #
 # Next: [2. Build a tape](02_build_a_tape.ipynb), which shows how `backward()` works.

@@ -13,12 +13,15 @@
 # $$\frac{\partial \text{loss}}{\partial x}
 # = \frac{\partial \text{loss}}{\partial y} \cdot \frac{\partial y}{\partial x}$$
 #
-# If $x$ is used in several places, the contributions of all of them add up. We write `dx` for
+# If $x$ is used in several places, the contributions of all of them add up. (When $x$ grows a
+# little, each use moves the loss a little, and these moves add up.) We write `dx` for
 # $\partial \text{loss} / \partial x$, and `dout` for the slope of the loss with respect to an
 # operation's result.
 
 # %%
-# In Colab, or wherever minigrad is missing, this installs it.
+# In Colab, or wherever minigrad is missing, this installs it. If the install fails, run
+#     pip install -e ".[lesson]"
+# in a terminal, in your clone of the repository. Then start Jupyter again in the same environment.
 import importlib.util
 import subprocess
 import sys
@@ -37,9 +40,10 @@ import numpy as np
 # %% [markdown]
 # ## Step 1: an operation that knows its own derivative
 #
-# An operation returns two things: its result, and a function `backward` that turns the gradient of
-# the result into the gradients of the inputs. `backward` is defined inside the operation, so it may
-# use the inputs. Python keeps them for it.
+# An operation returns two things: its result, and a function `backward`. From `dout`, the slope of
+# the loss with respect to the result, `backward` computes the slope with respect to each input. (We
+# say "the gradient of x" for short when we mean the gradient of the loss with respect to x.)
+# `backward` is defined inside the operation, so it may use the inputs. Python keeps them for it.
 
 
 # %%
@@ -59,8 +63,9 @@ def mul(x, y):
 
 # %% [markdown]
 # Now take $\text{loss} = (x w + b)^2$ at $x = 2$, $w = 3$, $b = 1$. We compute it forwards, and
-# then call the three `backward` functions in the opposite order. Each gets what the one after it
-# returned. The last operation multiplies $s$ by itself, so $s$ collects two contributions.
+# then call the three `backward` functions in the opposite order. Each receives what the one that
+# was called before it returned. The last operation multiplies $s$ by itself, so $s$ gets two
+# contributions.
 
 # %%
 x, w, b = 2.0, 3.0, 1.0
@@ -115,9 +120,13 @@ print("dx", x.grad, "  dw", w.grad, "  db", b.grad, "  operations on the tape:",
 # %% [markdown]
 # ## Step 3: `@op`
 #
-# A decorator replaces a function. `@op` replaces our function of numbers, which we call the
-# operation's **page**, by a function of Tensors that also writes to the tape. With Python's
-# operators on top, an ordinary formula records itself.
+# A **decorator** is a function that takes a function and returns another one. `@op` in the line
+# above the definition of `f` means `f = op(f)` after it. Our functions exist already, so we write
+# the second form. (Run this cell only once. A second run would wrap them twice.)
+#
+# Our `op` returns a function of Tensors that also writes to the tape. We call the original
+# function, which computes with plain numbers, the operation's **page**. With Python's operators on
+# top, an ordinary formula records itself.
 
 
 # %%
@@ -161,7 +170,8 @@ print("row has shape", row.data.shape, "and its gradient", row.grad.shape)
 # repeated. With it we define the operations that a small network needs. Three of them are new:
 #
 # * In a product of matrices $x_{ik}$ meets $y_{kj}$ in $\text{out}_{ij}$. So
-#   $dx_{ik} = \sum_j dout_{ij} \, y_{kj}$, which is `dout @ y.T`.
+#   $dx_{ik} = \sum_j dout_{ij} \, y_{kj}$, which is `dout @ y.T`. In the same way
+#   $dy_{kj} = \sum_i x_{ik} \, dout_{ij}$, which is `x.T @ dout`.
 # * $\tanh$ is a curve that squeezes any number into the range from −1 to 1. Its slope is
 #   $1 - \tanh^2$.
 # * Every entry of a sum counts once, so it gets `dout`.
@@ -170,7 +180,8 @@ print("row has shape", row.data.shape, "and its gradient", row.grad.shape)
 # %%
 def unbroadcast(dout, shape):
     dout = dout.sum(tuple(range(dout.ndim - len(shape))))  # the axes added in front; () for none
-    stretched = tuple(i for i, n in enumerate(shape) if n == 1)  # of length 1, and repeated
+    # Then the axes of length 1. If one of them was not repeated, its sum changes nothing.
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1)
     return dout.sum(stretched, keepdims=True)
 
 
@@ -227,9 +238,12 @@ print("row has shape", row.data.shape, "and its gradient", row.grad.shape, row.g
 # So we cut the tape into pieces. Every result gets a **Node**, which holds its `backward` and
 # points to the nodes of its inputs. Starting from the loss, `backward()` follows those pointers. It
 # must not replay a node before all of its gradients have arrived. One fact settles the order:
-# **whatever uses a tensor is newer than it.** Every node gets the time at which it was made, and
-# the newest one that is waiting always goes first. A heap is a list that gives us its smallest
-# entry quickly; with negative times, that is the newest node.
+# **the result of an operation is newer than its inputs.** Every node gets the time at which it was
+# made, and the newest one that is waiting always goes first. A heap is a list that gives us its
+# smallest entry quickly. With negative times, that is the newest node.
+#
+# A Tensor that no operation computed, such as a weight, has no node. It is called a **leaf**, and
+# keeps its gradient in `.grad`.
 #
 # A node that has been replayed is emptied. Then the arrays that its `backward` kept are freed while
 # the rest is still being computed.
@@ -252,7 +266,7 @@ class Tensor:
         grads, ready = {}, []  # node -> its gradient so far; a heap of (-time, node)
 
         def accumulate(parent, d):
-            if isinstance(parent, Tensor):  # a leaf: it keeps its gradient
+            if isinstance(parent, Tensor):  # a leaf
                 parent.grad = d if parent.grad is None else parent.grad + d
             elif parent in grads:
                 grads[parent] = grads[parent] + d
@@ -305,7 +319,8 @@ tanh, total = op(tanh_page), op(sum_page)
 # That is the whole machine. Does it work? Here is a network with two layers. A **layer** multiplies
 # by a matrix and may add a row, its **bias**; a **network** is several layers with a curve such as
 # tanh between them. This one learns the function "exclusive or", which no single layer can compute:
-# true if exactly one of two inputs is true.
+# true if exactly one of two inputs is true. The loss is the sum of the squared errors. It is 0 only
+# if every answer is right.
 
 # %%
 generator = np.random.default_rng(1)
@@ -322,7 +337,7 @@ def network(x):
 
 
 for step in range(301):
-    error = network(inputs) + -answers
+    error = network(inputs) + -answers  # our Tensor has no minus
     loss = total(error * error)
     for p in parameters:
         p.grad = None
@@ -372,17 +387,42 @@ for x, y in zip(our_leaves, their_leaves, strict=True):
     print(f"{x.grad.shape!s:8} equal to the last bit: {np.array_equal(x.grad, y.grad)}")
 
 # %% [markdown]
-# What `minigrad/tensor.py` adds are guards. They refuse what would make a gradient wrong: an array
-# that was overwritten before `backward()` needed it, a gradient of the wrong shape, a graph that is
-# used twice. They explain mistakes in words. And `no_grad()` switches recording off.
+# `minigrad/tensor.py` adds guards. They raise an error if a gradient would be wrong: if an array
+# was overwritten before `backward()` needed it, if a gradient has the wrong shape, or if a graph is
+# used twice. Their messages explain the mistake. And `no_grad()` switches recording off.
 #
 # ## Try it
 #
 # * Write the page of `exp`, whose derivative is itself, and make it an operation.
 # * Write `x = ops["add"](x, bias)` as the first line of `piece`, and let `backward()` take the
-#   **oldest** waiting node instead of the newest. Which error do you get? (The node of `x` is
-#   replayed and emptied before its second gradient arrives.)
-# * [`examples/exercises/`](../exercises) has every operation of minigrad with an empty `backward`,
-#   and `python -m minigrad.exercises` checks what you write there.
+#   **oldest** waiting node instead of the newest. (In `accumulate`, push `parent.time` instead of
+#   `-parent.time`.) Which error do you get, and why?
+# * [`examples/exercises/`](../exercises) has every operation of minigrad with an empty `backward`.
+#   In a terminal, `python -m minigrad.exercises --new mine` makes a folder of your own, and
+#   `python -m minigrad.exercises mine` checks what you write there. The table lists them in the
+#   order in which to solve them. You can do those from `neg` to `matmul` now. The others belong to
+#   notebooks 4, 5, 7, 9, 10 and 12.
+
+# %% [markdown]
+# ## Answers
+#
+# * The page keeps its result, because that is its slope:
+#
+#   ```python
+#   def exp_page(x):
+#       out = np.exp(x)
+#
+#       def backward(dout):
+#           return (dout * out,)
+#
+#       return out, backward
+#
+#
+#   exp = op(exp_page)
+#   ```
+# * `TypeError: 'NoneType' object is not callable`. The node of the new `x` is older than the node
+#   of `h`, so it is replayed as soon as it has its first gradient, and emptied. When the second
+#   gradient arrives, the node waits once more, and its `backward` is gone.
+# * The solutions are the pages in [`minigrad/ops/`](../../minigrad/ops).
 #
 # Next: [3. Next-token prediction](03_next_token.ipynb).

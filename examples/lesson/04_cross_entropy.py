@@ -6,7 +6,9 @@
 # per character, and a ladder from "untrained" to "excellent".
 
 # %%
-# In Colab, or wherever minigrad is missing, this installs it.
+# In Colab, or wherever minigrad is missing, this installs it. If the install fails, run
+#     pip install -e ".[lesson]"
+# in a terminal, in your clone of the repository. Then start Jupyter again in the same environment.
 import importlib.util
 import subprocess
 import sys
@@ -123,7 +125,8 @@ print(f"minigrad {F.cross_entropy(logits, targets).item():.6f}")
 x = mg.Tensor(logits, requires_grad=True)
 F.cross_entropy(x, targets).backward()
 p = F.softmax(logits).numpy()
-by_formula = (p - np.eye(3)[targets]) / len(targets)
+one_hot = np.eye(3)[targets]  # a row for each target: 1 at the target, 0 elsewhere
+by_formula = (p - one_hot) / len(targets)
 print(np.round(x.grad, 4))
 print("equal to the formula:", np.allclose(x.grad, by_formula, rtol=0, atol=1e-15))
 
@@ -219,5 +222,14 @@ for kind, loss, characters in (
 #   perplexity?
 # * Change one target to the least likely token. Which entry of the gradient is largest in size now,
 #   and which sign does it have?
+
+# %% [markdown]
+# ## Answers
+#
+# * $-\ln 0.5 = 0.693$. Its perplexity is 2, as in a choice between two equally likely tokens. In
+#   bits it is exactly 1.
+# * The entry of the target, with a negative sign: $(p_t - 1) / 3$ is close to $-1/3$, because $p_t$
+#   is close to 0. So training pushes this score up. (In the last row the entry of the likeliest
+#   token is as large, with a positive sign, because its probability is 1.)
 #
 # Next: [5. The training loop](05_training_loop.ipynb).

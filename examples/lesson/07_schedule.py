@@ -7,7 +7,9 @@
 # **warm-up**, and then falls along half a cosine to a floor.
 
 # %%
-# In Colab, or wherever minigrad is missing, this installs it.
+# In Colab, or wherever minigrad is missing, this installs it. If the install fails, run
+#     pip install -e ".[lesson]"
+# in a terminal, in your clone of the repository. Then start Jupyter again in the same environment.
 import importlib.util
 import subprocess
 import sys
@@ -30,7 +32,8 @@ from minigrad.schedule import warmup_cosine
 # $z$ is how much of the time after the warm-up has passed.
 #
 # $$\text{rate} = \begin{cases}
-# \text{peak} \cdot \text{step} / \text{warm-up} & \text{while step} < \text{warm-up} \\
+# \text{floor} & \text{if step} \geq \text{end} \\
+# \text{peak} \cdot \text{step} / \text{warm-up} & \text{else, while step} < \text{warm-up} \\
 # \text{floor} + \frac{1}{2} (1 + \cos \pi z) (\text{peak} - \text{floor}) & \text{after that}
 # \end{cases}$$
 
@@ -50,8 +53,9 @@ def schedule(step, warmup, end, peak, floor):
 #
 # For a model of the size of the smallest GPT-2 a peak of $6 \cdot 10^{-4}$ is typical (the GPT-3
 # paper uses it for its smallest model), with about 2,000 steps of warm-up and a floor of a tenth of
-# the peak (as in nanoGPT). Larger models take smaller rates. Here are 10,000 steps with 1,000 of
-# warm-up. Steps count from 1, because a step with a rate of 0 would do nothing.
+# the peak (as in nanoGPT). Larger models need smaller rates. (GPT-2 and GPT-3 are language
+# models by OpenAI. nanoGPT is a small program that trains such models.) Here are 10,000 steps with
+# 1,000 of warm-up. Steps count from 1, because a step with a rate of 0 would do nothing.
 
 # %%
 WARMUP, END = 1_000, 10_000
@@ -97,13 +101,21 @@ figure
 #     group["lr"] = schedule(step, WARMUP, END, PEAK, FLOOR)
 # ```
 #
-# Notebook 6 did this without saying so. Notebook 11 shows a run with a rate that is too high, and
-# one without warm-up.
+# A parameter group is a list of weights with settings of its own. An optimizer that was made with
+# `model.parameters()` has one group. `train` in notebook 6 sets its rates in this way. Notebook 11
+# shows a run with a rate that is too high, and one without warm-up.
 #
 # ## Try it
 #
 # * Draw a schedule that falls in a straight line from peak to floor. Where is it above the cosine,
 #   and where below?
 # * What is the rate at the last step? And at step 20,000?
+
+# %% [markdown]
+# ## Answers
+#
+# * Both have the same rate at the peak, half-way down and at the floor. In the first half of the
+#   decay the line is below the cosine, and in the second half it is above.
+# * It is the floor both times, 6e-05. From step 10,000 on, `schedule` returns the floor.
 #
 # Next: [8. Gradient accumulation](08_accumulation.ipynb).

@@ -6,7 +6,9 @@
 # and step once. The result is the same as with the large batch. It only takes longer.
 
 # %%
-# In Colab, or wherever minigrad is missing, this installs it.
+# In Colab, or wherever minigrad is missing, this installs it. If the install fails, run
+#     pip install -e ".[lesson]"
+# in a terminal, in your clone of the repository. Then start Jupyter again in the same environment.
 import importlib.util
 import subprocess
 import sys
@@ -44,6 +46,7 @@ all_x, all_y = torch.Tensor(ids[:, :-1]), torch.Tensor(ids[:, 1:])  # (512, 16)
 train_loader = [(all_x[i : i + 8], all_y[i : i + 8]) for i in range(0, 512, 8)]
 
 torch.manual_seed(1)
+# bias=False: the layers add no row (notebook 2).  TrainConfig in notebook 6 has the same default.
 untrained = GPT(GPTConfig(vocab_size=vocab_size, block_size=16, n_layer=1, n_embd=32, bias=False))
 untrained.to(dtype=np.float64)
 print("small batches:", len(train_loader), "of", train_loader[0][0].shape)
@@ -169,5 +172,13 @@ print("the two models differ by less than 1e-12:", off < 1e-12)
 # * Divide by 64 in the last group as well. How far apart are the two models after the second step?
 # * What would change if the rows had different lengths, filled up with a token that does not count
 #   (**padding**)? By what should a batch be weighted then?
+
+# %% [markdown]
+# ## Answers
+#
+# * By up to 5e-04, more than the first step moved any weight. The weights of the six losses sum to
+#   6/64 and not to 1, so this gradient is about a tenth of what it should be.
+# * By its number of tokens that count, divided by that number in the whole group. A mean over
+#   sequences would give a token in a short row more weight than a token in a long one.
 #
 # Next: [9. Attention](09_attention.ipynb).

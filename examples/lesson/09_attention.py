@@ -9,7 +9,9 @@
 # the transpose.)
 
 # %%
-# In Colab, or wherever minigrad is missing, this installs it.
+# In Colab, or wherever minigrad is missing, this installs it. If the install fails, run
+#     pip install -e ".[lesson]"
+# in a terminal, in your clone of the repository. Then start Jupyter again in the same environment.
 import importlib.util
 import subprocess
 import sys
@@ -142,9 +144,10 @@ print("without it:", same)
 # |---|---|
 # | embedding | a table with one row of C numbers per token, and one per position |
 # | layer norm | subtracts a row's mean, divides by its spread, and multiplies by a weight |
-# | MLP | the network of notebook 2, with 4 C numbers between its two layers |
+# | projection (`proj`) | a product with a matrix that mixes the channels, back to C numbers |
+# | MLP | multi-layer perceptron: the network of notebook 2, 4 C numbers wide between its layers |
 # | GELU | a smooth form of max(0, x), in place of tanh |
-# | scores | the product with the token table again |
+# | scores | the product with the token table again: a token scores high if its row fits |
 
 # %%
 config = GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False)
@@ -158,6 +161,10 @@ SVG(shapes_svg(config))
 B, T, H, C = 2, 6, 4, 128
 x = mg.Tensor(np.zeros((B, T, C)))
 print(x.shape, "→", x.view(B, T, H, C // H).transpose(0, 2, 1, 3).shape)
+
+# %% [markdown]
+# Finally, the weights of one block. A weight has shape (outputs, inputs), as in PyTorch, while
+# notebook 2 had (inputs, outputs): `F.linear(x, weight)` computes `x @ weight.T`.
 
 # %%
 mg.manual_seed(1)
@@ -174,5 +181,12 @@ for name, p in model.h[0].named_parameters():
 # * Put the positions of `arrays` in another order, `arrays[..., [2, 0, 1, 4, 3, 5], :]`, and call
 #   `F.attention` with `causal=False`: the same rows come out, in the new order. So without the mask
 #   attention has no sense of order. What in the picture above tells the model where a token is?
+
+# %% [markdown]
+# ## Answers
+#
+# * The mean of the values up to itself: equal scores become equal shares of what the mask leaves.
+# * They are equal. (The test in the next cell compares with the mask. Pass `causal=False` there.)
+# * The second table of the embedding, with a row per position. Its row is added to the token's.
 #
 # Next: [10. Sampling](10_sampling.ipynb).

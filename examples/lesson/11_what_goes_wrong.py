@@ -7,7 +7,9 @@
 # curve looks like.
 
 # %%
-# In Colab, or wherever minigrad is missing, this installs it.
+# In Colab, or wherever minigrad is missing, this installs it. If the install fails, run
+#     pip install -e ".[lesson]"
+# in a terminal, in your clone of the repository. Then start Jupyter again in the same environment.
 import importlib.util
 import subprocess
 import sys
@@ -82,8 +84,8 @@ def square(x):
 check(square, x)
 
 # %% [markdown]
-# **2. What was broadcast is not summed**, in a matrix plus a row. This is the only one of the six
-# that the tape itself notices, because the gradient has the wrong shape.
+# **2. The sum over a broadcast axis is missing**, in a matrix plus a row. This is the only one of
+# the six that the tape itself notices, because the gradient has the wrong shape.
 
 
 # %%
@@ -116,7 +118,7 @@ check(rows_0_1_0, x)
 
 # %% [markdown]
 # **4. The mean is treated as a constant**, in layer norm. But when an entry moves, its row's mean
-# moves too.
+# moves too. (`minigrad/ops/layer_norm.py` derives the right rule.)
 
 
 # %%
@@ -136,7 +138,7 @@ check(normalize, x)
 
 # %% [markdown]
 # **5. Every entry is treated by itself**, in softmax. But a score moves all probabilities of its
-# row, because they sum to 1.
+# row, because they sum to 1. (`minigrad/ops/softmax.py` derives the right rule.)
 
 
 # %%
@@ -146,7 +148,7 @@ def softmax_by_entry(x):
     out = e / e.sum(-1, keepdims=True)
 
     def backward(dout):
-        return (dout * out * (1 - out),)  # this is the derivative of 1 / (1 + e⁻ˣ)
+        return (dout * out * (1 - out),)  # right only if no other entry of out moved
 
     return out, backward
 
@@ -207,6 +209,7 @@ def train(peak=0.02, warmup=25, shifted=True, masked=True):
     mg.manual_seed(1)
     model = GPT(GPTConfig(vocab_size=V, block_size=T, n_layer=2, n_head=2, n_embd=32))
     model.to(dtype=np.float64)
+    # fused: all weights in one array, which is faster.  0.99 suits small batches.
     optimizer = mg.optim.AdamW(model.parameters(), lr=0, betas=(0.9, 0.99), fused=True)
     losses = []
     with patch.object(F, "attention", partial(F.attention, causal=masked)):
@@ -233,12 +236,13 @@ runs = {
     "mask forgotten": train(masked=False),
 }
 chaotic = ("rate too high", "no warm-up")
+print("the mean of the last 20 losses, and what the model writes:")
 for name, (losses, written) in runs.items():
     last = running_mean(losses)[-1]
     if name in chaotic:
-        print(f"{name:20} last loss about {last:.0f}")
+        print(f"{name:20} about {last:.0f}")
     else:
-        print(f"{name:20} last loss {last:5.2f}   writes {written!r}")
+        print(f"{name:20} {last:.2f}   {written!r}")
 healthy, high, hasty, *_ = (running_mean(losses)[-1] for losses, _ in runs.values())
 print(f"without warm-up it ends more than 0.15 above the healthy run: {hasty > healthy + 0.15}")
 print(f"with a rate too high, more than 0.5 above that: {high > hasty + 0.5}")
@@ -246,7 +250,7 @@ print(f"with a rate too high, more than 0.5 above that: {high > hasty + 0.5}")
 # %% [markdown]
 # Two of the runs are chaotic: the steps are so large that they amplify every rounding error, and
 # another machine gets other weights. So their losses are rounded, and what they write is in the
-# figure.
+# figure. "About 2" hides the difference to the healthy run. The two lines below the table show it.
 
 # %%
 figure, axes = new("Five runs, four of them broken", height=7.5, xlabel="step", ylabel="loss")
@@ -290,5 +294,14 @@ figure
 # * Remove the clipping from `train`, and double the rate.
 # * Shift the targets by two, `y[:, 1:]` against `x[:, :-1]`: the model then guesses the token after
 #   the next one. What does the curve look like, and what does it write?
+
+# %% [markdown]
+# ## Answers
+#
+# * The run trains, and ends higher: at 2.53 instead of 1.99. Here the run without
+#   warm-up ends at about 3, and the one without a mask at 2.6: it has not found the answer to its
+#   right after 320 steps.
+# * It falls to about 3.1 and no further. The model writes frequent letters in no order, because its
+#   guess for the place after the next is put into the next place.
 #
 # Next: [12. The graph of a step](12_graph.ipynb).

@@ -1,6 +1,6 @@
-"""The training command: its flags, and all that must be right before a run begins or goes on.
+"""The training command: parse the flags, and check everything before a run starts or resumes.
 
-Nothing is written before everything has been read, and fits.
+Nothing is written until all input has been read and checked.
 """
 
 import argparse
@@ -46,34 +46,35 @@ class Command(TrainConfig):
     preset: Literal["laptop", "baby", "gpt2"] = "laptop"
     """Which settings to start from: by default laptop, or baby on a GPU."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute; auto: on an NVIDIA GPU if there is one that works."""
+    """Where to compute; auto takes an NVIDIA GPU if one works, else the CPU."""
     precision: Literal["float32", "tf32"] = "float32"
-    """How a GPU multiplies: by default in tf32, which rounds factors to 10 bits and is faster."""
+    """How a GPU multiplies matrices: in float32, or in tf32, which is faster and rounds factors to
+    10 bits.  A GPU that has tf32 uses it unless you ask for float32."""
     data: tuple[Path, ...] = ()
-    """The text to learn from, instead of tiny Shakespeare: files (.txt, .jsonl, .gz), folders, -"""
+    """Train on this text, not on tiny Shakespeare: files (.txt, .jsonl, .gz), folders, or -"""
     val_data: tuple[Path, ...] = ()
-    """Another text to validate on, instead of the last tenth of the text."""
+    """Validate on this text; by default on the last tenth of the text, which is not trained on."""
     eval_tokens: int = 2**17
     """How many tokens to validate on during a run, evenly spaced over the text; 0: on all."""
     tokenizer: Literal["char", "bpe", "gpt2"] = "char"
     """What a token is: a character, a piece of a word learned from the text, or GPT-2's pieces."""
     vocab_size: int | None = None
-    """How many tokens bpe learns, the 256 bytes among them: 512 unless given."""
+    """How many tokens bpe has, including the 256 bytes; 512 by default."""
     init_from: Path | None = None
-    """A folder with a GPT-2 (of Hugging Face's, or a run) to start from, with its tokenizer."""
+    """A folder with a GPT-2 model and its tokenizer to start from: Hugging Face's, or a run's."""
     page_model: bool = True
     """Whether report.html holds the model, to talk to it there, if the page stays under 12 MB."""
     out: Path = Path("runs/shakespeare")
     """The folder for the results; an earlier run there is renamed, not overwritten."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on with the run in --out where it was saved, with its settings."""
+    """Resume the run in --out from its last save, with its settings."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Open report.html in a browser as soon as there is one."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print only the last line."""
 
     def __post_init__(self):
-        """No check yet: prepare() makes it, where an error becomes one line, not a traceback."""
+        """Skip the checks: prepare() runs them, where an error becomes a line, not a traceback."""
 
     def check(self):
         super().check()
@@ -93,7 +94,7 @@ class Command(TrainConfig):
         )
 
     def settings(self, corpus: Corpus, ranks: Ranks) -> dict[str, Any]:
-        """What train_config.json keeps of a run."""
+        """Return what train_config.json keeps of a run."""
         kept = [f.name for f in fields(self) if f.name not in NOT_KEPT]
         settings = {name: getattr(self, name) for name in kept}
         for name in PATHS:
@@ -107,11 +108,11 @@ PATHS = (*TEXTS, "init_from")
 
 
 def home(path: Path) -> Path:
-    """Return a path with the user's home folder in the place of ~."""
+    """Return a path with ~ replaced by the user's home folder."""
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{path} has no home folder to begin with: name it in full") from error
+        raise ValueError(f"the home folder in {path} is not known: give the full path") from error
 
 
 def paths_kept(paths):
@@ -128,7 +129,7 @@ def paths_read(kept):
 
 
 def flags_of(command: Command) -> list[str]:
-    """The flags that make this command: those in which it differs from its preset."""
+    """Return the flags that make this command: those in which it differs from its preset."""
     preset = Command(**PRESETS[command.preset])
     flags = ["--preset", command.preset, "--device", command.device]
     flags += ["--precision", command.precision] if command.device == GPU else []
@@ -146,22 +147,22 @@ def flags_of(command: Command) -> list[str]:
 
 
 class Job(NamedTuple):
-    """All that is known before a run begins."""
+    """All that is known before a run starts or resumes."""
 
     command: Command
-    why: str  # its device was chosen
-    notes: list[str]  # on what is otherwise than before
+    why: str  # the reason for its device
+    notes: list[str]  # what changes when a run resumes
     corpus: Corpus
     tokenizer: Tokenizer
     train_ids: np.ndarray
     val_ids: np.ndarray
     folder: RunFolder
     weights: dict[str, np.ndarray] | None  # to start from
-    saved: tuple[resume.Progress, dict[str, np.ndarray]] | None  # of a run that goes on
+    saved: tuple[resume.Progress, dict[str, np.ndarray]] | None  # of a run that resumes
 
     @property
     def prompt(self) -> np.ndarray:
-        """The ids (1, T) that samples begin with: a new line, or the text's first character."""
+        """The ids (1, T) that samples begin with: a line break, or the text's first character."""
         return self.tokenizer.encode(self.corpus.prompt())[None]
 
     def text_memory(self) -> int:
@@ -176,9 +177,9 @@ def text_memory(corpus, ids):
 
 
 def prepare(arguments: list[str] | None, ranks: Ranks, description: str | None) -> Job:
-    """Read flags and text, or what was saved, and see to it that all fits.
+    """Read the flags, the text and what was saved, and check that they fit together.
 
-    Raises ValueError, OSError or GPUUnavailable with one line that says what is wrong.
+    Raises ValueError, OSError or GPUUnavailable with a message of one line.
     """
     refuse_bad_texts(sys.argv[1:] if arguments is None else arguments)
     refuse_empty_values(sys.argv[1:] if arguments is None else arguments)
@@ -217,14 +218,14 @@ def asks_for_gpu(arguments) -> bool:
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose error is a ValueError, not a page of flags."""
+    """A parser that raises ValueError instead of printing the usage."""
 
     def error(self, message):
         raise ValueError(message)
 
 
 def refuse_bad_texts(arguments):
-    """ValueError if a flag for texts has no value, or comes twice, which would drop the first."""
+    """Raise ValueError if a flag for texts has no value, or is given twice."""
     arguments = [*map(str, arguments)]
     flags = [a.partition("=")[0].replace("_", "-") for a in arguments]
     for flag in ("--data", "--val-data"):
@@ -238,7 +239,7 @@ def refuse_bad_texts(arguments):
 
 
 def refuse_empty_values(arguments):
-    """ValueError if a flag has an empty value, which as a path would mean the current folder."""
+    """Raise ValueError if a flag has an empty value: as a path it would be the current folder."""
     for before, argument in itertools.pairwise(["", *map(str, arguments)]):
         flag, equals, value = argument.partition("=")
         if flag.startswith("--") and equals and not value:
@@ -251,31 +252,35 @@ def refuse_empty_values(arguments):
 
 
 def start_run(arguments, flags, ranks, description):
-    """The Job of a run that begins, in a folder that is ready for it."""
+    """Return the Job of a new run, whose folder is ready."""
     start = None
     if flags.init_from and not flags.help:
         start = Start.from_folder(home(flags.init_from), flags.tokenizer)
     command, why = parse(arguments, flags, ranks, description, start)
     command.check()
     if start and command.vocab_size is not None:
-        raise ValueError("--vocab-size is the model's own where it starts from one: leave it out")
+        raise ValueError(
+            "--vocab-size cannot be combined with --init-from, which brings its own vocabulary: "
+            "leave it out"
+        )
     if command.vocab_size is not None and command.tokenizer != "bpe":
-        raise ValueError("--vocab-size says how many tokens bpe learns: add --tokenizer bpe")
+        raise ValueError("--vocab-size needs --tokenizer bpe")
     weights = start and start.weights(command)
     corpus = load_corpus(command.data, command.val_data)
-    for folder in (*command.data, *command.val_data):
-        if folder.is_dir() and folder.resolve() in (out := resolved(command.out)).parents:
-            raise ValueError(
-                f"--out {out} is inside {folder}, whose texts the run learns from, and what it "
-                "writes would be one of them: choose another --out"
-            )
+    for flag, paths in (("--data", command.data), ("--val-data", command.val_data)):
+        for folder in paths:
+            if folder.is_dir() and folder.resolve() in (out := resolved(command.out)).parents:
+                raise ValueError(
+                    f"--out {out} is inside the {flag} folder {folder}, so the run would read its "
+                    "own output as text: choose another --out"
+                )
     tokenizer = start.tokenizer if start else make_tokenizer(command, corpus)
-    check_fit(command, tokenizer, ranks)  # to encode a large text takes minutes
+    check_fit(command, tokenizer, ranks)  # first, because encoding a large text takes minutes
     ids = encoded(tokenizer, corpus.text, command.block_size, corpus.validation)
     check_fit(command, tokenizer, ranks, text_memory(corpus, ids))
     notes = []
     if not start and command.tokenizer == "bpe" and not isinstance(corpus.text, str):
-        notes.append(f"bpe has learned its tokens from the first {LEARNED:,} characters")
+        notes.append(f"bpe learned its tokens from the first {LEARNED:,} characters")
     folder = RunFolder(command.out, command.settings(corpus, ranks), tokenizer)
     return Job(command, why, notes, corpus, tokenizer, *ids, folder, weights, saved=None)
 
@@ -284,8 +289,9 @@ LEARNED = 10_000_000  # characters of a large text that bpe learns from
 
 
 def make_tokenizer(command: Command, corpus: Corpus) -> Tokenizer:
-    """Return the tokenizer that a run names.  bpe does not learn from the validation text; all
-    characters are known in advance.
+    """Return the tokenizer of a run.
+
+    bpe learns from the training text alone.  A vocabulary of characters has those of both texts.
     """
     if command.tokenizer == "char":
         return CharTokenizer(corpus.alphabet())
@@ -297,8 +303,8 @@ def make_tokenizer(command: Command, corpus: Corpus) -> Tokenizer:
     tokenizer = BPETokenizer.from_text(beginning, size)
     if tokenizer.vocab_size < size and command.vocab_size is not None:
         raise ValueError(
-            f"the text has no more than {tokenizer.vocab_size} tokens for bpe, for then no two "
-            "neighbours come twice: give more text or a smaller --vocab-size"
+            f"bpe can learn only {tokenizer.vocab_size} tokens from this text, because then no "
+            "pair of tokens occurs twice: give more text or a smaller --vocab-size"
         )
     return tokenizer
 
@@ -314,11 +320,13 @@ class Start(NamedTuple):
 
     @classmethod
     def from_folder(cls, folder, wanted):
-        """What is in the folder of --init-from; `wanted` is what --tokenizer says, or None."""
+        """Read the folder of --init-from; `wanted` is the value of --tokenizer, or None."""
         config, state, tokenizer = load_model(folder)
         for name, array in state.items():
             if not np.isfinite(array).all():
-                raise ValueError(f"the model in {folder} is broken: {name} is not all numbers")
+                raise ValueError(
+                    f"the model in {folder} is broken: {name} has NaN or infinite entries"
+                )
         kind = "gpt2" if tokenizer.vocab_size == GPT2_SIZE else "bpe"
         kind = "char" if isinstance(tokenizer, CharTokenizer) else kind
         if wanted not in (None, kind):
@@ -326,12 +334,12 @@ class Start(NamedTuple):
         return cls(folder, config, state, tokenizer, kind)
 
     def settings(self):
-        """What the model brings with it; but for dropout, and a shorter block, it is fixed."""
+        """Return the settings that the model fixes; dropout and a smaller block_size may differ."""
         shape = {name: getattr(self.config, name) for name in Architecture.__dataclass_fields__}
         return shape | {"tokenizer": self.kind}
 
     def weights(self, command):
-        """Its weights as float32, for the block size that the command names."""
+        """Return its weights as float32, for the block size of the command."""
         for name in ("n_layer", "n_head", "n_embd", "bias"):
             here, there = getattr(command, name), getattr(self.config, name)
             if here != there:
@@ -339,8 +347,8 @@ class Start(NamedTuple):
                 raise ValueError(f"{flag} is {here}, but the model in {self.folder} has {there}")
         if command.block_size > self.config.block_size:
             raise ValueError(
-                f"--block-size is {command.block_size}, but the model in {self.folder} knows no "
-                f"more than {self.config.block_size} positions"
+                f"--block-size is {command.block_size}, but the model in {self.folder} has only "
+                f"{self.config.block_size} positions"
             )
         if resolved(command.out) == self.folder.resolve():
             raise ValueError(f"--out is the folder of --init-from, {self.folder}: choose another")
@@ -349,8 +357,9 @@ class Start(NamedTuple):
 
 
 def parse(arguments, flags, ranks, description, start):
-    """(Command, why on its device): the flags over the preset that they or the device name, and
-    over the shape of the model to start from.
+    """Return the Command, and the reason for its device.
+
+    The flags override the shape of a model to start from, which overrides the preset.
     """
     device: Any = CPU  # --help need not wait for a GPU
     why = ""
@@ -376,7 +385,7 @@ def precisions(device):
 def with_precision(command, asked):
     """Return the command, in float32 if its device has no other precision.
 
-    asked       what --precision says, or None.  ValueError if the device does not have that
+    asked       the value of --precision, or None.  ValueError if the device does not have it
     """
     if command.precision in precisions(command.device):
         return command
@@ -387,23 +396,26 @@ def with_precision(command, asked):
 
 
 def choose_device(device, ranks, workers):
-    """(device, why) of "auto" or "gpu"; what shares a step out computes on CPUs."""
+    """Return (device, reason) for "auto" or "gpu"; "auto" divides a step among CPUs only."""
     if device == "auto" and ranks.world_size > 1:
-        return CPU, "mpirun shares a step out over CPUs; --device gpu gives each rank a GPU"
+        return CPU, "mpirun divides a step among CPUs; --device gpu gives each rank a GPU"
     if device == "auto" and workers not in (None, "1"):
-        return CPU, "--workers shares a step out over the cores of a CPU"
+        return CPU, "--workers divides a step among the cores of a CPU"
     return select_device(device)
 
 
 def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
-    """ValueError if the rows cannot be shared out, or the machine has too little memory."""
+    """Raise ValueError if a step cannot be divided, or the machine has too little memory."""
     if command.device == GPU and command.workers > 1:
         raise ValueError(
-            "--workers shares a step out over the cores of a CPU, but the device is gpu: leave out "
+            "--workers divides a step among the cores of a CPU, but the device is gpu: leave out "
             "one of the two"
         )
     if command.patience and ranks.world_size > 1:
-        raise ValueError("--patience is for one rank, which evaluates alone: leave it out")
+        raise ValueError(
+            "--patience does not work with several ranks, because only rank 0 evaluates: "
+            "leave it out"
+        )
     ranks.sequences(command.sequences_per_step)
     there = memory.machine_memory(command.device)
     what = (command, tokenizer.vocab_size, command.workers, there, ranks, command.device)
@@ -411,10 +423,10 @@ def check_fit(command, tokenizer, ranks, text=0, levers=memory.LEVERS):
         raise ValueError(no)
 
 
-# ---- a run that goes on --------------------------------------------------------------------------
+# ---- a run that resumes --------------------------------------------------------------------------
 
-ELSEWHERE = ("workers", "device", "precision")  # may change, and the last digits then do
-# These may change, because they do not alter the past.
+ELSEWHERE = ("workers", "device", "precision")  # may change; the last digits may then differ
+# These may change, because the steps that were made do not depend on them.
 TO_COME = ("steps", "eval_every", "log_every", "eval_tokens", "patience", "graph", "page_model")
 FREE = (*ELSEWHERE, *TO_COME, *NOT_KEPT, *TEXTS)
 BEFORE = {  # of runs older than these settings
@@ -428,13 +440,13 @@ BEFORE = {  # of runs older than these settings
 
 
 def identity(settings: dict[str, Any], text: str) -> str:
-    """What two runs have in common if and only if they compute the same: a fingerprint."""
+    """Return a fingerprint that is equal for two runs if and only if they compute the same."""
     fixed = {k: v for k, v in settings.items() if k not in (*FREE, "text", "ranks")}
     return fingerprint(json.dumps([fixed, text], sort_keys=True))
 
 
 def load_run(arguments, flags, ranks, description):
-    """The Job of the run in the folder of --out, which goes on; nothing is written yet."""
+    """Return the Job of the run to resume in the folder of --out; write nothing yet."""
     folder = RunFolder.of_saved(home(Path(flags.out)))
     try:
         return job_of(folder, arguments, flags, ranks, description)
@@ -444,7 +456,7 @@ def load_run(arguments, flags, ranks, description):
 
 
 def job_of(folder, arguments, flags, ranks, description):
-    """The Job of the run in a folder that is locked."""
+    """Return the Job of the run in a folder that is locked."""
     out = home(Path(flags.out))
     progress, arrays = folder.saved
     edited = []
@@ -453,11 +465,11 @@ def job_of(folder, arguments, flags, ranks, description):
         edited = [k for k, v in progress.settings.items() if k not in FREE and written.get(k) != v]
     except (ValueError, OSError) as error:  # the state has all settings too
         folder.written = None
-        folder.warnings.append(f"{message(error)}; it is written again")
+        folder.warnings.append(f"{message(error)}; it will be rewritten")
     if edited:
         raise ValueError(
-            f"{out / 'train_config.json'} was changed since the run was saved, in "
-            f"{', '.join(edited)}: put it back"
+            f"{', '.join(edited)} in {out / 'train_config.json'} changed after the run was saved: "
+            f"restore the saved value{'s' * (len(edited) > 1)}"
         )
     before = saved_command(progress.settings, out)
     command = program.parse(Command, args=arguments, default=before, description=description)
@@ -476,19 +488,19 @@ def job_of(folder, arguments, flags, ranks, description):
     corpus = load_corpus(command.data, command.val_data)
     if corpus.fingerprint() != progress.text:
         raise ValueError(
-            f"the text is not the one that the run in {out} learns from: that was "
+            f"the text is not the one that the run in {out} trains on: that was "
             f"{printable(progress.settings['text'])}, this is {corpus.name}"
             + (f" ({corpus.reason})" if corpus.reason else "")
         )
     tokenizer = load(out / "tokenizer.json")
     if tokenizer.fingerprint() != progress.tokenizer:
         raise ValueError(f"{out / 'tokenizer.json'} is not the one that the run was started with")
-    if progress.best < math.inf:  # else there was no evaluation yet
+    if progress.best < math.inf:  # there was an evaluation
         try:
             checkpoint.check_run(out, progress.run)
         except (ValueError, OSError) as error:
             folder.warnings.append(
-                f"{message(error)}; the model of step {progress.step} replaces it"
+                f"{message(error)}; it will be replaced by the model of step {progress.step}"
             )
             folder.model_is_lost = True
             progress = replace(progress, best=progress.val_loss, waited=0)
@@ -502,7 +514,7 @@ def job_of(folder, arguments, flags, ranks, description):
 
 
 def saved_command(settings, out):
-    """The Command of saved settings."""
+    """Return the Command of saved settings."""
     try:
         settings = {k: v for k, v in settings.items() if k not in ("text", "ranks")}
         settings = BEFORE | settings
@@ -512,14 +524,12 @@ def saved_command(settings, out):
         check_kinds(command)
         command.check()
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(
-            f"{out / resume.FILE} has settings of another kind: {message(error)}"
-        ) from error
+        raise ValueError(f"{out / resume.FILE} has invalid settings: {message(error)}") from error
     return command
 
 
 def check_kinds(command):
-    """TypeError if a setting has a value of another kind than its declaration says."""
+    """Raise TypeError if the value of a setting does not have the declared type."""
     for name, kind in get_type_hints(Command).items():
         value = getattr(command, name)
         if get_origin(kind) is Literal:
@@ -532,7 +542,7 @@ def check_kinds(command):
 
 
 def check_resume_args(before, command, done):
-    """ValueError if a flag would have changed what the run has computed in the steps `done`."""
+    """Raise ValueError if a flag would have changed the steps that the run has made, `done`."""
     command.check()
     names = [f.name for f in fields(command) if f.name not in FREE]
     fixed = [name for name in names if getattr(before, name) != getattr(command, name)]
@@ -540,32 +550,34 @@ def check_resume_args(before, command, done):
         flags = " and ".join("--" + name.replace("_", "-") for name in sorted(fixed))
         raise ValueError(
             f"{flags} would change what the run in {command.out} has computed so far: leave it out "
-            "to go on with --resume, or start another run with another --out"
+            "to resume, or start another run with another --out"
         )
     if command.steps <= done and command.steps != before.steps:
-        raise ValueError(f"--steps must be above {done}: so many the run has made already")
+        raise ValueError(
+            f"--steps must be above {done}, the number of steps that the run has already made"
+        )
 
 
 def with_device(before, command, ranks):
-    """(Command, why): on the device that it names, or that the run was on."""
+    """Return the Command with its device, or that of the run, and the reason for the device."""
     if command.device == CPU:
         return command, ""
     same = command.workers == before.workers
     try:
         device, why = choose_device(command.device, ranks, None if same else str(command.workers))
     except GPUUnavailable as error:
-        raise GPUUnavailable(f"{error}; to go on without a GPU: --device cpu") from error
+        raise GPUUnavailable(f"{error}; to resume without a GPU: --device cpu") from error
     workers = 1 if device == GPU and same else command.workers
     return replace(command, device=device, workers=workers), why
 
 
 def what_is_new(before, now):
-    """A line for each setting that is otherwise from here on, and what comes of it."""
+    """Return a line for each setting that changes, and one for each effect."""
     before = BEFORE | before
     changed = [k for k in ("ranks", *ELSEWHERE, *TO_COME) if before[k] != now[k]]
-    notes = [f"{name}: {before[name]} before, {now[name]} from here on" for name in changed]
+    notes = [f"{name} changes from {before[name]} to {now[name]}" for name in changed]
     if {"ranks", "workers", "device"} & set(changed):
-        notes.append("sums are rounded in another order now: the last digits may differ")
+        notes.append("sums are now rounded in another order, so the last digits may differ")
     if "precision" in changed:
-        notes.append("the factors of matrix products are rounded differently now")
+        notes.append("the factors of matrix products are now rounded differently")
     return notes

@@ -1,4 +1,4 @@
-"""Looking into a model: where its heads look, what surprises it, and how context helps it."""
+"""Inspect a model: its attention, the surprisal of each token, and the loss by position."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ from minigrad.backend import array_module, to_numpy
 
 
 def attention_maps(model, ids: np.ndarray) -> np.ndarray:
-    """P of every head: ids (T,) → (L, H, T, T), L layers; row t is what position t looks at.
+    """Return P of every head: ids (T,) → (L, H, T, T), L layers; row t has the weights of query t.
 
-    F.attention computes P and lets it go; here the blocks are walked through once more, and the
-    formula is spelled out (see minigrad/ops/attention.py).
+    F.attention does not keep P.  So this calls the blocks again, and writes out the formula (see
+    minigrad/ops/attention.py).
     """
     maps = []
     with model.eval_mode(), np.errstate(all="ignore"):
@@ -58,10 +58,10 @@ class Surprise(NamedTuple):
 
 
 def surprise(model, ids: np.ndarray, k: int = 3) -> Surprise:
-    """How each of ids (N + 1,) but the first surprises the model, and what it would have guessed.
+    """Return the surprisal of each of ids (N + 1,) but the first, and the model's best guesses.
 
-    Windows of block_size overlap by half: after the first half window, every token is told from
-    half a window of text before it, or more.
+    Windows overlap by half, so after the first half window every token has at least half a window
+    of context.
     """
     n, T = len(ids) - 1, min(model.config.block_size, len(ids) - 1)
     stride = (T + 1) // 2
@@ -71,7 +71,7 @@ def surprise(model, ids: np.ndarray, k: int = 3) -> Surprise:
         logp = to_numpy(F.log_softmax(model(x)).data)  # (B, T, V)
     rows = np.empty((n, logp.shape[-1]), logp.dtype)
     for start, row in zip(reversed(starts), reversed(logp), strict=True):
-        fresh = T - stride if start else 0  # what comes before is told better by the window before
+        fresh = T - stride if start else 0  # the window before has more context for the first ones
         rows[start + fresh : start + T] = row[fresh:]
     guesses = np.argsort(-rows, -1, kind="stable")[:, :k]
     return Surprise(

@@ -1,8 +1,8 @@
 """Estimate how much memory a run will need, before it starts.
 
 It needs memory for the weights, gradients and moments; for what the forward pass of a step keeps
-until the backward pass; for evaluation, which keeps nothing but reads many rows at once; and for
-sampling.  Numbers are float32, 4 bytes each.
+until the backward pass; for evaluation, which keeps nothing but reads many sequences at once; and
+for sampling.  Numbers are float32, 4 bytes each.
 """
 
 import contextlib
@@ -104,10 +104,10 @@ def estimate(
 ) -> Estimate:
     """Return the memory that train() and evaluate() take, within some 15 %; unmeasured on a GPU.
 
-    n_workers   how many processes share this rank's rows; on a GPU always 1
+    n_workers   how many processes share this rank's sequences; on a GPU always 1
     text        bytes of the text and its ids, which all processes of a rank share
 
-    Raises ValueError if there are fewer rows than ranks, as the run would.
+    Raises ValueError if there are fewer sequences than ranks, as the run would.
     """
     ranks = ranks or Ranks()
     n_workers = n_workers if device == CPU else 1
@@ -176,7 +176,7 @@ def refusal(
 ) -> str | None:
     """Return None if the run fits into `memory` bytes, else one line: why not, and what to lower.
 
-    It names every lever of which an eighth would be enough by itself, or all levers if none is.
+    The line names every lever that would be enough if lowered to an eighth, or all if none is.
     """
 
     def need(settings):
@@ -193,7 +193,7 @@ def refusal(
 
 
 def lowered(config: TrainConfig, name: str) -> TrainConfig:
-    """Return the config with an eighth of that setting, or the minimum, and as many rows a step."""
+    """Return the config with an eighth of a setting, or its minimum; a step keeps its sequences."""
     unit = config.n_head if name == "n_embd" else 1
     value = unit * max(1, getattr(config, name) // unit // 8)
     changes = {name: value}

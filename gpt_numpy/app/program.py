@@ -21,8 +21,8 @@ def run(main: Callable[[], int]) -> int:
 
     A program may let Ctrl-C end it without a traceback (SIG_DFL) until it has been loaded.
 
-    Warnings are for programmers: none is shown, and none is an error (as python -W error asks for).
-    Nor are numbers that overflow; they are looked for in the loss and in the gradient.
+    Warnings are for programmers: none is shown, and none is an error, even with python -W error.
+    NumPy's overflow warnings are off too, because the loss and the gradient are checked.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,13 +31,15 @@ def run(main: Callable[[], int]) -> int:
     open_streams()
     try:
         return main()
-    except OSError as error:  # main() had no way to report this one: standard error is full, say
+    except OSError as error:  # main() could not report this one, for example on a full disk
         complain(in_one_line(error))
         return 2
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of a library that is written in Rust
             raise
-        complain(f"a library failed, most likely because memory ran out: {in_one_line(error)}")
+        complain(
+            f"a library failed, probably because there is not enough memory: {in_one_line(error)}"
+        )
         return 1
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -67,8 +69,8 @@ def open_streams() -> None:
 
 
 def parse(target: Any, **options: Any) -> Any:
-    """tyro.cli(), which quotes arguments that it does not understand as they are."""
-    import tyro  # here, because a program that needs no flags need not wait for it
+    """Call tyro.cli(); in its errors, escape what a terminal would obey."""
+    import tyro  # here, because its import is slow and not every program needs it
 
     said = io.StringIO()
     try:
@@ -88,7 +90,7 @@ def complain(error: object) -> None:
 
 
 def silence(stream) -> None:
-    """Send a stream that nobody reads to /dev/null, so that it is no error to write to it."""
+    """Redirect a stream without a reader to /dev/null, so that writing to it does not fail."""
     with contextlib.suppress(OSError, ValueError):  # it has no descriptor
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

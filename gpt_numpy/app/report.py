@@ -1,4 +1,4 @@
-"""What a loss means, and how a run is shown: the figure of its loss, and its report."""
+"""The meaning of a loss, and the figure and HTML report of a run."""
 
 import base64
 import codecs
@@ -37,7 +37,7 @@ LADDER = (  # the landmarks of a model whose tokens are pieces of words, some 50
 
 
 def perplexity(loss: float) -> float:
-    """e^loss: the model is as unsure as if it chose among so many equally likely tokens."""
+    """Return e^loss: the model is as unsure as among that many equally likely tokens."""
     try:
         return math.exp(loss)
     except OverflowError:
@@ -45,18 +45,18 @@ def perplexity(loss: float) -> float:
 
 
 def bits(loss: float, characters_per_token: float = 1.0) -> float:
-    """A loss in nats per token as bits per character.
+    """Return a loss in nats per token as bits per character.
 
-    A model with longer tokens has more to guess at each, and fewer of them: this tells which one
-    knows a text better.
+    A longer token is harder to guess, but a text has fewer of them.  Bits per character compare
+    models with different tokenizers.
     """
     return loss / math.log(2) / characters_per_token
 
 
 def ladder() -> str:
-    """The table loss → perplexity → meaning, for tokens that are pieces of words, as text.
+    """Return the table loss → perplexity → meaning, for tokens that are pieces of words, as text.
 
-    A model of characters has another ladder: it chooses among some 65, and starts at ln 65 = 4.17.
+    A model of characters has other landmarks: with 65 characters it starts at ln 65 = 4.17.
     """
     lines = [f"{'loss':>6} {'perplexity':>11}   what it means"]
     for loss, meaning in LADDER:
@@ -69,7 +69,7 @@ def ladder() -> str:
 def own_settings():
     """Have matplotlib draw with its own settings, whatever MPLBACKEND or a matplotlibrc says.
 
-    It also is silent: a missing glyph is drawn as a box, and a missing folder needs no words.
+    Its log messages, such as missing glyphs, are suppressed.
     """
     log, backend = logging.getLogger("matplotlib"), os.environ.get("MPLBACKEND")
     level = log.level
@@ -78,7 +78,7 @@ def own_settings():
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import matplotlib  # here, because `--help` need not wait for it
+            import matplotlib  # here, because its import is slow and `--help` does not need it
 
             settings: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
             with matplotlib.rc_context(settings):
@@ -92,12 +92,12 @@ def own_settings():
 
 @own_settings()
 def loss_figure(rows, file, title, vocab_size, entropy=None, text_entropy=None):
-    """Draw the losses of a run against its steps (10 × 5 inches), as a PNG; the Figure.
+    """Draw the losses of a run against its steps (10 × 5 inches), as a PNG; return the Figure.
 
     file            a path, or a file that is open to write bytes
     rows            dicts with step, train_loss and val_loss in nats per token; None where missing
-    entropy         the least mean loss that is possible, if it is known, in nats per token
-    text_entropy    the same as measured on the very validation text, which is finite
+    entropy         the lowest mean loss that is possible, if it is known, in nats per token
+    text_entropy    the entropy measured on the validation text itself
     """
     from matplotlib.figure import Figure
 
@@ -164,13 +164,12 @@ def loss_figure(rows, file, title, vocab_size, entropy=None, text_entropy=None):
 
 
 def page(rows, samples, model=None, **facts):
-    """The report of a run, an HTML file that needs no other.
+    """Return the report of a run: an HTML page that needs no other file.
 
     rows        dicts with the columns of metrics.csv; None where missing
     samples     dicts with step, val_loss, bits and text: what the model wrote at each evaluation
     model       the PageModel that a visitor can talk to, or None
-    facts       what else the script in report.html reads: see report.html, and Run.report() in
-                examples/train_shakespeare.py
+    facts       what else the script in report.html reads: see Run.report() in app/trainer.py
     """
     evaluations = [row for row in rows if row["val_loss"] is not None]
     kept = {id(row) for row in thinned(rows, MOST_ROWS) + thinned(evaluations, MOST_ROWS)}
@@ -195,12 +194,12 @@ def filled(facts, model=None, weights=""):
 
 
 def thinned(items, most):
-    """At most so many of the items, and one more, evenly chosen; the last one is among them."""
+    """Return at most `most` evenly spaced items, including the last."""
     return items[::-1][:: math.ceil(len(items) / most) or 1][::-1]
 
 
 def shown(x):
-    """x as JSON can say it: no number that is not finite, no control characters."""
+    """Return x with everything that JSON or the page cannot show replaced."""
     match x:
         case dict():
             return {key: shown(value) for key, value in x.items()}
@@ -214,7 +213,7 @@ def shown(x):
 
 
 def passage(model, tokenizer, ids):
-    """How a text of ids (N + 1,) surprises the model, for the report; None if it is broken."""
+    """Return the surprisal of ids (N + 1,) for the report; None if the model is broken."""
     found = surprise(model, ids)
     if not np.isfinite(found.losses).all():
         return None
@@ -227,13 +226,13 @@ def passage(model, tokenizer, ids):
 
 
 def pieces(tokenizer, ids):
-    """What each of the ids adds to the text; a character of several tokens belongs to the last."""
+    """Return what each id adds to the text; a character of several tokens belongs to the last."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return [decoder.decode(tokenizer.decode_bytes([i])) for i in ids]
 
 
 def written(token):
-    """A token's bytes as text, or in hexadecimal digits where they are a part of a character."""
+    """Return a token's bytes as text, or in hexadecimal if they are only a part of a character."""
     try:
         return token.decode()
     except UnicodeDecodeError:
@@ -241,7 +240,7 @@ def written(token):
 
 
 def attention(model, tokenizer, ids):
-    """Where every head looks in a text of ids (T,), for the report; None if the model is broken.
+    """Return the attention maps of a text of ids (T,) for the report; None if the model is broken.
 
     The weights are rounded to 255ths, a byte each.
     """

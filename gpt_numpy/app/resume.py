@@ -1,12 +1,12 @@
-"""The state of a run in one file: all that its next step depends on.
+"""The state of a run in one file: everything that its next step depends on.
 
-    of every parameter   the weight, and AdamW's mean of gradients and mean of their squares
-    where it stands      the step, the least validation loss, how long its other files are
-    what it belongs to   the settings, and a fingerprint each of the text and the tokenizer
+    for every parameter  the weight, and AdamW's mean of gradients and mean of squared gradients
+    progress             the step, the best validation loss, the lengths of the files that grow
+    identity             the settings, and fingerprints of the text and the tokenizer
 
-That is all: what is random in a step is a function of (seed, step, place), so there is no generator
-whose state must be kept.  A checksum covers every bit of it, and the file is replaced whole.  The
-state of the save before is kept under another name, in case the disk damages the last one.
+Nothing else is needed.  The randomness of a step is a function of (seed, step, counter), so there
+is no generator whose state must be saved.  A checksum covers all of this, and the file is replaced
+atomically.  The previous state is kept under another name, in case the disk damages the newest one.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from minigrad.backend import to_numpy
 from minigrad.fast.adamw import FusedAdamW
 
 FILE = "training_state.safetensors"
-BEFORE = "training_state.before.safetensors"  # of the save before
+BEFORE = "training_state.before.safetensors"  # of the previous save
 ASIDE = "training_state.damaged.safetensors"  # one that could not be read
 VECTORS = ("weight", "exp_avg", "exp_avg_sq")  # "exp_avg.ln_f.weight" is the mean of its gradients
 BROKEN = (TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
@@ -35,24 +35,24 @@ NUMBERS = {"train_loss", "lr", "grad_norm", "tokens_per_second"}  # of a step, f
 
 @dataclass
 class Progress:
-    """Where a run stands, and what it belongs to."""
+    """The progress and the identity of a run."""
 
     step: int  # how many steps were made
-    best: float  # the least validation loss so far, in nats per token
+    best: float  # the lowest validation loss so far, in nats per token
     val_loss: float  # the last one
     settings: dict[str, Any]  # what train_config.json says
     text: str  # the text's fingerprint
     tokenizer: str
-    run: str  # what the run's best model says that it is of
-    files: dict[str, list]  # of those that grow: [bytes, their SHA-256]
+    run: str  # the identity of the run, as its best model has it
+    files: dict[str, list]  # of the files that grow: [bytes, their SHA-256]
     waited: int = 0  # evaluations since the best one
     # Whether the row and the evaluation of `step` are in the files.  If not, they come first when
-    # the run goes on, with these NUMBERS of the step (none of them at step 0).
+    # the run resumes, with these NUMBERS of the step (none of them at step 0).
     logged: bool = True
     numbers: dict[str, float] = field(default_factory=dict)
 
     def check(self) -> None:
-        """TypeError or ValueError if this cannot be: a checksum can be made up too."""
+        """Raise TypeError or ValueError if this is impossible: a checksum can be forged too."""
         for each in dataclasses.fields(self):
             kind, value = get_origin(each.type) or each.type, getattr(self, each.name)
             if type(value) is not kind:
@@ -63,7 +63,8 @@ class Progress:
         if type(self.settings["ranks"]) is not int or type(self.settings["text"]) is not str:
             raise TypeError(f"its settings are {quoted(self.settings)}")
         if not 0 <= self.step <= self.settings["steps"]:
-            raise ValueError(f"it has made {self.step} of {self.settings['steps']} steps")
+            steps = self.settings["steps"]
+            raise ValueError(f"its step is {self.step}, but the run has {steps} steps")
         if not self.logged and self.step and self.numbers.keys() != NUMBERS:
             raise ValueError(f"the numbers of its step are {quoted(self.numbers)}")
         if not all(type(number) is float for number in self.numbers.values()):
@@ -89,7 +90,10 @@ def save_state(folder: Folder, model: GPT, optimizer: FusedAdamW, progress: Prog
 
 
 def load_state(folder: Path, name: str = FILE) -> tuple[Progress, State]:
-    """(Progress, arrays) as save_state() wrote them; ValueError or OSError names file and fault."""
+    """Return (Progress, arrays) as save_state() wrote them.
+
+    Errors      ValueError or OSError that names the file and what is wrong with it
+    """
     path = folder / name
     header = read_header(path)
     about = header.metadata.get("about", "")
@@ -106,25 +110,25 @@ def load_state(folder: Path, name: str = FILE) -> tuple[Progress, State]:
 
 
 def check_size(header, settings):
-    """ValueError if a file has more numbers than the settings can make of a model.
+    """Raise ValueError if a file has more numbers than a model of these settings.
 
-    Beside the matrices of a layer (12 C²) and the embeddings there are biases and norms.
+    Besides the matrices of a layer (12 C²) and the embeddings there are biases and norms.
     """
     C, L = settings["n_embd"], settings["n_layer"]
     rows = sum(header.tensors[f"weight.{name}.weight"].shape[0] for name in ("wte", "wpe"))
     most = 3 * (rows * C + L * (12 * C * C + 16 * C) + 2 * C)
     found = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
     if rows > MOST_ROWS or found > most:
-        raise ValueError(f"it has {found:,} numbers, more than the {most:,} of its settings")
+        raise ValueError(f"it has {found:,} numbers, but its settings allow at most {most:,}")
 
 
 def newest_state(folder: Path) -> tuple[str, Progress, State, Exception | None]:
-    """(file name, Progress, arrays, fault) of the last state that is whole: FILE, or else BEFORE.
+    """Return (file name, Progress, arrays, fault) of the newest intact state: FILE, or else BEFORE.
 
-    fault       what is wrong with FILE if it is BEFORE; nothing if a save was interrupted when
-                FILE had been renamed, and the new one had not
+    fault       what is wrong with FILE, if the state is BEFORE; None if a save was interrupted
+                after FILE was renamed and before the new state had its name
 
-    Errors      ValueError or OSError of FILE, if neither is whole
+    Errors      ValueError or OSError of FILE, if neither is intact
     """
     if not os.path.lexists(folder / FILE):
         return BEFORE, *load_state(folder, BEFORE), None
@@ -138,9 +142,9 @@ def newest_state(folder: Path) -> tuple[str, Progress, State, Exception | None]:
 
 
 def mark(folder: Folder) -> str | None:
-    """The checksum that the newest state says it has, or None without one that can be read.
+    """Return the checksum in the header of the newest state, or None if it cannot be read.
 
-    It is another one after every save, so it tells a run whether another one has saved meanwhile.
+    It changes with every save, so a run can detect that another run has saved.
     """
     place, options = folder.at(FILE)
     try:
@@ -152,9 +156,11 @@ def mark(folder: Folder) -> str | None:
 def restore(
     model: GPT, optimizer: FusedAdamW, progress: Progress, arrays: State, path: Path
 ) -> None:
-    """Give a model and its optimizer the numbers of load_state(); ValueError if they do not fit.
+    """Load the arrays of load_state() into a model and its optimizer.
 
     path        the file that they come from, for the error
+
+    Errors      ValueError if they do not fit
     """
     parameters = dict(model.named_parameters())
     expected = {f"{kind}.{name}": p for kind in VECTORS for name, p in parameters.items()}
@@ -164,7 +170,7 @@ def restore(
     for name, p in expected.items():
         found, wanted = (f"{x.dtype} {x.shape}" for x in (arrays[name], p))
         if found != wanted:
-            raise ValueError(f"{path}: {name} is {found}, but the settings make it {wanted}")
+            raise ValueError(f"{path}: {name} is {found}, but by the settings it must be {wanted}")
     model.load_state_dict({name: arrays[f"weight.{name}"] for name in parameters})
     moments = {
         optimizer.numbers[p]: {

@@ -1,4 +1,4 @@
-"""The folder that a run leaves, its clock, and how it is stopped."""
+"""The run folder: its files, its clock and its signals."""
 
 import contextlib
 import hashlib
@@ -30,7 +30,7 @@ MOST = 2**30  # bytes of a file that grows
 
 
 def resolved(path):
-    """Return a path without links; OSError if they lead to each other."""
+    """Return a path without links; OSError if links form a loop."""
     try:
         return path.resolve()
     except RuntimeError as error:
@@ -40,18 +40,18 @@ def resolved(path):
 class RunFolder:
     """metrics.csv, samples.txt, the figures, train_config.json, the model and the state of a run.
 
-    RunFolder(path, settings, tokenizer) begins a run.  A folder that holds one already is renamed
-    aside; `moved` then tells where it went.  RunFolder.of_saved(path) reads the run that is there,
-    to go on with it; it writes nothing before truncate_to().
+    RunFolder(path, settings, tokenizer) begins a run.  The folder of an earlier run is renamed;
+    `moved` is then its new path.  RunFolder.of_saved(path) reads a run to resume; it writes nothing
+    before truncate_to().
 
-    While a process writes to a folder no other one may: OSError.
+    OSError if another process is writing to the folder.
     """
 
     folder: Any = None
     lock: Any = None
     saved: Any = None  # (Progress, arrays)
-    file = resume.FILE  # that these were read from
-    model_is_lost = False  # whether the best model is damaged, or another one's
+    file = resume.FILE  # the file that these were read from
+    model_is_lost = False  # whether the best model is damaged, or of another run
 
     def __init__(self, path, settings=None, tokenizer=None):
         self.path = Path(path) if Path(path).name else Path(path).resolve()
@@ -79,7 +79,7 @@ class RunFolder:
 
     @classmethod
     def of_saved(cls, path):
-        """The folder of a run that goes on, with what load_state() found there in `saved`."""
+        """Return the folder of a run to resume; its state, as of load_state(), is in `saved`."""
         if not any((path / name).exists() for name in (resume.FILE, resume.BEFORE)):
             raise ValueError(f"there is no run to resume in {path}: {resume.FILE} is not there")
         self = cls(path)
@@ -90,13 +90,13 @@ class RunFolder:
             self.close()
             raise
         if fault:
-            self.warnings.append(f"{fault}: going on from the save before, of step {progress.step}")
+            self.warnings.append(f"{fault}; resuming from the previous save, step {progress.step}")
         self.settings = progress.settings
         self.saved = progress, arrays
         return self
 
     def _take(self, is_new):
-        """Open the folder and lock it; for a new run, one in which there is no run."""
+        """Open and lock the folder; for a new run, rename an earlier run that is there."""
         real = resolved(self.path) if self.path.is_symlink() else self.path  # to stay on its disk
         self.folder = Folder(real, create=is_new)
         self.lock = Lock(self.folder)  # so that nobody writes to it when it is renamed
@@ -112,13 +112,13 @@ class RunFolder:
     def _is_run(self):
         there = [name for name in WRITTEN if self.folder.stat(name)]
         if there and not {"train_config.json", "metrics.csv", *STATES}.intersection(there):
-            raise OSError(f"it has a file {there[0]} already, and is no run's folder")
+            raise OSError(f"it already has a file {there[0]} and is not the folder of a run")
         return bool(there)
 
     def _set_aside(self, real):
-        """Rename the folder, which takes its lock along; its new path."""
+        """Rename the folder, with its lock; return its new path."""
         if sys.platform == "win32":
-            self.close()  # no folder can be renamed there that has an open file
+            self.close()  # a folder with an open file cannot be renamed there
         number = 1
         while os.path.lexists(aside := real.with_name(f"{real.name}-{number}")):
             number += 1
@@ -132,7 +132,7 @@ class RunFolder:
         self.written = self.settings
 
     def where(self):
-        """The path of the folder, which may have been renamed since it was opened."""
+        """Return the path of the folder, which may have been renamed since it was opened."""
         return self.path if self.folder.is_at(self.path) else self.folder.where()
 
     def has(self, name):
@@ -140,22 +140,22 @@ class RunFolder:
         return self.folder.stat(name) is not None
 
     def check_place(self):
-        """OSError if the path of the folder leads to another one now, which others would read."""
+        """Raise OSError if the path now leads to another folder, which others would read."""
         if not self.folder.is_at(self.path):
             raise OSError(f"{self.path} was renamed while it was read: start again")
 
     def check_owner(self):
-        """OSError if another run has saved here, which a file system without locks lets happen."""
+        """Raise OSError if another run has saved here, as a file system without locks allows."""
         if resume.mark(self.folder) not in (None, self.mark):
-            raise OSError("another run has saved there since")
+            raise OSError("another run has saved in this folder in the meantime")
 
-    # ---- going on ----------------------------------------------------------------------------
+    # ---- resuming ----------------------------------------------------------------------------
 
     def truncate_to(self, progress):
-        """Go on as if nothing had been written after `progress` was saved.
+        """Undo all that was written after `progress` was saved.
 
-        Neither metrics.csv nor samples.txt is needed to go on.  If one of them is not what it was,
-        it is put aside, and what can be read of it is kept.
+        A run can resume without metrics.csv and samples.txt.  If one of them has changed, it is
+        renamed, and its readable part is kept.
         """
         if self.file != resume.FILE:
             if self.folder.stat(resume.FILE):
@@ -177,9 +177,9 @@ class RunFolder:
         self.folder.remove_temporary(WRITTEN)
 
     def _cut(self, name, saved):
-        """Cut a file off where it ended when the run was saved; return its content.
+        """Cut a file to the length that it had when the run was saved; return its content.
 
-        If it is not as it was then, `contents` lacks it, and _repair() writes it again.
+        If that has changed, `contents` lacks the file, and _repair() writes it again.
         """
         length, digest = saved.get(name, [0, ""])
         try:
@@ -195,21 +195,22 @@ class RunFolder:
             if not about and not length:
                 return b""
         del self.contents[name]
-        return content.replace(b"\r\n", b"\n")  # which an editor may have put there
+        return content.replace(b"\r\n", b"\n")  # an editor may have written \r\n
 
     def _repair(self, name, content):
         if name in self.contents:
             return
-        what = "is missing"
+        what = "is missing; it starts again without the steps so far"
         if self.folder.stat(name):
             aside = self._put_aside(name)
-            what = f"is not what it was when the run was saved, and is now {aside}"
+            what = f"has changed since the run was saved; it was renamed to {aside}"
+            what += ", and its readable part is kept"
         self.folder.write(name, content)
         self.contents[name] = Extent(content)
-        self.warnings.append(f"{self.path / name} {what}: what can be read of it is kept")
+        self.warnings.append(f"{self.path / name} {what}")
 
     def _put_aside(self, name, aside=None):
-        """Rename what is there, to `aside` or else to a name that is free; return the name."""
+        """Rename a file to `aside`, or to a name that is free; return the new name."""
         if aside is None or not self.folder.may_write(aside):
             stem, _, suffix = (aside or name).partition(".")
             number = 1
@@ -227,7 +228,7 @@ class RunFolder:
         self._append("metrics.csv", csv_line(values_of(row)))
 
     def sample(self, step, val_loss, bits, text):
-        """Append what the model wrote at `step` to samples.txt."""
+        """Append the text that the model wrote at `step` to samples.txt."""
         self.samples.append({"step": step, "val_loss": val_loss, "bits": bits, "text": text})
         self._append("samples.txt", block_of(step, val_loss, bits, text))
 
@@ -241,7 +242,7 @@ class RunFolder:
             report.loss_figure(self.rows, file, **options)
 
     def report(self, **facts):
-        """Write report.html of all rows and samples so far, and of what else the run knows."""
+        """Write report.html from all rows and samples so far and the facts of the run."""
         self.folder.write("report.html", report.page(self.rows, self.samples, **facts).encode())
 
     def read_report(self):
@@ -254,7 +255,7 @@ class RunFolder:
         model.save_pretrained(self.folder, **origin)
 
     def extents(self):
-        """How long the files that grow are now, for resume.Progress."""
+        """Return the lengths and checksums of the files that grow, for resume.Progress."""
         return {name: content.saved() for name, content in self.contents.items()}
 
     def save(self, model, optimizer, step, **facts):
@@ -269,18 +270,18 @@ class RunFolder:
             self._write_settings()
 
     def close(self):
-        """Let another process write here."""
+        """Release the folder, so that another process may write to it."""
         for held in (self.lock, self.folder):
             if held is not None:
                 held.close()
 
     def __getstate__(self):
-        """For the other ranks, which do not write."""
+        """Return the state for the other ranks, which do not write."""
         return vars(self) | {"lock": None, "folder": None, "contents": None}
 
 
 class Extent:
-    """How long a file is, and the checksum of its content, which grows at its end."""
+    """The length and the checksum of a file that grows at its end."""
 
     def __init__(self, content=b""):
         self.length, self.digest = 0, hashlib.sha256()
@@ -292,7 +293,7 @@ class Extent:
         self.digest.update(content)
 
     def saved(self):
-        """Return [how many bytes, their SHA-256]."""
+        """Return [the number of bytes, their SHA-256]."""
         return [self.length, self.digest.hexdigest()]
 
 
@@ -300,7 +301,7 @@ class Extent:
 
 
 def csv_line(values):
-    """A line of metrics.csv."""
+    """Return a line of metrics.csv."""
     return (",".join("" if v is None else _short(v) for v in values) + "\r\n").encode()
 
 
@@ -309,7 +310,7 @@ def _short(value):
 
 
 def values_of(row):
-    """The values of a row, in the order of the columns."""
+    """Return the values of a row, in the order of the columns."""
     return [row[name] for name in COLUMNS]
 
 
@@ -317,7 +318,7 @@ MEASURED = ("tokens_per_second", "seconds")  # columns of numbers that are neith
 
 
 def rows_in(content, last_step):
-    """The rows of metrics.csv, as log() was given them, with six digits; no row is a bad one."""
+    """Return the rows of metrics.csv up to last_step, as log() received them; skip bad lines."""
     rows: list[dict[str, Any]] = []
     for line in content.decode("utf-8", "replace").splitlines():
         cells = line.split(",")
@@ -333,7 +334,7 @@ def rows_in(content, last_step):
 
 
 def block_of(step, val_loss, bits, text):
-    """What samples.txt has of a sample."""
+    """Return the entry of a sample in samples.txt."""
     head = f"step {step}, val_loss {val_loss:.4f}, {bits:.4f} bits per character"
     return f"--- {head} ---\n{text}\n\n".encode("utf-8", "replace")
 
@@ -343,9 +344,9 @@ HEAD = rf"^--- step (\d+), val_loss {NUMBER}, {NUMBER} bits per character ---\n"
 
 
 def samples_in(content, rows):
-    """What sample() was given, as samples.txt has it: a sample for every evaluation in `rows`.
+    """Return the samples in samples.txt, as sample() received them: one for each row evaluated.
 
-    A head with another step or loss is none: a model may have learned to write such lines.
+    Headings with an unknown step or loss are ignored, because a model may write such lines itself.
     """
     content = content.decode("utf-8", "replace")
     evaluations = {row["step"]: row["val_loss"] for row in rows if row["val_loss"] is not None}
@@ -371,7 +372,7 @@ def samples_in(content, rows):
 
 
 def evaluation_seconds(rows, tokens_per_step):
-    """How long an evaluation took on average, of a run that goes on: what was not training."""
+    """Return the mean seconds per evaluation of the run so far: the time that was not training."""
     if not rows:
         return 0.0
     trained, before = 0.0, 0
@@ -389,12 +390,12 @@ SAVING = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
 
 
 class Signals:
-    """Ctrl-C, SIGTERM and SIGHUP are noted as `received`, else None; SIGUSR1 asks for a save.
+    """Record Ctrl-C, SIGTERM or SIGHUP in `received` (None until then); SIGUSR1 requests a save.
 
-    then        a function that is called with the number of each, wherever the program is then
+    then        a function to call with the number of each signal, wherever the program is
 
-    A second Ctrl-C or SIGTERM does what it would have done without us: it ends the process at
-    once.  SIGHUP often comes twice, from the shell and from the terminal.
+    A second Ctrl-C or SIGTERM has its usual effect: it ends the process at once.  SIGHUP often
+    comes twice, from the shell and from the terminal.
     """
 
     def __init__(self, then=lambda number: None):
@@ -406,8 +407,8 @@ class Signals:
         self.process = os.getpid()
         for number in STOPPING + SAVING:
             if signal.getsignal(number) == signal.SIG_IGN:
-                continue  # as under nohup: it is not for us to change that
-            with contextlib.suppress(ValueError):  # not in the main thread: nothing to be noted
+                continue  # as under nohup, which asks to ignore it
+            with contextlib.suppress(ValueError):  # only the main thread can handle signals
                 self.before[number] = signal.signal(number, self._note)
         return self
 
@@ -440,16 +441,16 @@ class Clock:
         self.last_save = self.last
 
     def saved(self):
-        """The run was saved just now."""
+        """Record that the run was saved just now."""
         self.last_save = time.perf_counter()
 
     def since_save(self):
-        """Seconds since saved() was last called, or since the start."""
+        """Return the seconds since saved() was last called, or since the start."""
         return time.perf_counter() - self.last_save
 
     @contextlib.contextmanager
     def paused(self):
-        """`with clock.paused():` what happens is no training, and does not count in the rate."""
+        """`with clock.paused():` exclude this block from the rate."""
         before = time.perf_counter()
         yield
         self.pause = time.perf_counter() - before
@@ -459,7 +460,7 @@ class Clock:
         return time.perf_counter() - self.start
 
     def rate(self):
-        """Tokens per second since the last call."""
+        """Return the tokens per second since the last call."""
         now = time.perf_counter()
         tokens, seconds = self.tokens, now - self.last
         self.trained = [self.trained[0] + tokens, self.trained[1] + seconds]
@@ -467,6 +468,6 @@ class Clock:
         return tokens / seconds if seconds > 0 else 0.0  # a clock may stand still
 
     def left(self, tokens):
-        """Seconds that so many tokens will take to train, at the rate of all until now."""
+        """Return the seconds that training on `tokens` tokens will take, at the rate so far."""
         done, seconds = self.trained
         return tokens * seconds / done if done else 0.0

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a live picture in a terminal, plain lines elsewhere."""
+"""The display of a run: live in a terminal, plain lines elsewhere."""
 
 import contextlib
 import functools
@@ -25,12 +25,12 @@ BRAILLE = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # 
 class Display:
     """A live picture in a terminal: progress, numbers, the losses so far, and the newest sample.
 
-    In a pipe or a file it is a plain line now and then; with `quiet` nothing but the last line.
+    In a pipe or a file it is a plain line every few seconds; with `quiet` only the last line.
     """
 
     EVERY = 5.0  # seconds between plain lines
     SAMPLE = 6  # lines of a sample
-    MOST = 4000  # points of a curve, which has fewer dots
+    MOST = 4000  # points of a curve; a terminal has fewer dots
 
     def __init__(self, steps, quiet=False):
         self.quiet, self.steps = quiet, steps
@@ -39,7 +39,7 @@ class Display:
         self.done, self.printed = 0, -self.EVERY
         self.val_loss = self.memory = None
         self.numbers = ["", "", ""]  # of the last step that was logged: training, validation, rest
-        self.deadline = None  # when the run will be over
+        self.deadline = None  # when the run will end
         self.losses: Losses = ([], [])
         self.missing: set[str] = set()  # the files that failed() has named
         self.newest: list[str] = []  # the lines of the last evaluation and its sample
@@ -48,7 +48,7 @@ class Display:
                 get_renderable=self.picture,
                 console=self.console,
                 vertical_overflow="crop",
-                redirect_stderr=sys.stderr.isatty(),  # else errors would go where the picture goes
+                redirect_stderr=sys.stderr.isatty(),  # if it is a file, errors must stay there
             )
 
     def __enter__(self):
@@ -60,21 +60,19 @@ class Display:
         self.stop()
 
     def stop(self):
-        """Leave the picture as it is; what is said from now on stands below it."""
+        """Stop redrawing; later lines are printed below the picture."""
         if self.live:
             self._print(self.live.stop)
 
     def say(self, text=""):
-        """Print a line above the picture, as long as somebody reads it; a terminal has it broken
-        between words.
-        """
+        """Print a line above the picture; in a terminal it is wrapped between words."""
         if not self.quiet:
             whole = not self.live
             line = text.translate(CONTROL)
             self._print(lambda: self.console.print(line, markup=False, soft_wrap=whole))
 
     def last(self, text):
-        """Print the last line, also if all else was to be quiet."""
+        """Print the last line, also with `quiet`."""
         self._print(lambda: print(text.translate(CONTROL)))
 
     def _print(self, write):
@@ -86,7 +84,7 @@ class Display:
             silence(sys.stdout)
 
     def go_on(self, rows):
-        """Begin with the losses of a run that goes on: rows as of metrics.csv."""
+        """Begin with the losses of a resumed run: rows as in metrics.csv."""
         for kind, name in enumerate(("train_loss", "val_loss")):
             points = [(row["step"], row[name]) for row in rows if row[name] is not None]
             self.losses[kind].extend(points)
@@ -94,7 +92,7 @@ class Display:
             _, self.val_loss = self.losses[1][-1]
 
     def step(self, step, train_loss, lr, grad_norm, tokens_per_second, left, seconds):
-        """Show where the run stands, `seconds` after its start; `left` seconds are to come."""
+        """Show a step, `seconds` after the start of the run and `left` seconds before its end."""
         self.done, self.deadline = step, time.perf_counter() + left
         self.losses[0].append((step, train_loss))
         if len(self.losses[0]) > self.MOST:
@@ -110,10 +108,10 @@ class Display:
             self.say(f"step {step:>5}/{self.steps}  {''.join(self.numbers)}  {clock(left)} left")
 
     def evaluation(self, step, val_loss, bits, sample, memory):
-        """Show a validation loss and the beginning of what the model now writes.
+        """Show a validation loss and the beginning of a sample.
 
-        bits        per character, which models with different tokenizers can be compared by
-        memory      that the run holds, in words
+        bits        the loss in bits per character, which does not depend on the tokenizer
+        memory      the memory that the run uses, in words
         """
         self.val_loss, self.memory = val_loss, memory
         self.losses[1].append((step, val_loss))
@@ -128,16 +126,16 @@ class Display:
             self.say("\n".join(["", head, *(f"    {line}" for line in lines)]))
 
     def failed(self, what, error):
-        """Report once that a file could not be made, without which the run goes on."""
+        """Report once that a file could not be written, which does not stop the run."""
         if what not in self.missing:
             self.missing.add(what)
             reason = getattr(error, "strerror", None) or in_one_line(error)
-            complain(f"{what} is not up to date, and the run goes on: {reason}")
+            complain(f"could not write {what} ({reason}); the run continues")
 
     # ---- the picture -------------------------------------------------------------------------
 
     def picture(self):
-        """All that is redrawn in place."""
+        """Return all that is redrawn in place."""
         size = self.console.size
         bar = Table.grid(*[Column(no_wrap=True) for _ in range(3)], padding=(0, 1))
         left = "" if self.deadline is None else clock(self.deadline - time.perf_counter()) + " left"
@@ -162,7 +160,7 @@ class Display:
 
 
 class Picture(Live):
-    """A Live whose terminal may be gone: its thread redraws it still."""
+    """A Live that still redraws in its thread, and ignores a terminal that is gone."""
 
     def refresh(self):
         with contextlib.suppress(OSError, SystemExit):
@@ -186,14 +184,14 @@ def optional(what):
 
 
 def clock(seconds):
-    """0:07, 12:34, 1:02:03"""
+    """Return seconds as 0:07, 12:34 or 1:02:03."""
     minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def curve(losses, steps, width, height):
-    """Lines of Text that show both losses against the steps, in dots of Braille: 2 × 4 a letter.
+    """Return lines of Text that plot both losses against the steps, in Braille: 2 × 4 dots each.
 
     losses      of training and of validation, each a list of (step, loss)
     """

@@ -1,4 +1,4 @@
-"""Log, sample, save and report a training run: what the command does besides training."""
+"""Log, sample, save and report a training run: everything in the command but the training."""
 
 import contextlib
 import itertools
@@ -39,7 +39,7 @@ SAVE_EVERY = 180  # seconds, between two evaluations that are further apart
 PROFILED = range(3, 13)  # of the steps that a process makes: those whose ops are timed
 PASSAGE = 480  # characters in which surprisal is shown
 LONGEST_PASSAGE = 8 * PASSAGE  # tokens: one may be a part of a character
-LOOKED_AT = 32  # tokens over which attention is shown
+LOOKED_AT = 32  # tokens whose attention is shown
 
 
 class Refused(Exception):
@@ -51,7 +51,7 @@ class Refused(Exception):
 
 
 class Stopped(BaseException):
-    """A signal has asked for the run to stop, which is saved."""
+    """A saved run stops because of a signal."""
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -82,7 +82,9 @@ def run_command(train_and_report, arguments, description):
             if error.ends_all_ranks:
                 ranks.end_all(status)
         except KeyboardInterrupt:
-            status = refuse("stopped at once; --resume goes on from what was saved, if any", 130)
+            status = refuse(
+                "stopped at once; --resume continues from the last save, if there is one", 130
+            )
         except Exception as error:
             if ranks.world_size > 1 or not (out_of_memory(error) or isinstance(error, WorkerDied)):
                 raise  # so that all ranks stop
@@ -101,15 +103,15 @@ def run_command(train_and_report, arguments, description):
 
 
 def refuse(error, status=2):
-    """Print what is wrong; return the exit status."""
+    """Print the error; return the exit status."""
     text = error if isinstance(error, Refused) else message(error)
     print(f"train_shakespeare: {text}", file=sys.stderr)
     return status
 
 
 def train_silently(steps):
-    """Train on a rank after the first, which alone prints and writes; return the exit status."""
-    with contextlib.suppress(FloatingPointError):  # the first rank has it too, and reports it
+    """Train on a rank other than 0, which neither prints nor writes; return the exit status."""
+    with contextlib.suppress(FloatingPointError):  # rank 0 raises it too, and reports it
         for _ in steps:
             pass
     return 0
@@ -134,14 +136,15 @@ def load(job, model, optimizer, ranks):
 
 
 def introduce(display, job, model, ranks):
-    """Say what is about to happen."""
+    """Print what the run will do."""
     command, corpus, folder = job.command, job.corpus, job.folder
     display.say(f"text: {corpus.name}, {len(corpus.text):,} characters")
     if corpus.reason:
         display.say(f"      {corpus.reason}")
     if corpus.entropy is not None:
         display.say(
-            f"      its entropy, {corpus.entropy:.4f} nats per character, is the least loss"
+            f"      its entropy is {corpus.entropy:.4f} nats per character; no model can have a "
+            "lower loss on average"
         )
     display.say(f"tokenizer: {command.tokenizer}, {job.tokenizer.vocab_size:,} tokens")
     display.say(f"device: {command.device}" + (f" ({job.why})" if job.why else ""))
@@ -157,7 +160,7 @@ def introduce(display, job, model, ranks):
         f"of context, {sum(p.data.size for p in model.parameters()):,} parameters"
     )
     if command.init_from and not job.saved:
-        display.say(f"       it starts as the one in {command.init_from}")
+        display.say(f"       it starts from the weights in {command.init_from}")
     display.say(
         f"training: preset {command.preset}, {command.steps} steps of {command.tokens_per_step:,} "
         f"tokens, into {folder.path}"
@@ -175,23 +178,23 @@ def introduce(display, job, model, ranks):
     )
     if job.saved:
         progress, _ = job.saved
-        which = ", of the save before the last" if folder.file == resume.BEFORE else ""
+        which = ", from the previous save" if folder.file == resume.BEFORE else ""
         display.say(f"resuming: from step {progress.step}, val_loss {progress.val_loss:.4f}{which}")
     for note in job.notes:
         display.say(f"          {note}")
     if folder.moved:
-        display.say(f"the run that was there is now {folder.moved}")
+        display.say(f"the earlier run in {folder.path} was renamed to {folder.moved}")
 
 
 class Run:
     """A run of the training command, as a context: `with Run(job, model, optimizer, ranks) as run`.
 
-    It shows, logs and saves what the loop reports to it.  Errors inside that a user can fix become
+    It shows, logs and saves what the loop reports to it.  Errors that a user can fix become
     Refused.
 
-    A signal saves the run at once, whatever it is doing: the weights stay those of the last step
-    until the next one updates them, and `point` says what was in the files by then.  What was
-    logged of an evaluation that a signal has interrupted is cut off when the run goes on, and the
+    A signal saves the run at once, whatever it is doing: the weights are those of the last step
+    until the next one updates them, and `point` has the lengths of the files by then.  If a signal
+    has interrupted an evaluation, what it logged is cut off when the run resumes, and the
     evaluation is made again.
     """
 
@@ -272,7 +275,9 @@ class Run:
             fault = f"cannot write to {self.folder.path}: {fault}. {self.how_to_go_on()}"
             error = Refused(message(fault), 1, ends_all_ranks=True)  # the others do not know of it
         elif isinstance(error, FloatingPointError):
-            error = Refused(f"{error}\nStep {self.saved}, the last one saved, stays as it is.", 1)
+            error = Refused(
+                f"{error}\nStep {self.saved}, the last one that was saved, is intact.", 1
+            )
         self.signals.__exit__()
         self.display.__exit__()
         self.folder.close()
@@ -286,10 +291,10 @@ class Run:
         return self.point["step"] == 0 and not self.point["logged"]
 
     def watch(self, steps):
-        """Yield the steps; the ops of some of them are timed.
+        """Yield the steps; time the ops of some of them.
 
-        Between two of them the run is saved if it is time.  Raises Stopped after a step if a signal
-        came while it was made.
+        Between two steps the run is saved if it is time.  Raises Stopped after a step if a signal
+        came during it.
         """
         self.attend()
         step = self.point["step"]
@@ -335,7 +340,7 @@ class Run:
                     self.save_point()
 
     def numbers_of(self, result):
-        """Return resume.NUMBERS of a step, for its row of metrics.csv.  A GPU is waited for."""
+        """Return resume.NUMBERS of a step, for its row of metrics.csv.  This waits for a GPU."""
         loss, norm = result.loss.item(), result.grad_norm.item()
         numbers = {"train_loss": loss, "lr": result.lr, "grad_norm": norm}
         numbers |= {"tokens_per_second": self.clock.rate()}
@@ -390,9 +395,9 @@ class Run:
         self.display.step(result.step, **numbers, left=left, seconds=seconds)
 
     def commit(self, step, logged=True, numbers=None):
-        """Note what a save has to say from now on: see resume.Progress.
+        """Record what the next save is to contain: see resume.Progress.
 
-        logged      whether all that belongs to the step is in the files
+        logged      whether the row and the evaluation of the step are in the files
         numbers     if not, resume.NUMBERS of the step
         """
         point = {"step": step, "logged": logged, "numbers": numbers or {}}
@@ -402,9 +407,9 @@ class Run:
             self.point = point
 
     def on_signal(self, number):
-        """Save, as a signal asks for; raise Stopped if it asks for the run to stop as well.
+        """Save the run; raise Stopped if the signal also asks it to stop.
 
-        Python calls this between any two of its instructions.
+        Python may call this between any two instructions.
         """
         if not self.busy:
             self.save_point()
@@ -425,7 +430,7 @@ class Run:
         return max(self.optimizer.steps) == self.point["step"]
 
     def attend(self):
-        """Do what a signal has asked for while the run was busy; raise Stopped if it is to stop."""
+        """Handle a signal that came while the run was busy; raise Stopped if it is to stop."""
         self.busy = ""
         if self.is_asked:
             self.is_asked = False
@@ -434,21 +439,21 @@ class Run:
                 raise Stopped
 
     def left(self, step):
-        """How many seconds are to come after `step`, evaluations and all."""
+        """Return the seconds that the run will take after `step`, with evaluations."""
         steps = self.command.steps - step
         evaluations = math.ceil(steps / self.command.eval_every) + (steps > 0)  # one to conclude
         training = self.clock.left(steps * self.command.tokens_per_step)
         return training + evaluations * self.evaluation_seconds
 
     def save_point(self):
-        """Save the run, unless it is saved."""
+        """Save the run, unless it is saved already."""
         if self.point is not self.saved_point:
             self.save()
 
     def save(self):
-        """Save all that the next step depends on, unless a step before has gone wrong."""
+        """Save all that the next step depends on, unless an earlier step was not finite."""
         if self.optimizer.stopped_at():
-            return  # the weights are of that step: train() will say so
+            return  # train() will raise the error of that step
         before, self.busy = self.busy, "save"
         try:
             point = self.point
@@ -461,18 +466,18 @@ class Run:
             self.attend()
 
     def program(self):
-        """The command without its flags."""
+        """Return the command without its flags."""
         n_ranks = self.folder.settings["ranks"]
         return f"mpirun -n {n_ranks} " * (n_ranks > 1) + "python examples/train_shakespeare.py "
 
     def how_to_go_on(self):
-        """Where the saved run is, and the command that goes on with it."""
+        """Return a line that names the saved run and the command to resume it."""
         if self.saved is None:
             return "Nothing was saved yet."
         path, command = self.place, f"{self.program()}--resume"
         if path != Command.out:
             command += f" --out {shlex.quote(str(path))}"
-        return f"step {self.saved} is saved in {path}; to go on from there: {command}"
+        return f"step {self.saved} is saved in {path}; to resume: {command}"
 
     @optional("loss.png")
     def draw(self):
@@ -505,7 +510,7 @@ class Run:
             step=step,
             steps=command.steps,
             seconds=self.clock.seconds(),
-            left=self.left(step) if self.clock.trained[0] else None,  # else nobody knows
+            left=self.left(step) if self.clock.trained[0] else None,
             look_again=max(4, math.ceil(self.left(command.steps - command.eval_every))),
             weights=sum(p.data.size for p in self.model.parameters()),
             memory=memory.size(memory.memory_in_use()),
@@ -546,7 +551,7 @@ class Run:
     def evaluate_again(self):
         """Evaluate the last and the best model again if --eval-tokens has changed.
 
-        A loss of one sample of the text cannot be compared with that of another.
+        Losses on different parts of the text cannot be compared.
         """
         n = len(self.job.val_ids) - 1
         before = self.job.saved[0].settings.get("eval_tokens", 0)
@@ -589,13 +594,13 @@ class Run:
         late = late[half:].mean()
         say(
             f"\nThe loss is {self.val_loss:.3f}; in the second half of a window, where the model "
-            f"sees {half} tokens and more, it is {late:.3f}."
+            f"sees at least {half} tokens, it is {late:.3f}."
         )
         if self.command.tokenizer != "char":
             bits = report.bits(self.val_loss, self.characters_per_token)
             say(
-                f"A token of this text has {self.characters_per_token:.2f} characters on average: "
-                f"these are {bits:.3f} bits per character."
+                f"A token of this text has {self.characters_per_token:.2f} characters on average, "
+                f"so the loss is {bits:.3f} bits per character."
             )
         if entropy is not None:
             say(
@@ -604,8 +609,8 @@ class Run:
                 f"in the second half of a window {late - entropy:.3f}."
             )
         self.val_loss = self.evaluate_all()
-        hint = " (there was no display to open it on)" if self.opened is False else ""
-        say(f"Look at {self.folder.path / 'report.html'}, in a browser{hint}.")
+        hint = " (it was not opened, because there is no display)" if self.opened is False else ""
+        say(f"The report is {self.folder.path / 'report.html'}{hint}. Open it in a browser.")
 
     def end(self):
         """Print the last line; return the exit status."""
@@ -627,7 +632,7 @@ class Run:
 
 
 def from_a_line_on(ids, tokenizer, block_size):
-    """The ids from the beginning of a line on, if one begins soon: it is to be read by people."""
+    """Return the ids from the start of a line, if one begins soon, so that it reads well."""
     for i in range(min(PASSAGE, len(ids) - block_size - 1)):
         if "\n" in tokenizer.decode(ids[i : i + 1]):
             return ids[i + 1 : i + 1 + LONGEST_PASSAGE]
@@ -635,10 +640,10 @@ def from_a_line_on(ids, tokenizer, block_size):
 
 
 def opened_in_browser(path):
-    """Show a file in a browser; whether there is a screen for it, or a browser that you named."""
+    """Show a file in a browser; return whether there is a display, or a browser in $BROWSER."""
     variables = {"DISPLAY", "WAYLAND_DISPLAY", "BROWSER"}
     screen = sys.platform in ("darwin", "win32") or variables & {*os.environ}
-    if screen:  # the browser may be one that is waited for
+    if screen:  # in a thread, because a browser in a terminal returns only when it is closed
         address = path.resolve().as_uri()
         threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     return bool(screen)

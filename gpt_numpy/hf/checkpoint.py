@@ -188,7 +188,7 @@ def parts_of_model(path: Path) -> list[Path]:
     if path.exists() or not index.exists():
         if not path.exists() and path.with_name("pytorch_model.bin").exists():
             raise ValueError(
-                f"{path} is not there, and pytorch_model.bin is not read, for it may hold "
+                f"{path} is not there, and pytorch_model.bin is not read, because it may hold "
                 "programs: have transformers save the model as safetensors"
             )
         return [path]

@@ -1,1 +1,1 @@
-"""The training loop of train.py shared over processes and machines; and the key/value cache."""
+"""The training loop on several processes and machines, and the key/value cache."""

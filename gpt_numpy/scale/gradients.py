@@ -27,8 +27,8 @@ def accumulate_gradients(
 
     batches     pairs (x, y) of integer Tensors (B, T), of any sizes
     n_tokens    how many tokens the step has: the result is this part's share of the mean
-    first       the number of the first sequence within the step: dropout masks depend on it
-    one         an array () of that number, which backward() starts from; it makes one by default
+    first       the index of the first sequence within the step: dropout masks depend on it
+    one         an array () that is 1, for backward() to start from; by default it makes its own
 
     The mean over all tokens is the sum over batches of (their mean) · (their share of the tokens).
     The derivative of a sum is the sum of the derivatives, and backward() adds to the gradients.  So
@@ -63,8 +63,9 @@ def gradients_of_sequences(
 
 
 def find_anomaly(replay: Callable[[], object]) -> str:
-    """Compute a step's gradients again, watching every op; return the description of the first
-    op whose result is not finite, or "".
+    """Compute a step's gradients again and check every op.
+
+    Return the description of the first op whose result is not finite, or "".
     """
     try:
         with detect_anomaly():
@@ -92,9 +93,7 @@ def not_finite(
 
 
 NOT_FINITE = (
-    "step {}: the loss or its gradient is not finite, and the weights were not moved; it began "
-    "here:\n{}\nMost often a lower --lr helps, or a longer --warmup-steps."
+    "step {}: the loss or its gradient is not finite. The weights were not updated. First seen "
+    "in:\n{}\nA lower --lr or a longer --warmup-steps usually helps."
 )
-OVERFLOW = (
-    "no op by itself, but the gradients of all sequences together are too long for their dtype"
-)
+OVERFLOW = "no single op: the sum of all gradients, or the square of its norm, overflows"

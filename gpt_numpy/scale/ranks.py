@@ -1,11 +1,12 @@
-"""More than one machine: the same sum once more, between the processes that `mpirun` starts.
+"""More than one machine: sum gradients over the processes that `mpirun` starts.
 
     mpirun -n 4 python examples/train_shakespeare.py
 
-MPI (the Message Passing Interface) is the engine of clusters: it starts the program n times and
-numbers the copies, its ranks.  Every rank holds the whole model and reads its rows of the step's
-batch; one Allreduce adds up the gradient vectors of all and hands the sum to each.  So all of them
-make the same update and, on processors that round in the same way, stay equal: no weight is sent.
+MPI (the Message Passing Interface) is the standard on clusters.  mpirun starts the program n times
+and numbers the copies, called ranks.  Each rank has the whole model and reads its share of the
+step's sequences.  One Allreduce sums the gradient vectors, and every rank gets the sum.  So all
+ranks make the same update, and on CPUs that round in the same way their weights stay equal without
+being sent.
 """
 
 import os
@@ -25,27 +26,27 @@ SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # how many ranks MPICH or Open MPI
 
 
 class Ranks:
-    """Rank number `rank` of `world_size`.  Ranks() is alone, and sends nothing; see of_mpirun().
+    """Rank number `rank` of `world_size`.  Ranks() is a single one, which sends nothing.
 
-    Use as `with Ranks.of_mpirun() as ranks:`; an error that one rank does not get over then ends
-    them all, and Ctrl-C is the business of the first.
+    Use as `with Ranks.of_mpirun() as ranks:`; then an error that a rank does not handle ends all
+    ranks, and only rank 0 handles Ctrl-C.
     """
 
     def __init__(self):
         self.comm: Any = None
         self.in_place: Any = None
         self.rank, self.world_size = 0, 1
-        self.rank_on_this_machine, self.on_this_machine = 0, 1  # the number there, and how many
+        self.rank_on_this_machine, self.on_this_machine = 0, 1  # the index there, and how many
         self.on_this_gpu = 1  # how many ranks compute on one GPU, at most: see gpus.py
         self.sum_on_gpus: Any = None  # replaces an array on the GPU by its sum over all ranks
         self.gpu_note = ""  # which ranks have which GPUs, and how they sum
-        self.shared_error: BaseException | None = None  # one that every rank has
+        self.shared_error: BaseException | None = None  # one that every rank raises
 
     @classmethod
     def of_mpirun(cls) -> "Ranks":
-        """This process among those that mpirun started; alone, if it did not.
+        """Return the rank of this process, or a single rank if mpirun did not start it.
 
-        ModuleNotFoundError where it did, and mpi4py cannot be imported.
+        Raises ModuleNotFoundError if mpirun did, but mpi4py cannot be imported.
         """
         ranks = cls()
         if "PMIX_RANK" in os.environ or any(os.environ.get(size, "1") != "1" for size in SIZES):
@@ -67,7 +68,7 @@ class Ranks:
         if n < self.world_size:
             raise ValueError(
                 f"a step of {n} sequences cannot be shared by {self.world_size} ranks: "
-                "raise --batch-size or start fewer"
+                "raise --batch-size or start fewer ranks"
             )
         return split_range((0, n), self.rank, self.world_size)
 
@@ -86,12 +87,12 @@ class Ranks:
         return Tensor(total)
 
     def first(self, text: str) -> str:
-        """The first that is not empty of the texts of all ranks, each of which calls this."""
+        """Return the first text of all ranks that is not empty; every rank must call this."""
         texts = [text] if self.comm is None else self.comm.allgather(text)
         return next(filter(None, texts), "")
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """What `make()` returns on rank 0, on every rank; or the error with which it ends there."""
+        """Return what `make()` returns on rank 0, or raise its error, on every rank."""
         result: T | BaseException | None = None
         if self.rank == 0:
             try:
@@ -107,15 +108,15 @@ class Ranks:
         return cast(T, result)
 
     def end_all(self, status: int) -> None:
-        """End every rank at once, where one will not go on and the others would wait for it."""
+        """End all ranks at once, because one has stopped and the others would wait for it."""
         if self.world_size > 1:
             sys.stdout.flush()
             sys.stderr.flush()
-            time.sleep(0.5)  # for mpirun to pass on what was said: Abort does not wait for it
+            time.sleep(0.5)  # for mpirun to pass on the output: Abort does not wait for it
             self.comm.Abort(status)
 
     def __enter__(self):
-        if self.rank > 0:  # the first may finish the step before it ends them all
+        if self.rank > 0:  # rank 0 may finish the step before it ends all ranks
             names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
             signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
             self.handlers = {n: signal.signal(n, signal.SIG_IGN) for n in signals}
@@ -128,7 +129,7 @@ class Ranks:
         if self.world_size > 1 and error is not None and error is not self.shared_error:
             traceback.print_exception(error)
             print(
-                f"rank {self.rank} of {self.world_size} failed, and all end with it",
+                f"rank {self.rank} of {self.world_size} failed; stopping all ranks",
                 file=sys.stderr,
             )
             self.end_all(1)

@@ -1,9 +1,14 @@
 """The loop of train.py for several processes, several machines, and a GPU.
 
-What differs: each process computes the gradients of a part of the step's sequences (workers.py),
-MPI ranks sum their gradients (ranks.py), every process updates a part of the weights, and on a GPU
-Python does not wait for the loss, and replays a recorded step (graph.py).  With one worker the
-weights are those of train.py, bit for bit.
+It differs from train.py in five points:
+
+    workers.py   each process computes the gradients of a part of the step's sequences
+    ranks.py     MPI ranks sum their gradients
+    workers.py   each process updates a part of the weights
+    on a GPU     Python does not wait for the loss
+    graph.py     on a GPU, it replays a recorded step
+
+With one worker the weights are those of train.py, bit for bit.
 """
 
 import contextlib
@@ -42,9 +47,9 @@ def train(
                 text and config, and all of them stop at the same step
     optimizer   an AdamW with fused=True
 
-    Until the end, change the weights in place only, because processes share their memory.  Where
-    Python starts processes afresh (on macOS and Windows, and everywhere from 3.14 on), a script
-    that calls this needs the line `if __name__ == "__main__":`.
+    Until the end, change the weights in place only, because processes share their memory.  On
+    macOS and Windows, and everywhere from Python 3.14 on, put the call under
+    `if __name__ == "__main__":`.
 
     On a GPU nothing is read back between steps, so Python runs ahead; loss.item() and
     grad_norm.item() wait for the GPU.  There FloatingPointError is raised when a step is logged
@@ -77,11 +82,11 @@ def train(
             if replayed:
                 loss, grad_norm = replayed
             else:
-                with np.errstate(all="ignore"):  # numbers that are not finite are looked for below
+                with np.errstate(all="ignore"):  # the check below finds overflows
                     loss = workers.gradients(step)
                     loss = ranks.all_reduce(optimizer.flat.grad, loss)
                     grad_norm = clip_grad_norm(model.parameters(), config.grad_clip)
-                if model.device != CPU:  # the GPU decides: we need not wait for it
+                if model.device != CPU:  # the GPU decides, so Python need not wait for it
                     optimizer.stop_unless_finite(step, loss, grad_norm)
             if bad_step := step_not_finite(step, loss, grad_norm, optimizer, config):
                 optimizer.zero_grad()

@@ -42,9 +42,8 @@ from minigrad.internals.malloc import tune_malloc
 Range = tuple[int, int]  # (start, stop)
 GradFn = Callable[[nn.Module, int, int, int], Tensor]  # (model, step, first sequence, stop)
 DEAD = (
-    "a worker process died: is there enough memory? (Where Python starts processes afresh, on "
-    "macOS, Windows and from 3.14 on everywhere, a script needs the line "
-    '`if __name__ == "__main__":`.)'
+    "a worker process died: is there enough memory? (On macOS and Windows, and everywhere from "
+    'Python 3.14 on, a script needs the line `if __name__ == "__main__":`.)'
 )
 
 
@@ -53,7 +52,7 @@ class WorkerDied(RuntimeError):
 
 
 class Failure(NamedTuple):
-    """An error in a worker process, as its parent is told."""
+    """An error in a worker process, as it is sent to the parent."""
 
     out_of_memory: bool
     traceback: str
@@ -108,7 +107,7 @@ class Worker:
 class Workers:
     """`n` processes; each calls grad_fn(model, step, first, stop) for its part of the sequences.
 
-    sequences   (first, stop) of the step;  n  is reduced to their number
+    sequences   (first, stop) of the step; n is reduced to their number
     n_teams     how many such sets of processes share the cores of this machine
 
     This process is the first of them.  Use as `with Workers(...) as workers:`; until its end change
@@ -152,7 +151,7 @@ class Workers:
         except BaseException:
             self.stop()
             raise
-        finally:  # after an error too: it gives the released parameters their numbers back
+        finally:  # after an error too, because this gives the unbound parameters their arrays back
             self.first = Worker(0, n, model, flat, vectors, grad_fn, sequences)
 
     def gradients(self, step: int) -> Tensor:
@@ -204,7 +203,7 @@ def kill(processes):
 
 
 def to_shared_memory(array):
-    """Copy an array (N,) to memory that child processes share: (memory, dtype), for vector()."""
+    """Copy an array (N,) to memory that processes share; return (memory, dtype), for vector()."""
     check_room(array.nbytes)
     memory = multiprocessing.RawArray("b", array.nbytes), array.dtype
     vector(memory)[...] = array
@@ -212,10 +211,10 @@ def to_shared_memory(array):
 
 
 def check_room(n_bytes):
-    """MemoryError if there is no room for so many bytes where multiprocessing takes them from.
+    """Raise MemoryError if the file system that multiprocessing uses has less than n_bytes free.
 
-    It makes a file there that takes no room before it is written to.  If there is none then, the
-    system ends the process without a word.
+    The file that it creates is sparse.  If space runs out later, the system kills the process
+    without a message.
     """
     room = {}
     for folder in (lambda: "/dev/shm", tempfile.gettempdir):
@@ -223,7 +222,7 @@ def check_room(n_bytes):
             room[folder()] = shutil.disk_usage(folder()).free
     if n_bytes > max(room.values(), default=0):
         free = " and ".join(f"{folder} has {n:,} bytes left" for folder, n in room.items())
-        raise MemoryError(f"processes share memory, the next {n_bytes:,} bytes, but {free}")
+        raise MemoryError(f"the processes need {n_bytes:,} more bytes of shared memory, but {free}")
 
 
 def vector(shared):

@@ -1,4 +1,4 @@
-"""`python -m minigrad.exercises [FOLDER]`: a table of what is done, wrong and open."""
+"""`python -m minigrad.exercises [FOLDER [NAME ...]]`: what is done, what is wrong, what is open."""
 
 import argparse
 import sys
@@ -26,10 +26,10 @@ def new(folder):
     print(f"{len(hints())} exercises are in {folder}")
 
 
-def table(folder):
-    """Print the state of every exercise; return how many are done."""
+def table(folder, names):
+    """Print the state of the exercises that are named; return how many are done."""
     states = []
-    for name in hints():
+    for name in names:
         state, remark = check(folder, name)
         states.append(state)
         print(f"{name:22} {state:5}   {remark}".rstrip())
@@ -39,23 +39,28 @@ def table(folder):
 
 
 def main(arguments=None):
-    """Exit status 0 if all exercises are done, 1 if not, 2 for a wrong call."""
+    """Return the exit status: 0 if all checked exercises are done, 1 if not, 2 for a wrong call."""
     parser = argparse.ArgumentParser(prog="python -m minigrad.exercises", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help=f"default: {FOLDER}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="check only these; default: all")
     parser.add_argument("--hint", metavar="NAME", help="print a hint for an exercise, and stop")
     parser.add_argument("--new", action="store_true", help="write unsolved exercises into FOLDER")
     given = parser.parse_args(arguments)
+    for name in [*given.names, *([given.hint] if given.hint else [])]:
+        if name not in hints():
+            parser.error(f"there is no exercise {name!r}: {', '.join(hints())}")
     if given.hint:
-        if given.hint not in hints():
-            parser.error(f"there is no exercise {given.hint!r}: {', '.join(hints())}")
         print(hints()[given.hint])
         return 0
     if given.new:
+        if given.names:
+            parser.error("--new writes all exercises: name only the folder")
         new(given.folder)
         return 0
     if not given.folder.is_dir():
         parser.error(f"there is no folder {given.folder}; --new {given.folder} makes it")
-    return 0 if table(given.folder) == len(hints()) else 1
+    names = given.names or [*hints()]
+    return 0 if table(given.folder, names) == len(names) else 1
 
 
 if __name__ == "__main__":

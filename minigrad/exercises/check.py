@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrad.exercises.hints import FORWARD, HINTS
+from minigrad.exercises.make import gradients as names_of_gradients
 from minigrad.fast import plain
 from minigrad.internals.arguments import Arguments
 from minigrad.optim import AdamW
@@ -87,7 +88,7 @@ def check_backward(name, page):
         right = gradients(name, prepare(name, case))
         before, where = OPS[name], shown(case, inputs)
         try:
-            OPS[name] = op(returning_a_tuple(page, inputs))  # where prepare() finds it
+            OPS[name] = op(returning_gradients(page, where))  # where prepare() finds it
             trial = prepare(name, case)
             try:
                 with called(where):
@@ -95,12 +96,12 @@ def check_backward(name, page):
             except (AssertionError, RuntimeError) as error:  # of the tape, or of gradients()
                 if isinstance(error, NotImplementedError):
                     raise
-                raise Wrong(f"{error}, {where}") from error
+                message = str(error).removeprefix(f"exercise_{name}.")  # @op's name for it
+                raise Wrong(f"{message}, {where}") from error
             differ("out", ours.out, right.out, where)
             for i, (dx, expected) in enumerate(zip(ours.grads, right.grads, strict=True)):
                 x = next((n for n, y in enumerate(trial.inputs) if y is trial.leaves[i]), i)
-                label = f"input {x}" + (f" ({inputs[x]})" if x < len(inputs) else "")
-                differ(label, dx, expected, where)
+                differ(label_of(x, inputs), dx, expected, where)
             if case.smooth:
                 try:
                     finite_differences(name, trial, ours)
@@ -110,8 +111,17 @@ def check_backward(name, page):
             OPS[name] = before
 
 
-def returning_a_tuple(page, inputs):
-    """Return the page; its backward is told if it does not return a tuple of gradients."""
+def label_of(i, names):
+    """Return what messages call input i."""
+    return f"input {i}" + (f" ({names[i]})" if i < len(names) else "")
+
+
+def returning_gradients(page, where):
+    """Return the page; its backward raises Wrong unless it returns a gradient for each input."""
+    inputs = Arguments(page).names
+    expected = names_of_gradients(page)
+    if len(inputs) > 1:
+        expected = f"({expected})"
 
     @functools.wraps(page)
     def checked(*arrays, **options):
@@ -121,13 +131,29 @@ def returning_a_tuple(page, inputs):
             grads = backward(dout)
             if not isinstance(grads, tuple | list):
                 kind = "nothing" if grads is None else "one array"
-                names = ", ".join(f"d{name}" for name in inputs) + "," * (len(inputs) == 1)
-                raise Wrong(f"backward returned {kind}, not a tuple of gradients: ({names})")
+                raise Wrong(f"backward returned {kind}, not a tuple of gradients: {expected}")
+            n, right = len(grads), len(arrays)
+            if n != right:
+                raise Wrong(
+                    f"backward returned a tuple of {n}, not of {right}: {expected}, {where}"
+                )
+            for i, (x, dx) in enumerate(zip(arrays, grads, strict=True)):
+                check_shape(label_of(i, inputs), x, dx, where)
             return grads
 
         return out, checked_backward
 
     return checked
+
+
+def check_shape(label, x, dx, where):
+    """Raise Wrong if an array of floats has no gradient, or one of another shape."""
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+        return
+    if dx is None:
+        raise Wrong(f"{label}: its gradient is None, {where}")
+    if isinstance(dx, np.ndarray) and dx.shape != x.shape:
+        raise Wrong(f"{label}: its gradient has shape {dx.shape}, not {x.shape}, {where}")
 
 
 @contextlib.contextmanager

@@ -27,11 +27,13 @@ HINTS = {  # of ops: write `backward`
     "getitem": "Send every entry of dout back to where it was read.  Read twice means added twice.",
     "concat": "Cut dout where the arrays were joined: one piece for each.",
     "stack": "Array i of the inputs gets index i of dout along the new axis.",
-    "matmul": "dx = dout yᵀ and dy = xᵀ dout.  Then the vectors, then the axes in front.",
+    "matmul": "dx = dout yᵀ and dy = xᵀ dout.  Make a vector a matrix first, and take that axis "
+    "out again at the end.  Unbroadcast the axes in front.",
     "linear": "Flatten dout to rows.  dx = dout W, dW = doutᵀ x, and db is a sum over the rows.",
     "embedding": "Row v of dweight is the sum of dout wherever the id was v: add_up.",
     "gelu": "out = x s, so its slope is s + x s', and s' = 2 s (1 − s) u'.",
-    "softmax": "Every score moves every output of its row.  dx = out · (dout − Σ dout · out).",
+    "softmax": "Every score moves every output of its row: ∂outᵢ/∂xⱼ = outᵢ (δᵢⱼ − outⱼ), where "
+    "δᵢⱼ is 1 if i = j, else 0.  Multiply by doutᵢ, and sum over i.",
     "log_softmax": "The slope of outᵢ along xⱼ is δᵢⱼ − e^outⱼ.  Sum over i.",
     "cross_entropy": "For one row p − onehot(target).  Smoothed: 1 − s there, s/V everywhere.",
     "layer_norm": "Let g = dout · weight.  Subtract its mean, and x̂ times the mean of g · x̂.",

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from typing import Any
 
 from minigrad.exercises.hints import FORWARD, FUNCTIONS, HINTS
@@ -12,10 +13,12 @@ from minigrad.tensor import OPS
 HEAD = '''\
 """Exercise: {task}
 
-Check it with `python -m minigrad.exercises`.  For a hint add `--hint {name}`.
-"""
+Check it with `python -m minigrad.exercises FOLDER {name}`.
+FOLDER is where this file is.  For a hint add `--hint {name}`.
+{notes}"""
 '''
 NO_GRADIENT = ("ids", "targets", "condition", "min", "max", "p")  # names of such inputs
+HELPERS = ("unbroadcast", "spread", "add_up", "accurate_sum", "check_ids", "axis_of", "parts_of")
 EMPTY = "raise NotImplementedError"
 ADAMW = '''
 import numpy as np
@@ -73,7 +76,7 @@ def exercises():
     for name, (signature, _) in FORWARD.items():
         texts[f"{name}_forward"] = forward_exercise(name, signature)
     for name in FUNCTIONS:
-        texts[name] = HEAD.format(task=f"write {name}.", name=name) + BODIES[name]
+        texts[name] = HEAD.format(task=f"write {name}.", name=name, notes="") + BODIES[name]
     return texts
 
 
@@ -93,8 +96,25 @@ def backward_exercise(name, solved=False):
     body = [*lines[function.lineno - 1 : start], *rest, *lines[end:]]
     function.decorator_list.clear()  # the checker makes an op of it, and needs no decorators
     names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
-    head = HEAD.format(task=f"write the backward of {name}.", name=name)
-    return head + imports(page, names) + "\n\n" + without_derivation("\n".join(body)) + "\n"
+    lines = imports(page, names)
+    head = HEAD.format(task=f"write the backward of {name}.", name=name, notes=notes(lines, names))
+    return head + lines + "\n\n" + without_derivation("\n".join(body)) + "\n"
+
+
+def notes(import_lines, names):
+    """Return the lines of a file's head that explain names in its forward pass."""
+    imported = ", ".join(re.findall(r"^from .* import (.*)$", import_lines, re.M)).split(", ")
+    helpers = [name for name in HELPERS if name in imported]
+    lines = []
+    if "array_module" in imported:
+        library = "xp is" if "xp" in names else "array_module returns"
+        lines.append(f"{library} NumPy (CuPy on a GPU).")
+    if helpers:
+        lines.append(f"The imported functions have docstrings: try help({helpers[0]}).")
+    if "shape_of" in imported:
+        lines.append("An input may be a plain number.  Then shape_of and unbroadcast return None:")
+        lines.append("a number has no gradient.")
+    return "".join(f"{line}\n" for line in ["", *lines]) if lines else ""
 
 
 def forward_exercise(name, signature):
@@ -102,7 +122,8 @@ def forward_exercise(name, signature):
     doc = inspect.getdoc(inspect.unwrap(OPS[name])) or ""
     doc = "\n".join(f"    {line}".rstrip() for line in doc.splitlines())
     text = f'\nimport numpy as np\n\n\ndef {name}({signature}):\n    """{doc[4:]}\n    """\n'
-    head = HEAD.format(task=f"write the forward pass of {name}.", name=f"{name}_forward")
+    task = f"write the forward pass of {name}."
+    head = HEAD.format(task=task, name=f"{name}_forward", notes="")
     return head + without_derivation(text) + f"    {EMPTY}  # return out\n"
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from minigrad.backend import array_module, is_array
 from minigrad.internals.contexts import also_for_generators
 from minigrad.internals.guards import input_names
+from minigrad.internals.half import widen
 from minigrad.internals.hooks import calls_from_outermost, path_of, this_thread
 from minigrad.tensor import Tensor
 
@@ -32,10 +33,10 @@ def detect_anomaly():
     """Raise a FloatingPointError at the first op that makes a NaN or an Inf, in either direction.
 
     The error names the op, the path of its module in the model, the inputs with their shapes and
-    ranges, and the line of the program that called the op.  A gradient of a leaf whose square
-    overflows is an error too, because clipping and AdamW square it.  An infinity that was put in on
-    purpose, as in a mask, is allowed as long as no NaN comes of it.  Every result is read, which
-    takes time; outside of this block nothing is checked.
+    ranges, and the line of the program that called the op.  A gradient of a leaf with an entry
+    whose square overflows is an error too, because AdamW squares it (of float16, in float32).  An
+    infinity that was put in on purpose, as in a mask, is allowed as long as it leads to no NaN.
+    Every result is read, which takes time; outside of this block nothing is checked.
     """
     before, this_thread.hook = this_thread.hook, AnomalyHook()
     try:
@@ -71,11 +72,11 @@ class AnomalyHook:
             given = nan_or_inf(array)
             parameter = isinstance(tensor, Tensor) and tensor.requires_grad and not tensor.node
             if given == "NaN" or given and parameter:
-                raise anomaly(op_name, f"was given {given}", "forward", name, info)
+                raise anomaly(op_name, "forward", f"received {given} in {name}", info)
             if given == made:
                 made = ""  # the input had it already
         if made:
-            raise anomaly(op_name, f"made {made}", "forward", "out", info, out=out)
+            raise anomaly(op_name, "forward", f"{made} in out", info, out=out)
         return info
 
     def backward(self, node, dout, grads):
@@ -84,18 +85,18 @@ class AnomalyHook:
             "", [], [], "put detect_anomaly() around the forward pass too"
         )
         if given := nan_or_inf(dout):
-            raise anomaly(node.op, f"was given {given}", "backward", "dout", info, dout=dout)
+            raise anomaly(node.op, "backward", f"received {given} in dout", info, dout=dout)
         for i, (parent, d) in enumerate(zip(node.parents, grads, strict=True)):
             if parent is None or d is None:
                 continue
-            made = nan_or_inf(d)
-            if not made and isinstance(parent, Tensor) and nan_or_inf((d * d).sum()):
-                made = f"a gradient too long for {d.dtype}"
-            if made:
-                name = f"d{info.names[i]}" if info.names else f"the gradient of input {i}"
-                raise anomaly(
-                    node.op, f"made {made}", "backward", name, info, dout=dout, **{name: d}
-                )
+            name = f"d{info.names[i]}" if info.names else f"the gradient of input {i}"
+            if made := nan_or_inf(d):
+                what = f"{made} in {name}"
+            elif isinstance(parent, Tensor) and nan_or_inf(widen(d) ** 2):
+                what = f"the square of an entry of {name} overflows {widen(d).dtype}"
+            else:
+                continue
+            raise anomaly(node.op, "backward", what, info, dout=dout, **{name: d})
 
 
 def module_in_words():
@@ -137,11 +138,11 @@ def describe(x):
     return text
 
 
-def anomaly(op_name, what, direction, where, info, **more):
+def anomaly(op_name, direction, what, info, **more):
     """Return the FloatingPointError: one line on the op, one for each array, the program's line."""
     rows = info.inputs + [(name, describe(array)) for name, array in more.items()]
     width = max((len(name) for name, _ in rows), default=0)
-    head = f"{op_name} {what} going {direction}{info.module}: it is in {where}"
+    head = f"{op_name}, {direction}{info.module}: {what}"
     body = [f"    {name:{width}}  {text}" for name, text in rows]
     return FloatingPointError("\n".join([head, *body, info.line]))
 
