@@ -2,7 +2,7 @@
 
 A gradient that is right proves one step.  Here everything that a step does is at work, over and
 over, and any error feeds on itself: accumulation, clipping, warm-up and cosine, decay of matrices
-alone, the tied table, Adam's corrections.  `pytest -m slow` goes on to 40 steps and
+alone, the tied table, Adam's corrections.  `pytest -m slow` goes on to 20 steps and
 `pytest -m whole` to 300.
 
 The runs are made twice: by train(), with every twin; and by a loop over the pages alone.
@@ -111,7 +111,7 @@ WAYS = {"train": (train, 1, 0.0), "two workers": (train, 2, 0.2), "pages": (page
     [
         pytest.param(dtype, steps, *way, marks=marks, id=f"{dtype.__name__}, {steps} steps, {name}")
         for dtype, steps, names, marks in [
-            (np.float64, 10, ["train"], ()),
+            (np.float64, 5, ["train"], ()),
             (np.float32, 10, ["train"], pytest.mark.slow),
             (np.float64, 20, WAYS, pytest.mark.slow),
             (np.float64, 300, WAYS, pytest.mark.whole),
@@ -128,7 +128,7 @@ def test_a_run_follows_pytorchs(dtype, steps, train, workers, dropout):
     """
     config = TrainConfig(
         steps=steps, warmup_steps=steps // 5, accumulate=2, dropout=dropout, workers=workers,
-        grad_clip=1.42,  # which some of the first 10 norms are above, some below
+        grad_clip=1.8,  # which some of the first 5 norms are above, some below
     )  # fmt: skip
     tolerances = (1e-10, 1e-9) if dtype == np.float64 else (1e-3, config.lr)
     compare(config, config, dtype, *tolerances, train)
