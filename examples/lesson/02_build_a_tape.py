@@ -382,7 +382,7 @@ for x, y in zip(our_leaves, their_leaves, strict=True):
 # * Write `x = ops["add"](x, bias)` as the first line of `piece`, and let `backward()` take the
 #   **oldest** waiting node instead of the newest. Which error do you get? (The node of `x` is
 #   replayed and emptied before its second gradient arrives.)
-# * [`examples/exercises/`](../exercises) has every operation of minigrad with an empty `backward`,
-#   and `python -m minigrad.exercises` checks what you write there.
+# * [`examples/exercises/`](../exercises/README.md) has every operation of minigrad with an empty
+#   `backward`, and `python -m minigrad.exercises` checks what you write there.
 #
 # Next: [3. Next-token prediction](03_next_token.ipynb).
