@@ -34,6 +34,8 @@ include_patterns = [
 ]
 exclude_patterns = ["build", ".*", "**/.*"]
 nb_execution_mode = "off"
+smartquotes = False
+highlight_language = "text"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 6
 html_math_renderer = "mathml"
@@ -41,6 +43,7 @@ html_theme = "pydata_sphinx_theme"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_context = {"default_mode": "auto"}
 html_sidebars = {"**.py": [], "**.cu": [], "README": []}
 html_theme_options = {
     "collapse_navigation": True,
@@ -63,7 +66,8 @@ TREES = {  # the navigation: the pages below a page
     "examples/exercises/README": ["/examples/exercises/*"],
     "docs/reading-order": [
         f"/{file}" for row in reading_order.rows() for file in row.files if file[-3:] != "ynb"
-    ],
+    ]
+    + ["/gpt_numpy/__*", "/minigrad/__*"],
     "docs/guide/README": ["/docs/guide/training", "/docs/guide/*"],
     "docs/testing": ["/docs/benchmarks", "/tests/**"],
     "docs/benchmarks": ["/benchmarks/**"],

@@ -15,6 +15,7 @@ from inspect import cleandoc
 from itertools import groupby
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import jedi
 from docutils import nodes
@@ -36,14 +37,12 @@ def text_of(file: str) -> str:
 
 
 @cache
-def tree_of(file: str) -> ast.Module:
-    return ast.parse(text_of(file) if file.endswith(".py") else "")
+def definitions(file: str) -> dict[str, Any]:
+    """The nodes of a module, "", and of what it, its classes and its functions define, by name.
 
-
-@cache
-def definitions(file: str) -> dict[str, ast.stmt]:
-    """What a file defines, with the names inside its classes and the functions inside functions."""
-    found: dict[str, ast.stmt] = {}
+    Of a function these are the functions in it, not its variables.
+    """
+    found: dict[str, Any] = {"": ast.parse(text_of(file) if file.endswith(".py") else "")}
 
     def collect(parent: ast.AST, prefix: str) -> None:
         for node in getattr(parent, "body", []):
@@ -55,11 +54,11 @@ def definitions(file: str) -> dict[str, ast.stmt]:
                 names = [name for name in ast.walk(node) if isinstance(name, ast.Name)]
                 found.update({prefix + n.id: node for n in names if isinstance(n.ctx, ast.Store)})
 
-    collect(tree_of(file), "")
+    collect(found[""], "")
     return found
 
 
-def first_line(node: ast.stmt) -> int:
+def first_line(node: Any) -> int:
     return min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
 
 
@@ -73,15 +72,10 @@ def index() -> dict[str, set[Place]]:
         for i in range(len(parts)):
             found["/".join(parts[i:])].add((file, ""))
             found[".".join(module[i:])].add((file, ""))
-        for name, node in definitions(file).items():
-            found[f"{module[-1]}.{name}"].add((file, name))
-            found[f"{name}()" if isinstance(node, ast.FunctionDef) else name].add((file, name))
+        for name in definitions(file):
+            for word in (f"{module[-1]}.{name}", f"{name}()", name.split(".")[-1]):
+                found[word].add((file, name))
     return found
-
-
-@cache
-def known_names() -> set[str]:
-    return {part for word in index() for part in re.findall(r"\w+", word)}
 
 
 def names_in_code(file: str) -> dict[int, Place]:
@@ -91,17 +85,18 @@ def names_in_code(file: str) -> dict[int, Place]:
     script = jedi.Script(text, path=ROOT / file, project=jedi.Project(ROOT, sys_path=[str(ROOT)]))
     for name in script.get_names(all_scopes=True, references=True):
         start = starts[name.line - 1] + name.column
-        if name.name not in known_names():
+        if name.name not in index():
             continue
         if text[start - 1] == "." and file.startswith(("tests/", "benchmarks/")):
             continue  # an attribute takes time to infer
         for target in name.goto(follow_imports=True)[:1]:
-            if not (target.full_name and target.module_path.is_relative_to(ROOT)):
+            path, full_name = target.module_path, target.full_name
+            if not (path and full_name and path.is_relative_to(ROOT)):
                 continue
-            to = target.module_path.relative_to(ROOT).as_posix()
-            anchor = target.full_name.removeprefix(target.module_name).lstrip(".")
+            to = path.relative_to(ROOT).as_posix()
+            anchor = full_name.removeprefix(target.module_name).lstrip(".")
             itself = (to, target.line, target.column) == (file, name.line, name.column)
-            if not itself and (not anchor or anchor in definitions(to)):
+            if anchor in definitions(to) and not itself:
                 found[start] = to, anchor
     for name in re.finditer(r'(?<=OPS\[")\w+', text):  # operators.py calls the ops in this way
         ops = (place for place in index()[f"{name[0]}()"] if place[0].startswith("minigrad/ops/"))
@@ -140,7 +135,7 @@ def lines_of(file: str, names: dict[int, Place]) -> list[str]:
             shown = link(file, names[start], shown) if start in names and i == 0 else shown
             html += [""] * (i > 0)
             html[-1] += f'<span class="{STANDARD_TYPES[kind]}">{shown}</span>' if piece else ""
-    anchors = [f'<i id="L{i}" class="n" data-n="{i}"></i>' for i in range(1, len(html) + 1)]
+    anchors = [f'<i id="L{i}" class="line" data-n="{i}"></i>' for i in range(1, len(html) + 1)]
     for name, node in definitions(file).items():
         if "." in name or not hasattr(node, "body"):  # the others have a heading
             anchors[first_line(node) - 1] += f'<i id="{name}"></i>'
@@ -173,13 +168,13 @@ def rows(file: str) -> Iterator[tuple[str, int, int, str, int, int]]:
     for block in re.finditer(r"(?:^//.*\n)+", text if file.endswith(".cu") else "", re.M):
         a, b = (text.count("\n", 0, i) for i in block.span())
         starts[a], docs[a] = "", (a, re.sub("^// ?", "", block[0].rstrip(), flags=re.M), b)
-    for name, node in [("", tree_of(file)), *definitions(file).items()]:
+    for name, node in definitions(file).items():
         owner = definitions(file).get(name.partition(".")[0])
         if not hasattr(node, "body") or "." in name and not isinstance(owner, ast.ClassDef):
             continue
         start = first_line(node) - 1 if name else 0
         starts[start] = name
-        if owner is node:
+        if name and owner is node:
             starts.setdefault(node.end_lineno, "")
         if ast.get_docstring(node):
             docs[start] = node.body[0].lineno - 1, node.body[0].value.value, node.body[0].end_lineno
@@ -201,13 +196,12 @@ class SourceParser(Parser):
         for name, start, opening, doc, closing, end in rows(file):
             if name and "." not in name:
                 page += (part := nodes.section("", nodes.title(name, name), ids=[name]))
-            pieces = [
-                f"<pre>{''.join(html[a:b])}</pre>" if "".join(lines[a:b]).strip() else ""
-                for a, b in ((start, opening), (closing, end))
-            ]
+            pieces = []
+            for a, b in ((start, opening), (closing, end)):
+                shown = [i for i in range(a, b) if lines[i].strip()] or [b]
+                code = "".join(html[shown[0] : min(shown[-1] + 1, b)])
+                pieces.append(f"<pre>{code}</pre>" if code else "")
             pieces[1:1] = [prose(file, cleandoc(doc))] if doc else []
-            kind = "pair" if doc and any(pieces[::2]) else "alone"
-            if not any(pieces):
-                continue
+            kind = "pair" if doc and (name or file.endswith(".cu")) else "alone"
             row = f'<div class="{kind} highlight">{"".join(pieces)}</div>\n'
-            part += nodes.raw("", row, format="html")
+            part += nodes.raw("", row if any(pieces) else "", format="html")
