@@ -47,7 +47,7 @@ def definitions(file: str) -> dict[str, Any]:
     def collect(parent: ast.AST, prefix: str) -> None:
         for node in getattr(parent, "body", []):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found[prefix + node.name] = node
+                found.setdefault(prefix + node.name, node)  # of a property, its getter
                 if not prefix:
                     collect(node, f"{node.name}.")
             elif isinstance(node, ast.Assign | ast.AnnAssign) and not hasattr(parent, "args"):
