@@ -44,7 +44,7 @@ html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_context = {"default_mode": "auto"}
-html_sidebars = {"**.py": [], "**.cu": [], "README": []}
+html_sidebars: dict[str, list[str]] = {"**.py": [], "**.cu": [], "README": []}
 html_theme_options = {
     "collapse_navigation": True,
     "footer_end": [],

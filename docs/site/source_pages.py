@@ -116,8 +116,8 @@ def linked(file: str, text: str) -> str:
     def replace(match: re.Match) -> str:
         places = index().get(match[0], set())
         near = {place for place in places if os.path.dirname(place[0]) == os.path.dirname(file)}
-        clear = next((one for one in (near, places) if len(one) == 1), ())
-        return link(file, *clear, match[0]) if clear else match[0]
+        clear = near if len(near) == 1 else places
+        return link(file, min(clear), match[0]) if len(clear) == 1 else match[0]
 
     return IN_PROSE.sub(replace, escape(text, quote=False))
 
@@ -169,12 +169,12 @@ def rows(file: str) -> Iterator[tuple[str, int, int, str, int, int]]:
         a, b = (text.count("\n", 0, i) for i in block.span())
         starts[a], docs[a] = "", (a, re.sub("^// ?", "", block[0].rstrip(), flags=re.M), b)
     for name, node in definitions(file).items():
-        owner = definitions(file).get(name.partition(".")[0])
+        owner = definitions(file)[name.partition(".")[0]]
         if not hasattr(node, "body") or "." in name and not isinstance(owner, ast.ClassDef):
             continue
         start = first_line(node) - 1 if name else 0
         starts[start] = name
-        if name and owner is node:
+        if name and node is owner:
             starts.setdefault(node.end_lineno, "")
         if ast.get_docstring(node):
             docs[start] = node.body[0].lineno - 1, node.body[0].value.value, node.body[0].end_lineno
