@@ -75,8 +75,7 @@ def train(
         optimizer.zero_grad()
         mean_loss: Any = 0.0  # of the step: the sum of the losses below; later a Tensor
         for first in range(0, config.sequences_per_step, config.batch_size):  # accumulation
-            # The step has `accumulate` batches.  This one begins with sequence number `first`.
-            shape = config.batch_size, config.block_size  # (B, T)
+            shape = config.batch_size, config.block_size  # (B, T); `first` is its first sequence
             x, y = random_batch(ids, *shape, config.seed, step, first)
             # Dropout masks depend on these three numbers.  The check below finds overflows.
             with random.rng_scope(config.seed, step, first), np.errstate(all="ignore"):
@@ -89,6 +88,7 @@ def train(
         if not math.isfinite(mean_loss.item() + grad_norm.item()):  # one of them is not
             raise not_finite(model, ids, config, step)
         optimizer.step()
+        optimizer.zero_grad()  # the caller's own backward() starts from none
         yield StepResult(step, mean_loss, lr, grad_norm)
 
 

@@ -31,8 +31,7 @@ replayed first, and sends a second gradient to the node of h.  When the turn of 
 been added up.
 
 Some calls lead into internals/ and tools/: `guards` and `errors` refuse misuse and explain it,
-`arguments` puts arguments in order, `half` computes float16 in float32, and `hook` lets tools
-watch.  The name or the comment at each call says what you need to know.
+`arguments` puts arguments in order, `half` computes float16 in float32, `hook` lets tools watch.
 """
 
 import contextlib
@@ -60,8 +59,7 @@ class Node:
               it wants no gradient
     backward  dout -> one gradient per input; a closure, which keeps the arrays that it needs
     shape     of the op's result, and so of dout
-    time      when it was made
-    protected, debug_info, module_stack: for guards and hooks
+    time      when it was made.  For guards and hooks: protected, debug_info, module_stack
 
     A node points to the Node of an intermediate result, never to its Tensor.  So the array of a
     result that no closure keeps is freed as soon as the program drops the Tensor.  Nothing points
@@ -128,12 +126,10 @@ class Tensor(Operators):
 
         dout    an array of the shape of self; if self has one entry it may be left out, and is 1
 
-        Nodes are freed when they have been replayed, so backward() can pass each of them once.
-
         A node is newer than the nodes of its inputs.  The newest node on the heap has therefore
         received all of its gradients: only newer nodes could send it more, and every node that is
         still to come is on the heap, or older than one that is.  So it can be replayed, without
-        sorting the graph first and without recursion.
+        sorting the graph first and without recursion.  Then it is freed: backward() passes it once.
         """
         dout = guards.check_dout(self, dout)  # an array like self; raises if self wants no gradient
         grads: dict[Node, Any] = {}  # node -> the sum of the gradients that reached it so far
@@ -177,9 +173,7 @@ class Tensor(Operators):
 
 
 def op(page):
-    """Turn `page(*inputs, **options) -> (out, backward)` into an op.
-
-    Those of minigrad.ops are entered in OPS, where the operators of Tensor find them.
+    """Turn `page(*inputs, **options) -> (out, backward)` into an op; enter minigrad.ops' in OPS.
 
     The parameters before `*` are the inputs: Tensors, arrays, numbers or None, by position or by
     name.  `backward(dout)` returns a tuple with one entry per input, None for one that can have no

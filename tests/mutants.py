@@ -52,6 +52,7 @@ def sources(pattern):
 
 
 OF_OPS = ["ops", "numerics", "errors", "tensor", "nn", "guards", "gpu"]
+OF_CPU_TWINS = ["ops", "numerics", "twins", "gpu", "errors"]
 OF_VECTORS = ["optim", "flat", "gpu"]
 TESTS = {  # file -> the tests that matter to it
     file: [f"test_{name}.py" for name in names]
@@ -63,7 +64,7 @@ TESTS = {  # file -> the tests that matter to it
         "minigrad/optim.py": OF_VECTORS,
         "minigrad/schedule.py": ["schedule"],
         "minigrad/random.py": ["random", "ops", "gpu"],
-        **dict.fromkeys(sources("minigrad/fast/cpu/*.py"), ["ops", "numerics", "gpu", "errors"]),
+        **dict.fromkeys(sources("minigrad/fast/cpu/*.py"), OF_CPU_TWINS),
         **dict.fromkeys(sources("minigrad/fast/gpu/*.py"), ["gpu", "kernels", "random"]),
         **dict.fromkeys(sources("minigrad/fast/gpu/*.cu"), ["kernels", "gpu"]),
         "minigrad/fast/gpu/attention.py": ["gpu", "flash"],
@@ -170,7 +171,8 @@ def replacements(node):
 
 
 MODULES = ("xp", "math", "random", "heapq", "itertools", "functools", "inspect", "contextlib")
-SYMMETRIC = ("swapaxes", "multiply", "maximum", "minimum", "max", "min", "equal")
+SYMMETRIC = ("swapaxes", "multiply", "maximum", "minimum", "max", "min", "equal", "vecdot")
+SYMMETRIC += ("same_float_dtype",)
 UNMISTAKABLE = (*MODULES, *dir(builtins), "self", "OPS", "Tensor", "backward")
 DEVICE = ("array_module", "to_numpy", "to_device")  # left out or swapped, they name no array
 SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)

@@ -599,15 +599,16 @@ def test_11_what_goes_wrong(lesson):
 def test_broken_runs_look_as_described():
     """What notebook 11 says of the four curves, and of what the models write."""
     out = text_of("11_what_goes_wrong")
-    ends = re.findall(r"^([a-z -]+?) +last loss +(\S+)   writes (.*)$", out, re.M)
+    ends = re.findall(r"^([a-z -]+?) +last loss (?:about)? *(\S+)(?:   writes (.*))?$", out, re.M)
     loss = {name: float(number) for name, number, _ in ends}
-    written = {name: ast.literal_eval(text) for name, _, text in ends}
+    written = {name: ast.literal_eval(text) for name, _, text in ends if text}
     entropy = grammar.entropy_per_character()
     V = len(set(grammar.generate(100_000)))
     assert [*loss] == [
         "healthy", "rate too high", "no warm-up", "targets not shifted", "mask forgotten",
     ]  # fmt: skip
-    assert loss["healthy"] + 0.15 < loss["no warm-up"] < loss["rate too high"] - 0.5
+    assert "more than 0.15 above the healthy run: True" in out
+    assert "more than 0.5 above that: True" in out
     assert math.log(V) - 1.2 < loss["rate too high"] < math.log(V)
     assert loss["targets not shifted"] < 0.05 and loss["mask forgotten"] < entropy - 0.1
     assert len(set(written["targets not shifted"][2:])) == 1  # it repeats its last character

@@ -276,6 +276,19 @@ def test_a_scope_leaves_nothing_behind_in_a_new_thread():
     assert seen == [(5, 0, 2**32, 0)]
 
 
+@pytest.mark.parametrize("kind, bound", [("normal", 0.5), ("uniform", 2.0)])
+def test_initial_weights_have_bits_of_their_own(kind, bound):
+    """Those of the use WEIGHT, whatever the other numbers are."""
+    manual_seed(9)
+    draw = getattr(random, kind)((5,), bound)
+    generator = np.random.Generator(philox((9, 0, 0, 0), WEIGHT))
+    if kind == "normal":
+        expected = bound * generator.standard_normal(5)
+    else:
+        expected = generator.uniform(-bound, bound, 5)
+    np.testing.assert_array_equal(draw, expected.astype(np.float32))
+
+
 def test_initial_weights():
     """float32, of the given shape and spread."""
     manual_seed(1)

@@ -25,6 +25,7 @@ from command import (
 )
 
 import gpt_numpy.scale.gradients
+import gpt_numpy.scale.train
 from gpt_numpy import GPT
 from gpt_numpy.app import memory, report, run_folder, trainer
 from gpt_numpy.app.resume import load_state
@@ -33,7 +34,6 @@ from gpt_numpy.corpus import grammar, reading, sources
 from gpt_numpy.data import encoded, split
 from gpt_numpy.tokenizer import BPETokenizer, CharTokenizer, load
 from gpt_numpy.train import evaluate
-from minigrad.fast.adamw import FusedAdamW
 
 pytestmark = pytest.mark.slow
 
@@ -156,8 +156,8 @@ def test_tokens_per_second_leave_out_all_but_training(train, monkeypatch):
 
     fake = types.SimpleNamespace(perf_counter=lambda: clock.now)
     monkeypatch.setattr(run_folder, "time", fake)
-    clip = taking(1, FusedAdamW.clip_grad_norm)  # once a step
-    monkeypatch.setattr(FusedAdamW, "clip_grad_norm", clip)
+    clip = taking(1, gpt_numpy.scale.train.clip_grad_norm)  # once a step
+    monkeypatch.setattr(gpt_numpy.scale.train, "clip_grad_norm", clip)
     monkeypatch.setattr(train_shakespeare, "evaluate", taking(100, evaluate))
     monkeypatch.setattr(trainer, "SAVE_EVERY", 0)
     save = taking(30, RunFolder.save)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ import minigrad.ops as F
 from minigrad import Tensor, nn
 from minigrad.fast import twin
 from minigrad.fast.arrays import BLOCK, CHUNK, FEW, sum_of_rows
+from minigrad.fast.cpu.attention import in_blocks
 from minigrad.fast.cpu.embedding import MANY, SMALL
 from minigrad.internals.hooks import this_thread
+from minigrad.random import dropout_mask
 from minigrad.tensor import OPS, TWINS
 from minigrad.testing.cases import CASES, Case
 from minigrad.testing.checks import by_page, by_pytorch, record_twins
@@ -298,3 +301,143 @@ def test_layer_norm_of_a_large_mean_in_float64():
         np.testing.assert_allclose(
             out.data, right, rtol=0, atol=50 * u * (5 + 50 * u * mean) + 20 * u
         )
+
+
+# ---- what a twin takes, and what it leaves to its page -------------------------------------------
+
+
+def heads(T, N=None, D=4, dtype=f32):
+    """Return q (2, 3, T, D), k and v (2, 3, N, D)."""
+    N = T if N is None else N
+    shapes = (2, 3, T, D), (2, 3, N, D), (2, 3, N, D)
+    return [np.ones(shape, dtype) for shape in shapes]
+
+
+def mixed(arrays, i):
+    """Return the arrays with the i-th as float64."""
+    return [x.astype(np.float64) if j == i else x for j, x in enumerate(arrays)]
+
+
+@pytest.mark.parametrize(
+    "arrays, options",
+    [
+        (heads(5), {}),
+        (heads(1), {}),
+        (heads(70), {}),
+        (heads(5), {"causal": False}),
+        (heads(5, 8), {}),
+        (heads(5, 8), {"causal": False}),
+        (heads(5, 2), {"causal": False}),
+        (heads(5, 1), {"causal": False}),
+        (heads(5, D=1), {}),
+        (heads(5, dtype=np.float64), {"dropout": 0.5, "training": True}),
+    ],
+)
+def test_attention_is_not_declined(arrays, options):
+    """A GPT's calls, evaluation with earlier keys, and attention to other texts."""
+    assert TWINS["attention", "cpu"](*arrays, **options) is not NotImplemented
+
+
+@pytest.mark.parametrize(
+    "arrays, options",
+    [
+        (heads(5), {"mask": np.ones((5, 5), bool)}),
+        (heads(5, 4), {}),
+        (heads(5, 0), {"causal": False}),
+        (heads(5, D=0), {}),
+        (heads(5, dtype=int), {}),
+        *[(mixed(heads(5), i), {}) for i in range(3)],
+        ([x[0] for x in heads(5)], {}),
+        ([heads(5)[0], *[x[0, 0] for x in heads(5)[1:]]], {}),
+        ([heads(5)[0], *[x[:, :1] for x in heads(5)[1:]]], {}),
+        ([heads(5)[0], *[x[:1] for x in heads(5)[1:]]], {}),
+        ([heads(5)[0], *[x[..., :3] for x in heads(5)[1:]]], {}),
+        ([heads(5)[0], heads(5, 6)[1], heads(5)[2]], {"causal": False}),
+        ([heads(5)[0], heads(5)[1], heads(5, 6)[2]], {"causal": False}),
+    ],
+)
+def test_attention_leaves_the_rest_to_its_page(arrays, options):
+    """Masks, mixed dtypes, integers, and shapes that the page broadcasts or refuses."""
+    assert TWINS["attention", "cpu"](*arrays, **options) is NotImplemented
+
+
+def test_the_products_and_masks_of_attention():
+    """It multiplies by what it is given, and draws a mask of the dtype of the scores."""
+    used = Mock(wraps=np.matmul)
+    drawn = Mock(wraps=dropout_mask)
+    q, k, v = heads(5)
+    arguments = True, None, 0.5, True, (1, 2, 3, 0), 32, drawn
+    _, backward = in_blocks(q, k, v, *arguments, matmul=used)
+    assert used.call_count == 2
+    backward(np.ones_like(q))
+    assert used.call_count == 6
+    (scores, p, key), _ = drawn.call_args
+    assert (scores.shape, scores.dtype, p, key) == ((2, 3, 5, 5), f32, 0.5, (1, 2, 3, 0))
+
+
+X, W, B = np.linspace(-1, 1, 12, dtype=f32).reshape(3, 4), np.ones(4, f32), np.ones(4, f32)
+IDS = np.array([[0, 1], [2, 0]])
+ROW = np.arange(4, dtype=f32) - 1.5  # four standard deviations are √20 = 4.47
+
+
+@pytest.mark.parametrize(
+    "name, arrays, takes",
+    [
+        ("gelu", [X], True),
+        ("gelu", [X[:0]], True),
+        ("gelu", [np.arange(3)], False),
+        ("layer_norm", [X, W], True),
+        ("layer_norm", [X, W, B], True),
+        ("layer_norm", [X[0], W, B], True),
+        ("layer_norm", [X, None, B], False),
+        ("layer_norm", [X, None], False),
+        ("layer_norm", [X[:0], W, B], False),
+        ("layer_norm", [X[0, 0], W, B], False),
+        ("layer_norm", [X, W[:3], B[:3]], False),
+        ("layer_norm", [X, W, B[:3]], False),
+        ("layer_norm", [X, W[None]], False),
+        *[("layer_norm", mixed([X, W, B], i), False) for i in range(3)],
+        ("layer_norm", [np.ones((3, 4), int)] * 2, False),
+        *[("layer_norm", [ROW + mean, W, B], abs(mean) < 4.47) for mean in (-4.5, -4.4, 4.4, 4.5)],
+        ("layer_norm", [X * np.array([[1], [np.nan], [1]], f32), W, B], False),
+        ("linear", [X, np.ones((2, 4), f32)], True),
+        ("linear", [X, np.ones((2, 4), f32), np.ones(2, f32)], True),
+        ("linear", [X[0], np.ones((2, 4), f32), np.ones(2, f32)], True),
+        ("linear", [X[None], np.ones((0, 4), f32), np.ones(0, f32)], True),
+        ("linear", [X, np.ones((2, 3), f32)], False),
+        ("linear", [X, W], False),
+        ("linear", [X, np.ones((2, 4), f32), np.ones(3, f32)], False),
+        ("linear", [X, np.ones((2, 4), f32), np.ones((1, 2), f32)], False),
+        *[
+            ("linear", mixed([X, np.ones((2, 4), f32), np.ones(2, f32)], i), False)
+            for i in range(3)
+        ],
+        ("linear", [np.ones((3, 4), int), np.ones((2, 4), int)], False),
+        ("embedding", [IDS, X], True),
+        ("embedding", [IDS, W], False),
+        ("embedding", [IDS, X[None]], False),
+    ],
+)
+def test_what_the_other_twins_take(name, arrays, takes):
+    """And nothing else: what they decline, the page computes or refuses."""
+    result = TWINS[name, "cpu"](*arrays)
+    assert (result is not NotImplemented) == takes
+
+
+@pytest.mark.parametrize(
+    "x, p, training, takes",
+    [
+        (X, 0.5, True, True),
+        (X.astype(np.float64), 0.5, True, True),
+        (X[:0], 0.5, True, True),
+        (X, 0.5, False, False),
+        (X, 0.0, True, False),
+        (X[0, 0], 0.5, True, False),
+        (X.astype(np.float16), 0.5, True, False),
+        (np.ones((2, 2), int), 0.5, True, False),
+    ],
+)
+def test_what_the_twin_of_dropout_takes(x, p, training, takes):
+    """Where nothing is dropped, the page returns x itself."""
+    result = TWINS["dropout", "cpu"](np.asarray(x), p, training=training, key=(1, 2, 3, 0))
+    assert (result is not NotImplemented) == takes

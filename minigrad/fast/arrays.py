@@ -21,7 +21,7 @@ def chunks(array, start=0, stop=None):
 
 
 def pieces(x):
-    """Return x (N,) as a list of such slices of it."""
+    """Return x (N,) as a list of slices that chunks() gives, or x itself where it is short."""
     return [x] if len(x) <= CHUNK else [x[chunk] for chunk in chunks(x)]
 
 
