@@ -24,8 +24,9 @@ from pygments.token import STANDARD_TYPES, Comment, String
 from sphinx.parsers import Parser
 
 ROOT = Path(__file__).parents[2]
-# what may be a link in prose: errors.py, random.keep_mask, clip(), see softmax
-IN_PROSE = re.compile(r"(?:\w+[./])+\w+|\w+\(\)|(?<=[Ss]ee )\w+|(?<=as in )\w+|(?<=  as )\w+")
+IN_PROSE = re.compile(  # errors.py, random.keep_mask, clip(), see softmax
+    r"(?:\w+[./])+\w+|\w+\(\)|(?:(?<=[Ss]ee )|(?<=^as )|(?<=\bas in )|(?<=\bas for ))\w+"
+)
 LABEL = r"[A-Z]\w*(?: \w+)?  +(?=\S)"  # "Derivation  Let dz be ..."
 Place = tuple[str, str]  # the path of a file, and an anchor in it or ""
 
@@ -108,11 +109,11 @@ def linked(file: str, text: str) -> str:
     """Prose as HTML, with links where it is clear what a word means."""
 
     def replace(match: re.Match) -> str:
-        word = match[0] if re.search(r"\W", match[0]) else f"{match[0]}()"
-        places = index().get(word, set())
+        is_word = match[0].isidentifier()  # which often means something else far away
+        places = index().get(match[0] + "()" * is_word, set())
         near = {place for place in places if os.path.dirname(place[0]) == os.path.dirname(file)}
-        clear = near if len(near) == 1 else places
-        return link(file, min(clear) if len(clear) == 1 else None, match[0])
+        clear = near if is_word or len(near) == 1 else places
+        return link(file, min(clear), match[0]) if len(clear) == 1 else match[0]
 
     return IN_PROSE.sub(replace, escape(text, quote=False))
 
