@@ -5,10 +5,10 @@
 The pages are the files themselves, where they are in the repository, so the same links work on the
 site and in a clone.  toc.yml has the navigation.
 
-Why Sphinx: with MyST-NB it shows the notebooks as they are saved, without executing them, and with
--W a link that leads nowhere stops the build.  Material for MkDocs, the other candidate, reaches its
-end of life on 5 May 2027, as its own build says, and its search plugin for pages that are read
-offline fetches a script from another site.
+Why Sphinx: MyST-NB shows the notebooks as they are saved and executes nothing, and -W makes a broken
+link an error.  The alternative was Material for MkDocs.  It prints at every build that its end of
+life is 5 May 2027, and its plugin for offline search loads a script from unpkg.com into the reader's
+browser.
 """
 
 import sys
