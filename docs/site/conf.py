@@ -5,10 +5,10 @@
 The pages are the files themselves, where they are in the repository, so the same links work on the
 site and in a clone.  toc.yml has the navigation.
 
-Why Sphinx: MyST-NB shows the notebooks as they are saved and executes nothing, and -W makes a broken
-link an error.  The alternative was Material for MkDocs.  It prints at every build that its end of
-life is 5 May 2027, and its plugin for offline search loads a script from unpkg.com into the reader's
-browser.
+Why Sphinx: MyST-NB shows the notebooks as they are saved and executes nothing, and -W makes a
+broken link an error.  The alternative was Material for MkDocs.  It prints at every build that its
+end of life is 5 May 2027, and its plugin for offline search loads a script from unpkg.com into the
+reader's browser.
 """
 
 import sys
