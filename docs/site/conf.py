@@ -37,8 +37,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 6
 html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
-html_static_path = ["site.css"]
-html_css_files = ["site.css"]
+html_static_path = html_css_files = ["site.css"]
 html_copy_source = False
 html_sidebars: dict[str, list[str]] = {"**.py": [], "**.cu": [], "README": []}
 html_theme_options = {
@@ -73,4 +72,6 @@ def setup(app):
     app.add_source_parser(source_pages.SourceParser)
     app.add_html_math_renderer("mathml", mathml("inline"), mathml("block"))
     app.connect("doctree-read", link_files)
+    # sphinx_external_toc loads it, and it does not say that it is safe: it replaces one method
+    app.extensions["sphinx_multitoc_numbering"].parallel_read_safe = True
     return {"parallel_read_safe": True}
