@@ -52,14 +52,17 @@ class Module:
                 f"no op has made, with requires_grad=True; or assign an array to {name}.data"
             )
         if not hooks.is_called(self):
-            if is_trainable(value):
-                parameters[name] = None
+            if (
+                is_trainable(value) and name not in parameters
+            ):  # a new dict: copies share the old one
+                vars(self)["_parameters"] = parameters | {name: None}
             self.modules_in(name, value)  # refuses parameters in lists
         super().__setattr__(name, value)
 
     def __delattr__(self, name):
         super().__delattr__(name)
-        vars(self).get("_parameters", {}).pop(name, None)
+        if name in (parameters := vars(self).get("_parameters", {})):
+            vars(self)["_parameters"] = {key: None for key in parameters if key != name}
 
     def named_children(self):
         """Return [(name, module), ...] of the modules directly below, in order of assignment.
@@ -131,8 +134,8 @@ class Module:
     def eval_mode(self):
         """`with model.eval_mode():` switches off what differs in training, and all recording.
 
-        It does so in this thread alone: another one may train the model meanwhile.  Also a
-        decorator.
+        It does so in this thread alone: another one may train the model meanwhile.  A copy that is
+        made inside is in training mode.  Also a decorator.
         """
         modules = [module for _, module in self.named_modules()]
         before = hooks.this_thread.evaluating

@@ -90,8 +90,9 @@ class SGD(Optimizer):
     def update(self, w, g, state, lr, momentum, weight_decay):
         """Return the new w: the formulas above, line by line."""
         g = g + weight_decay * w if weight_decay else g  # no 0 · ∞
-        u = momentum * state["momentum_buffer"] + g if momentum else g
-        state["momentum_buffer"] = u
+        u = g
+        if momentum:
+            u = state["momentum_buffer"] = momentum * state["momentum_buffer"] + g
         return w - lr * u
 
 

@@ -77,7 +77,7 @@ class Node:
     def replay(self, dout):
         """Return the gradients of the inputs, from the gradient of the result."""
         guards.check_node(self)  # raises if replayed before, or if an optimizer changed an input
-        grads = self.backward(dout)
+        grads = guards.check_tuple(self, self.backward(dout))
         if this_thread.hook is not None:  # a tool is watching
             this_thread.hook.backward(self, dout, grads)
         return grads
@@ -166,10 +166,10 @@ class Tensor(Operators):
                 if d is not grad:  # a twin may have written d into grad_buffer itself
                     grad[...] = d
                 self._grad = grad
-            elif guards.is_writable(grad):
+            elif guards.may_add_to(self, grad):
                 grad += d  # in place
-            else:  # the array was used as the input of an op, which may still read it
-                self.grad = grad + d
+            else:  # somebody else made the array, or an op used it and may still read it
+                self._grad = guards.new_sum(grad + d)
 
 
 def op(page):
@@ -197,9 +197,9 @@ def op(page):
             result = NotImplemented if twin is None else half.run(twin, arrays, options)
             if result is NotImplemented:  # there is no twin, or it declines
                 result = half.run(page, arrays, options)
-        except (ValueError, IndexError, TypeError, AttributeError) as error:  # NumPy's, or ours
+        except errors.EXPLAINED as error:  # NumPy's, or ours
             raise errors.explained(error, page, arguments, arrays, options) from error
-        out, backward = result
+        out, backward = guards.check_pair(name, result)
         # Make out an array; raise for mixed dtypes, and for integers that would need a gradient.
         out = guards.check_dtype(name, arguments.names, arrays, out, recorded)
         tensor = Tensor(out)

@@ -73,7 +73,7 @@ TESTS = {  # file -> the tests that matter to it
         "minigrad/fast/gpu/cublas.py": ["cublas"],
         "minigrad/fast/gpu/linear.py": ["cublas", "gpu"],
         "minigrad/fast/gpu/matmul.py": ["cublas", "gpu"],
-        "minigrad/fast/__init__.py": ["ops"],
+        "minigrad/fast/__init__.py": ["twins", "cublas", "ops"],
         "minigrad/fast/arrays.py": ["backend", "ops", "numerics", *OF_VECTORS],
         "minigrad/fast/flat.py": OF_VECTORS,
         "minigrad/fast/adamw.py": OF_VECTORS,

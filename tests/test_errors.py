@@ -6,9 +6,11 @@ from numpy.exceptions import AxisError
 
 import minigrad as mg
 import minigrad.ops as F
+import minigrad.tensor
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.model import GPT
 from minigrad import OPS, Tensor, nn
+from minigrad.tensor import op
 
 X = np.ones((2, 3))
 
@@ -638,8 +640,8 @@ def written():
 
 
 CONVERT = (
-    " would give float64: convert one of them, as in Tensor(x.data.astype('float32')), or a model "
-    "by model.to(dtype='float32')"
+    " would give float64: convert one of them, as in {}.astype('float32'), or a model by "
+    "model.to(dtype='float32')"
 )
 CALL_FIRST = (
     " was overwritten, by an optimizer or load_state_dict(), after the forward pass that used it, "
@@ -655,12 +657,12 @@ REFUSED = {  # what is done -> (how, the kind of error, what it says)
     "two dtypes": (
         lambda: F.linear(Tensor([[1.0, 2.0]]), np.ones((1, 2))),
         TypeError,
-        "linear: x float32, weight float64" + CONVERT,
+        "linear: x float32, weight float64" + CONVERT.format("x"),
     ),
     "an integer that widens": (
         lambda: Tensor([1.0]) + np.arange(1),
         TypeError,
-        "add: x float32, y int64" + CONVERT,
+        "add: x float32, y int64" + CONVERT.format("y"),
     ),
     "used after its step was replayed": (
         replayed,
@@ -698,6 +700,32 @@ REFUSED = {  # what is done -> (how, the kind of error, what it says)
         TypeError,
         "only floating-point tensors have gradients, this is int64",
     ),
+    "an option without its name": (
+        lambda: F.softmax(of(2, 3), 1),
+        TypeError,
+        "softmax(x, *, axis=-1): too many positional arguments",
+    ),
+    "an option that is missing": (
+        lambda: F.dropout(of(2, 3), 0.5),
+        TypeError,
+        "dropout(x, p, *, training, key=None): missing a required argument: 'training'",
+    ),
+    "an option that it does not have": (
+        lambda: F.pow(of(2, 3), 2, axis=1),
+        TypeError,
+        "pow(x, y): got an unexpected keyword argument 'axis'",
+    ),
+    "a difference of truths": (
+        lambda: Tensor(np.array([True])) - True,
+        TypeError,
+        "sub: numpy boolean subtract, the `-` operator, is not supported, use the bitwise_xor, the "
+        "`^` operator, or the logical_xor function instead.",
+    ),
+    "a number beyond its dtype": (
+        lambda: Tensor(np.array([1], np.uint8)) * 300,
+        OverflowError,
+        "mul: Python integer 300 out of bounds for uint8 (x (1,))",
+    ),
     "words": (
         lambda: Tensor(np.array(["a"])),
         TypeError,
@@ -721,6 +749,42 @@ def test_devices_are_not_mixed(fake_gpu):
 
 
 # ---- the table is complete -----------------------------------------------------------------------
+
+
+OWN = {  # what an op of one's own returns -> what it is told
+    "no tuple of gradients": (
+        lambda x: (2 * x, lambda dout: 2 * dout),
+        "mine: backward returned an array: it must return a tuple with a gradient for each input, "
+        "also for a single one: (dx,)",
+    ),
+    "no gradients at all": (
+        lambda x: (2 * x, lambda dout: None),
+        "mine: backward returned None: it must return a tuple with a gradient for each input, "
+        "also for a single one: (dx,)",
+    ),
+    "no backward": (
+        lambda x: 2 * x,
+        "mine: an op must return its result and the function backward, as in `return out, "
+        "backward`; this one returned an array",
+    ),
+    "too much": (
+        lambda x: (x, x, lambda dout: (dout,)),
+        "mine: an op must return its result and the function backward, as in `return out, "
+        "backward`; this one returned a tuple of 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("page, message", OWN.values(), ids=OWN)
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (3, 2)])
+def test_what_an_op_must_return(page, message, shape, monkeypatch):
+    """Also where the result could be taken apart as if it were a tuple."""
+    monkeypatch.setattr(minigrad.tensor, "OPS", {})
+    page.__name__ = "mine"
+    x = Tensor(np.ones(shape), requires_grad=True)
+    with pytest.raises(TypeError) as caught:
+        op(page)(x).sum().backward()
+    assert str(caught.value) == message
 
 
 def test_every_op_is_in_the_table():

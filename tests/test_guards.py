@@ -17,6 +17,7 @@ import minigrad as mg
 import minigrad.ops as F
 from minigrad import Tensor, no_grad
 from minigrad.internals import guards
+from minigrad.optim import clip_grad_norm
 
 
 def leaf(values, dtype=np.float64):
@@ -36,6 +37,55 @@ def test_a_gradient_may_be_dout(make_optimizer):
     np.testing.assert_array_equal(w.grad, [18, 36])
     if make_optimizer:
         optimizer.step()
+
+
+def clipped(w):
+    """A gradient that clipping has assigned."""
+    (w * w).sum().backward()
+    clip_grad_norm([w], 1e9)
+
+
+def given(w):
+    w.grad = np.array([2.0, 4.0])
+
+
+def copied(w):
+    (w * w).sum().backward()
+    w.grad = copy.deepcopy(w).grad
+
+
+def added(w):
+    """A gradient that was read when the second one came."""
+    (w * w / 2).sum().backward()
+    reader = w.grad * leaf([1, 1])
+    (w * w / 2).sum().backward()
+    del reader
+
+
+@pytest.mark.parametrize("origin", [clipped, given, copied, added])
+def test_a_gradient_of_any_origin_is_not_overwritten(origin):
+    """backward() adds in place only into arrays that it made, and that nobody reads."""
+    w, v = leaf([1, 2]), leaf([1, 1])
+    origin(w)
+    np.testing.assert_array_equal(w.grad, [2, 4])
+    z = (v * w.grad[:]).sum()
+    (w * 10.0).sum().backward()
+    z.backward()
+    np.testing.assert_array_equal(v.grad, [2, 4])
+    np.testing.assert_array_equal(w.grad, [12, 14])
+
+    w = leaf([1, 2])
+    origin(w)
+    ((w * 1.0) + w).backward(w.grad)
+    np.testing.assert_array_equal(w.grad, [6, 12])
+
+
+def test_two_leaves_may_be_given_one_gradient():
+    """What backward() adds to one is not added to the other."""
+    a, b, g = leaf([1]), leaf([1]), np.ones(1)
+    a.grad = b.grad = g
+    (a * 2.0).sum().backward()
+    assert (a.grad, b.grad, g) == (3, 1, 1)
 
 
 @pytest.mark.parametrize("part", [lambda g: g[::-1], lambda g: g.ravel(), lambda g: Tensor(g).T])

@@ -951,3 +951,13 @@ def test_one_input_starts_within_one():
     """1/√1, which a thousand weights nearly reach."""
     weight = nn.Linear(1, 1000).weight.data
     assert 0.99 < abs(weight).max() <= 1
+
+
+def test_a_shallow_copy_has_parameters_of_its_own():
+    """What one gains or loses, the other does not."""
+    layer = nn.Linear(2, 2)
+    other = copy.copy(layer)
+    del other.bias
+    other.scale = Tensor(np.ones(1), requires_grad=True)
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+    assert [name for name, _ in other.named_parameters()] == ["weight", "scale"]

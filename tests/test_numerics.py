@@ -523,3 +523,16 @@ def test_a_bias_of_integers_is_refused(op, without_twins):
     with mg.plain() if without_twins else contextlib.nullcontext():
         with pytest.raises(TypeError, match=r"bias int64 would give float64"):
             op(x, weight, np.arange(3))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_scores_of_minus_infinity_hide_their_keys(causal):
+    """As a mask does: the page and its twin give the other keys, or 0 where there is none."""
+    rng = np.random.default_rng(1)
+    q, k, v = abs(rng.standard_normal((3, 1, 2, 4, 3)))
+    k[:, :, 1] = -np.inf
+    mask = np.arange(4) != 1
+    expected = F.attention(q, np.where(mask[:, None], k, 0), v, causal=causal, mask=mask).data
+    np.testing.assert_allclose(F.attention(q, k, v, causal=causal).data, expected)
+    nothing = F.attention(q, np.full_like(k, -np.inf), v, causal=causal).data
+    np.testing.assert_array_equal(nothing, 0)

@@ -5,6 +5,7 @@ Python and NumPy as PyTorch's CPU tensors do.
 """
 
 import operator
+import warnings
 
 import numpy as np
 import pytest
@@ -327,10 +328,17 @@ def test_iteration():
 def test_a_tensor_of_a_tensor():
     """The same array without a history, and requires_grad as it is asked for."""
     x = leaf([1.0, 2.0])
-    for source in (x, x * 2):
-        y = Tensor(source)
+    for source, warns in ((x, False), (x.detach(), False), (x * 2, True)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            y = Tensor(source)
         assert y.data is source.data and y.node is None and not y.requires_grad
-        assert Tensor(source, requires_grad=True).requires_grad
+        # The warning points at the line that makes the Tensor.
+        assert [w.filename for w in said] == [__file__] * warns
+        assert all("result of 'mul' has no history" in str(w.message) for w in said)
+    assert Tensor(x, requires_grad=True).requires_grad
+    x.data = x * 3  # in words, and no new Tensor
+    np.testing.assert_array_equal(x.data, [3, 6])
     with pytest.raises(TypeError, match="only floating-point"):
         Tensor(Tensor(np.arange(2)), requires_grad=True)
 

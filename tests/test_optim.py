@@ -299,7 +299,7 @@ def test_float32_stays_float32(make):
         assert moments and all(moment.dtype == np.float32 for moment in moments)
 
 
-@pytest.mark.parametrize("kind", [SGD, AdamW])
+@pytest.mark.parametrize("kind", [functools.partial(SGD, momentum=0.9), AdamW])
 def test_float16_is_updated_in_float32_and_rounded_once(kind):
     """Bit for bit what float32 gives, rounded; gradients of 300 square to more than 65,504."""
     half = [Tensor(p.data.astype(np.float16), True) for p in make_parameters()]
@@ -1146,3 +1146,17 @@ def test_plain_sgd_has_no_memory():
     w.data, w.grad = np.array([1.0]), np.array([1.0])
     optimizer.step()
     assert w.data == 0.5
+
+
+def test_momentum_that_is_switched_on_later():
+    """As in PyTorch, nothing was remembered before; no gradient is kept alive as momentum."""
+    ours, theirs = Tensor(np.zeros(2), requires_grad=True), torch.zeros(2, dtype=torch.float64)
+    optimizers = SGD([ours], lr=1.0), torch.optim.SGD([theirs], lr=1.0)
+    for momentum in (0.0, 0.0, 0.9, 0.9):
+        g = np.arange(1.0, 3.0)
+        ours.grad, theirs.grad = g, torch.tensor(g)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["momentum"] = momentum
+            optimizer.step()
+        assert momentum or optimizers[0].state[ours] == {"momentum_buffer": 0.0}
+        np.testing.assert_allclose(ours.data, theirs.numpy(), rtol=1e-15)

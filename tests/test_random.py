@@ -276,7 +276,7 @@ def test_a_scope_leaves_nothing_behind_in_a_new_thread():
     assert seen == [(5, 0, 2**32, 0)]
 
 
-@pytest.mark.parametrize("kind, bound", [("normal", 0.5), ("uniform", 2.0)])
+@pytest.mark.parametrize("kind, bound", [("normal", 0.5), ("uniform", 3.0)])
 def test_initial_weights_have_bits_of_their_own(kind, bound):
     """Those of the use WEIGHT, whatever the other numbers are."""
     manual_seed(9)

@@ -47,8 +47,11 @@ class Arguments:
         return bound.args, bound.kwargs
 
     def bind(self, inputs, options):
-        """Return the bound arguments, defaults included."""
-        bound = self.signature.bind(*inputs, **options)
+        """Return the bound arguments, defaults included; TypeError if they do not fit."""
+        try:
+            bound = self.signature.bind(*inputs, **options)
+        except TypeError as error:
+            raise TypeError(f"{self.op}{self.signature}: {error}") from None
         bound.apply_defaults()
         return bound
 

@@ -14,6 +14,8 @@ import re
 from minigrad.backend import array_module, is_array, to_numpy
 from minigrad.internals.guards import named
 
+EXPLAINED = (ValueError, IndexError, TypeError, AttributeError, OverflowError)
+
 
 def explain_errors_with(find_fault):
     """Decorate an op: if NumPy fails in it, `explained` asks this finder why."""
@@ -31,14 +33,20 @@ def explained(error, page, arguments, arrays, options):
     page        the function that @op was given; it has a finder if explain_errors_with() set one
     """
     name, fault = arguments.op, None
+    find_fault = getattr(page, "find_fault", None)
     if isinstance(error, TypeError | AttributeError):
-        no_array = [
-            f"{name}: {parameter} must be an array, not {x!r}"
-            for parameter, x in zip(arguments.names, arrays, strict=False)
-            if not is_array(x) and x is not arguments.signature.parameters[parameter].default
-        ]
-        return TypeError(no_array[0]) if no_array else error
-    if find_fault := getattr(page, "find_fault", None):
+        try:
+            arguments.bind(arrays, options)
+        except TypeError as misfit:  # an option that is missing, or that the op does not have
+            return misfit
+        takes_numbers = find_fault is elementwise_error
+        for parameter, x in zip(arguments.names, arrays, strict=False):
+            if is_array(x) or x is arguments.signature.parameters[parameter].default:
+                continue
+            if x is None or not takes_numbers:
+                return TypeError(f"{name}: {parameter} must be an array, not {x!r}")
+        return error if str(error).startswith(f"{name}:") else TypeError(f"{name}: {error}")
+    if find_fault:
         fault = find_fault(**arguments.bind(arrays, options).arguments)
     if fault is None and str(error).startswith(f"{name}:"):
         return error

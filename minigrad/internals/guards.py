@@ -131,7 +131,8 @@ def is_writable(array):
 _flat_vectors: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
-_gradients: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # id -> grad of a leaf
+# id -> the gradient of a leaf; only those that backward() made
+_gradients: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
 def register_flat(flat):
@@ -158,7 +159,7 @@ def flat_behind(array):
 def gradient_behind(array):
     """Return the gradient of a leaf that `array` is or shows a part of, or None.
 
-    The gradients in an optimizer's vector are not among them.
+    Only those that backward() may add to in place are found, and none in an optimizer's vector.
     """
     return _gradients.get(id(array if array.base is None else array.base))
 
@@ -197,6 +198,35 @@ def check_node(node):
                 "load_state_dict(), after the forward pass that used it, and the gradient would "
                 "be wrong: call backward() first"
             )
+
+
+def check_tuple(node, grads):
+    """Return what a backward returned; TypeError if that is no tuple or list."""
+    if isinstance(grads, tuple | list):
+        return grads
+    raise TypeError(
+        f"{node.op}: backward returned {in_words(grads)}: it must return a tuple with a gradient "
+        "for each input, also for a single one: (dx,)"
+    )
+
+
+def check_pair(op, result):
+    """Return what a page returned; TypeError if that is not (out, backward)."""
+    if isinstance(result, tuple) and len(result) == 2:
+        return result
+    raise TypeError(
+        f"{op}: an op must return its result and the function backward, as in `return out, "
+        f"backward`; this one returned {in_words(result)}"
+    )
+
+
+def in_words(result):
+    """Return "an array", "None", "a tuple of 3", "a float": what an op's author returned."""
+    if result is None or is_array(result):
+        return "None" if result is None else "an array"
+    return f"a {type(result).__name__}" + (
+        f" of {len(result)}" if isinstance(result, tuple) else ""
+    )
 
 
 def wrong_gradient(node, parent, d):
@@ -252,9 +282,23 @@ def new_grad(leaf, d):
     if buffer is not None and flat_behind(buffer) and like(buffer, x):
         if d is buffer or is_writable(buffer) and not leaf.buffer_taken:
             return buffer
-    grad = array_module(x).empty_like(x)
+    return new_sum(array_module(x).empty_like(x))
+
+
+def new_sum(grad):
+    """Return the gradient of a leaf as an array, and remember that backward() may add to it."""
+    grad = as_array(grad)  # a sum of 0-d arrays is a scalar of NumPy
     _gradients[id(grad)] = grad
     return grad
+
+
+def may_add_to(leaf, grad):
+    """Return whether backward() may add to the gradient of a leaf in place.
+
+    That is, if backward() made the array or an optimizer did, and no Node reads it.
+    """
+    own = grad is leaf.grad_buffer or _gradients.get(id(grad)) is grad
+    return own and is_writable(grad)
 
 
 def grad_slot(array, *others):
@@ -320,9 +364,15 @@ def check_dtype(op, names, arrays, out, recorded):
     from_integers = any(d.kind in "iu" for d in dtypes) if floats else out.dtype == np.float16
     if len(floats) > 1 or widened and from_integers:
         given = named(names, arrays, "dtype")
+        of_array = {
+            n: x.dtype.kind
+            for n, x in zip(input_names(names, arrays), arrays, strict=True)
+            if is_array(x)
+        }
+        convert = min(of_array, key=lambda name: of_array[name] == "f")  # integers first
         raise TypeError(
             f"{op}: {given} would give {out.dtype}: convert one of them, as in "
-            "Tensor(x.data.astype('float32')), or a model by model.to(dtype='float32')"
+            f"{convert}.astype('float32'), or a model by model.to(dtype='float32')"
         )
     return out
 
@@ -361,8 +411,19 @@ get_data = operator.attrgetter("_data")
 
 
 def set_data(x, data):
-    """Set the data to an array; a Tensor, a list or a number becomes one."""
-    x._data = as_array(data.data if hasattr(data, "node") else data)
+    """Set the data to an array; a Tensor, a list or a number becomes one.
+
+    A new Tensor of the result of an op has no history; a warning says so.
+    """
+    if hasattr(data, "node"):
+        if data.node is not None and not hasattr(x, "_data"):
+            warnings.warn(
+                f"Tensor() of the result of {data.node.op!r} has no history, so no gradient passes "
+                "through it: use the result itself, or result.detach() if that is what you want",
+                stacklevel=3,
+            )
+        data = data.data
+    x._data = as_array(data)
 
 
 def get_requires_grad(x):

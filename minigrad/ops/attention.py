@@ -35,12 +35,15 @@ def attention(q, k, v, *, causal=True, mask=None, dropout=0.0, training=False, k
 
     Numerics    The largest score of each row is subtracted first, as in softmax.  So a row that
                 sees any key has Σ e ≥ 1; one that sees none has e = 0, and is divided by 1.
+                A score of −∞ hides its key, as a mask does.
     """
     T, N, D = q.shape[2], k.shape[2], q.shape[3]
     xp = array_module(q)
     scale = 1 / math.sqrt(D)
     scores = q * scale @ k.swapaxes(2, 3)  # (B, H, T, N)
-    visible = xp.asarray(True if mask is None else mask)
+    visible = scores != -xp.inf
+    if mask is not None:
+        visible = visible & mask
     if causal:
         visible = visible & (xp.arange(N) <= xp.arange(N - T, N)[:, None])  # (T, N)
     scores = xp.where(visible, scores, xp.finfo(q.dtype).min)

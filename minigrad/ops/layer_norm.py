@@ -56,7 +56,8 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
                 the rounding of μ can exceed σ.  So the mean is subtracted twice: what is left after
                 the first time is small, and its mean is nearly exact.  (Without rounding that mean
                 is 0, and the derivation holds.)  accurate_sum adds up float32 in float64, because
-                there may be very many rows, and rounds the sum to float32.
+                there may be very many rows, and rounds the sum to float32.  A difference x − μ
+                beyond 10¹⁹ has a square beyond float32, and the row becomes 0.
     """
     centred = x - x.mean(-1, keepdims=True)
     centred = centred - centred.mean(-1, keepdims=True)  # removes the rounding error of the first

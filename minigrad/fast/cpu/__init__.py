@@ -1,7 +1,7 @@
 """The twins in NumPy; importing this attaches them.
 
-Each docstring says how a twin differs from its page and what it pays: the share of a training step
-that it saves, by `python benchmarks/twins.py`.
+Each docstring says how a twin differs from its page, and what it declines.  How much of a training
+step it saves is measured by `python benchmarks/twins.py`.
 """
 
 from minigrad.fast.cpu import attention, dropout, embedding, gelu, layer_norm, linear
