@@ -39,6 +39,8 @@ html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_static_path = html_css_files = ["site.css"]
 html_copy_source = False
+html_context = {"default_mode": "auto"}
+html_extra_path = ["index.html"]
 html_sidebars: dict[str, list[str]] = {"**.py": [], "**.cu": [], "README": []}
 html_theme_options = {
     "collapse_navigation": True,

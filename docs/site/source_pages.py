@@ -77,13 +77,12 @@ def index() -> dict[str, set[Place]]:
 
 def names_in_code(file: str) -> dict[int, Place]:
     """Where the names of a file lead, by their offsets in its text."""
-    text, found, is_slow = text_of(file), {}, file.startswith(("tests/", "benchmarks/"))
+    text, found, is_test = text_of(file), {}, file.startswith(("tests/", "benchmarks/"))
     starts = [0, *(newline.end() for newline in re.finditer("\n", text))]
     script = jedi.Script(text, path=ROOT / file, project=jedi.Project(ROOT, sys_path=[str(ROOT)]))
     for name in script.get_names(all_scopes=True, references=True):
         start = starts[name.line - 1] + name.column
-        is_attribute = text[start - 1] == "."  # which takes time to infer
-        if name.name not in index() or is_attribute and is_slow:
+        if name.name not in index() or is_test and text[start - 1] == ".":  # slow to infer
             continue
         for target in name.goto(follow_imports=True)[:1]:
             path = target.module_path
@@ -124,8 +123,7 @@ def lines_of(file: str) -> list[str]:
     html = ""
     lexer = find_lexer_class_for_filename(file) or TextLexer
     for start, kind, text in lexer().get_tokens_unprocessed(text_of(file)):
-        is_prose = kind in Comment or kind in String.Doc
-        shown = linked(file, text) if is_prose else escape(text, quote=False)
+        shown = linked(file, text) if kind in Comment or kind in String.Doc else escape(text)
         shown = link(file, names[start], shown) if start in names else shown
         span = f'<span class="{STANDARD_TYPES.get(kind, "")}">'
         html += span + shown.replace("\n", f"</span>\n{span}") + "</span>"
@@ -148,7 +146,7 @@ def prose(file: str, text: str) -> str:
         for piece in block.split("\n\n"):
             fixed = re.search(r"^ |^[-*] |\S   ", piece, re.M)
             piece = dedent(piece) if fixed else re.sub(r"(.{67,})\n", r"\1 ", piece)
-            shown = re.sub("`([^`<]+)`", r"<code>\1</code>", linked(file, piece))
+            shown = re.sub("`([^`]+)`", r"<code>\1</code>", linked(file, piece))
             html += f"<p{' class=fixed' * bool(fixed)}>{shown}</p>\n"
     return f'<div class="prose">{html}</div>\n'
 
@@ -170,8 +168,7 @@ def rows(file: str) -> Iterator[tuple[str, int, int, str, int, int]]:
         if name and node is owner:
             found.setdefault(node.end_lineno, ("", None))
     for a, b in zip(sorted(found), [*sorted(found)[1:], text.count("\n")], strict=True):
-        name, doc = found[a]
-        yield name, a, *(doc or (b, "", b)), b
+        yield found[a][0], a, *(found[a][1] or (b, "", b)), b
 
 
 class SourceParser(Parser):
