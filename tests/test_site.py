@@ -254,7 +254,7 @@ def test_every_document_is_on_the_site(site):
     assert len(names) > 15 and {f"{name}.html" for name in names} <= {*pages}
     learn = [f"{LESSON}README.html", "docs/reading-order.html", "docs/guide/README.html"]
     assert {*learn, "docs/testing.html", "docs/compare.html"} <= {*pages["README.html"].hrefs}
-    assert "gpt_numpy/train.py.html" in pages["docs/reading-order.html"].hrefs
+    assert "../gpt_numpy/train.py.html" in pages["docs/reading-order.html"].hrefs
 
 
 @pytest.mark.slow

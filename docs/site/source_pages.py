@@ -155,9 +155,6 @@ def rows(file: str) -> Iterator[tuple[str, int, int, str, int, int]]:
     """(heading, first line, opening of the docstring, the docstring, its end, last line)."""
     text = text_of(file)
     found: dict[int, tuple] = {0: ("", None)}
-    for block in re.finditer(r"(?:^//.*\n)+", text if file.endswith(".cu") else "", re.M):
-        a, b = (text.count("\n", 0, i) for i in block.span())
-        found[a] = "", (a, re.sub("^// ?", "", block[0].rstrip(), flags=re.M), b)
     for name, node in definitions(file).items():
         owner = definitions(file)[name.partition(".")[0]]
         if not hasattr(node, "body") or "." in name and not isinstance(owner, ast.ClassDef):
@@ -167,6 +164,9 @@ def rows(file: str) -> Iterator[tuple[str, int, int, str, int, int]]:
         found[start] = name, doc and (doc.lineno - 1, doc.value.value, doc.end_lineno)
         if name and node is owner:
             found.setdefault(node.end_lineno, ("", None))
+    for block in re.finditer(r"(?:^//.*\n)+", text if file.endswith(".cu") else "", re.M):
+        a, b = (text.count("\n", 0, i) for i in block.span())
+        found[a] = "", (a, re.sub("^// ?", "", block[0].rstrip(), flags=re.M), b)
     for a, b in zip(sorted(found), [*sorted(found)[1:], text.count("\n")], strict=True):
         yield found[a][0], a, *(found[a][1] or (b, "", b)), b
 
