@@ -30,12 +30,13 @@ def browser():
 @contextlib.contextmanager
 def page(running, path, width, scheme="light", alone=True):
     """The file as a page; an AssertionError if its console says anything, or if it asks for
-    another file, unless it is not `alone`.
+    another file.  One that is not `alone` may ask for files, and say what is no warning.
     """
     context = running.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     opened = context.new_page()
     said, asked = [], []
-    opened.on("console", lambda message: said.append(message.text))
+    kinds = ("warning", "error")
+    opened.on("console", lambda m: said.append(m.text) if alone or m.type in kinds else None)
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.on("request", lambda request: asked.append(request.url))
     opened.goto(path.resolve().as_uri())

@@ -397,7 +397,7 @@ for x, y in zip(our_leaves, their_leaves, strict=True):
 # * Write `x = ops["add"](x, bias)` as the first line of `piece`, and let `backward()` take the
 #   **oldest** waiting node instead of the newest. (In `accumulate`, push `parent.time` instead of
 #   `-parent.time`.) Which error do you get, and why?
-# * [`examples/exercises/`](../exercises) has every operation of minigrad with an empty `backward`.
+# * [`examples/exercises/`](../exercises/README.md) has every operation of minigrad with an empty `backward`.
 #   In a terminal, `python -m minigrad.exercises --new mine` makes a folder of your own, and
 #   `python -m minigrad.exercises mine` checks what you write there. The table lists them in the
 #   order in which to solve them. You can do those from `neg` to `matmul` now. The others belong to
@@ -423,6 +423,6 @@ for x, y in zip(our_leaves, their_leaves, strict=True):
 # * `TypeError: 'NoneType' object is not callable`. The node of the new `x` is older than the node
 #   of `h`, so it is replayed as soon as it has its first gradient, and emptied. When the second
 #   gradient arrives, the node waits once more, and its `backward` is gone.
-# * The solutions are the pages in [`minigrad/ops/`](../../minigrad/ops).
+# * The solutions are the pages in `minigrad/ops/`.
 #
 # Next: [3. Next-token prediction](03_next_token.ipynb).

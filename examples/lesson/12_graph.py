@@ -99,8 +99,8 @@ print(mg.draw(loss, folder / "gpt.svg").as_posix(), "(click a block to see what 
 #
 # A gradient reaches a weight through all operations between it and the loss. In a plain chain of
 # layers, each one may shorten it or lengthen it. After many layers nothing is left, or the numbers
-# explode. In a GPT every block **adds** to the residual stream. The derivative of $x + f(x)$ is $1
-# + f'(x)$, where $f'$ is the derivative of $f$, so a part of the gradient passes every block
+# explode. In a GPT every block **adds** to the residual stream. The derivative of $x + f(x)$ is
+# $1 + f'(x)$, where $f'$ is the derivative of $f$, so a part of the gradient passes every block
 # unchanged.
 #
 # To see the difference, take 24 layers of the same kind, with the small random weights that a GPT
