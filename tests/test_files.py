@@ -535,7 +535,10 @@ def test_no_room_for_shared_memory(monkeypatch):
     monkeypatch.setattr(workers.shutil, "disk_usage", lambda folder: usage)
     memory = workers.to_shared_memory(np.arange(5.0))
     assert workers.vector(memory).tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(MemoryError, match="the processes need 1,008 more bytes of shared memory, but .* has 1,000 bytes left"):
+    with pytest.raises(
+        MemoryError,
+        match="the processes need 1,008 more bytes of shared memory, but .* has 1,000 bytes left",
+    ):
         workers.to_shared_memory(np.zeros(126))
 
 

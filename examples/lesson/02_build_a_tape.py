@@ -398,10 +398,10 @@ for x, y in zip(our_leaves, their_leaves, strict=True):
 #   **oldest** waiting node instead of the newest. (In `accumulate`, push `parent.time` instead of
 #   `-parent.time`.) Which error do you get, and why?
 # * [`examples/exercises/`](../exercises/README.md) has every operation of minigrad with an empty
-#   `backward`. In a terminal, `python -m minigrad.exercises --new mine` makes a folder of your own, and
-#   `python -m minigrad.exercises mine` checks what you write there. The table lists them in the
-#   order in which to solve them. You can do those from `neg` to `matmul` now. The others belong to
-#   notebooks 4, 5, 7, 9, 10 and 12.
+#   `backward`. In a terminal, `python -m minigrad.exercises --new mine` makes a folder of your
+#   own, and `python -m minigrad.exercises mine` checks what you write there. The table lists
+#   them in the order in which to solve them. You can do those from `neg` to `matmul` now. The
+#   others belong to notebooks 4, 5, 7, 9, 10 and 12.
 
 # %% [markdown]
 # ## Answers
