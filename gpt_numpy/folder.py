@@ -199,7 +199,7 @@ class Folder:
 
     def remove_temporary(self, names: list[str]) -> None:
         """Remove what a process that was killed had begun to write instead of these files."""
-        begun = TEMPORARY.format(f"({'|'.join(map(re.escape, names))})", r"\w+")
+        begun = TEMPORARY.format(f"({'|'.join(map(re.escape, names))})", "[0-9a-f]{16}")
         for name in self.names():
             if re.fullmatch(begun, name) and self.may_write(name):
                 self.remove(name)

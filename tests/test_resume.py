@@ -118,7 +118,7 @@ def test_what_was_written_after_the_save_is_cut_off(
     shutil.copy(kept, run.folder / FILE)
     with open(run.folder / "metrics.csv", "a") as file:
         file.write("99,1.2")  # a row that was not finished
-    (run.folder / "training_state.safetensors.77.tmp").write_bytes(b"half")
+    (run.folder / "training_state.safetensors.0123456789abcdef.tmp").write_bytes(b"half")
     (run.folder / "mine.tmp").write_bytes(b"the user's")
     assert train("run", "--resume").status == 0
     assert_same_run(run.folder, undisturbed(1))

@@ -179,6 +179,7 @@ def test_the_file_is_what_hugging_face_would_write(saved, tmp_path):
         (lambda document: document["model"]["vocab"].update(ab=27), "model"),
         (lambda document: document.update(normalizer={"type": "Lowercase"}), "normalizer"),
         (lambda document: document.update(decoder=None), "decoder"),
+        (lambda document: document["model"].update(vocab={"\ud800": 0}), "surrogate"),
         (lambda document: document["model"].update(vocab={}), "at least one character"),
         (lambda document: document.pop("model"), "no vocabulary"),
     ],

@@ -59,13 +59,14 @@ class RunFolder:
         self.rows, self.samples, self.warnings = [], [], []
         self.moved = self.mark = None
         self.contents = {name: Extent() for name in GROWING}
+        contents = tokenizer.contents() if tokenizer else {}  # first: it may be impossible
         try:
             self._take(tokenizer is not None)
             if tokenizer is None:
                 return
             self.folder.remove_temporary(WRITTEN)
             self._write_settings()
-            for name, content in tokenizer.contents().items():
+            for name, content in contents.items():
                 self.folder.write(name, content)
             self._append("metrics.csv", csv_line(COLUMNS))
             self._append("samples.txt", b"")
@@ -336,7 +337,7 @@ def block_of(step, val_loss, bits, text):
 
 
 NUMBER = r"(-?\d+\.\d{4}|nan|inf)"
-HEAD = rf"^--- step (\d+), val_loss {NUMBER}, {NUMBER} bits per character ---\n"
+HEAD = rf"^--- step (\d{{1,18}}), val_loss {NUMBER}, {NUMBER} bits per character ---\n"
 
 
 def samples_in(content, rows):

@@ -104,6 +104,8 @@ def of_content(content, path, settings=None, vocab_size=0):
 def of_characters(vocab, content):
     """The CharTokenizer whose tokenizer.json this is."""
     tokenizer = CharTokenizer("".join(vocab))
+    if any("\ud800" <= character <= "\udfff" for character in tokenizer.characters):
+        raise ValueError("it has half of a surrogate pair, which cannot be written in UTF-8")
     check_nothing_added(content)
     parts = [
         key
