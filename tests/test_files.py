@@ -16,6 +16,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -277,6 +278,52 @@ def test_a_hole_takes_no_memory(finished, tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 10**7
     finally:
         tracemalloc.stop()
+
+
+def test_a_state_with_a_tensor_too_many_takes_no_memory(finished, tmp_path):
+    """A hole of 2 GB that the settings in its own header leave room for is not read."""
+    for name in (resume.FILE, resume.BEFORE):
+        content = (finished / name).read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header, n = json.loads(content[8:end]), len(content) - end
+        about = json.loads(header["__metadata__"]["about"])
+        about["settings"] |= {"n_embd": 16384, "n_layer": 12}
+        header["__metadata__"]["about"] = json.dumps(about)
+        header["zz"] = entry([2**31], n, n + 2**31, "U8")
+        (tmp_path / name).write_bytes(raw(header, content[end:]))
+        os.truncate(tmp_path / name, (tmp_path / name).stat().st_size + 2**31)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="lacks 'exp_avg.h.1.attn.key.weight'"):
+            resume.newest_state(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_state_that_is_larger_than_the_machine(finished, monkeypatch):
+    """Is refused before it is read."""
+    monkeypatch.setattr(resume, "machine_memory", lambda: 1000)
+    with pytest.raises(ValueError, match="its tensors take .* kB, and the machine has 1 kB"):
+        resume.load_state(finished)
+
+
+def test_one_state_is_held_at_a_time(finished, tmp_path, monkeypatch):
+    """The arrays of a damaged one are gone when the one before is read."""
+    out = shutil.copytree(finished, tmp_path / "run")
+    content = bytearray((out / resume.FILE).read_bytes())
+    content[-1] ^= 1
+    (out / resume.FILE).write_bytes(content)
+    first = []
+
+    def watching(path, header):
+        assert all(array() is None for array in first)
+        arrays, metadata = read_arrays(path, header)
+        first.extend(map(weakref.ref, arrays.values()))
+        return arrays, metadata
+
+    monkeypatch.setattr(resume, "read_arrays", watching)
+    assert resume.newest_state(out)[0] == resume.BEFORE and len(first) > 2
 
 
 def test_other_tensors_of_a_model_are_small(tmp_path):

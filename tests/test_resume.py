@@ -472,7 +472,27 @@ def renamed(arrays):
     return arrays
 
 
+def with_rows(arrays):
+    """One row more in the table of tokens, and in its moments."""
+    rows = {n: np.pad(a, ((0, 1), (0, 0))) for n, a in arrays.items() if ".wte." in n}
+    return arrays | rows
+
+
+def with_header(old, new):
+    """A state in whose header some text is another."""
+
+    def spoil(folder):
+        content = (folder / FILE).read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = content[8:start].replace(old, new)
+        assert header != content[8:start]
+        (folder / FILE).write_bytes(len(header).to_bytes(8, "little") + header + content[start:])
+
+    return spoil
+
+
 WTE = "exp_avg.wte.weight"
+ONE = np.ones(1, np.float32)
 STATES = {  # what is done to the state of a run, and what is said of it
     "cut off": (cut_short(FILE), "cannot be read"),
     "missing": (lambda folder: (folder / FILE).unlink(), ""),
@@ -486,26 +506,31 @@ STATES = {  # what is done to the state of a run, and what is said of it
     "no best": (made_up(best=None), "its best is None"),
     "no settings": (made_up(settings=None), "its settings"),
     "no settings at all": (made_up(settings={}), "ranks"),
-    "another width": (with_settings(n_embd=4), "its settings allow at most"),
-    "words for a width": (with_settings(n_embd=""), "can't"),
+    "another width": (with_settings(n_embd=4), "by the settings it must be"),
+    "words for a width": (with_settings(n_embd=""), "n_embd must be a whole number"),
     "no text": (with_settings(text=None), "its settings are"),
     "lengths in words": (made_up(files={"metrics.csv": ["0", ""]}), "its files are"),
     "half logged": (made_up(logged=False), "the numbers of its step"),
     "numbers in words": (made_up(numbers={"lr": "1"}), "the numbers of its step"),
     "one thing more": (made_up(more=1), "unexpected keyword"),
-}
+    "a parameter renamed": (with_arrays(renamed), "lacks 'weight.ln_f.weight'"),
+    "a parameter more": (with_arrays(lambda arrays: arrays | {"zz": ONE}), "an unknown 'zz'"),
+    "half a character for a name": (with_header(b"weight.ln_f.weight", rb"\ud800"), "lacks 'weight.ln_f.weight'"),
+    "a moment of another shape": (
+        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), WTE,
+    ),
+    "a moment of another dtype": (
+        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].astype(np.float64)}), "float64",
+    ),
+    "more layers than tensors": (with_settings(n_layer=2**60), "tensors for 11529215046068469"),
+    "half a character": (with_header(b"mat.txt", rb"\ud800"), "its checksum is wrong"),
+}  # fmt: skip
 SPOILED = {  # what is done to a run's folder, which file is named, what else is said
     "settings edited": (rewritten("train_config.json", {"lr": 0.5}), "train_config.json", "lr"),
     "settings are words": (rewritten("train_config.json", {"lr": "x"}), "train_config.json", "lr"),
     "another tokenizer": (of_another_vocabulary, "tokenizer.json", "not the one"),
-    "a parameter renamed": (with_arrays(renamed), FILE, "lacks 'weight.ln_f.weight'"),
-    "a moment of another shape": (
-        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), FILE, WTE,
-    ),
-    "a moment of another dtype": (
-        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].astype(np.float64)}), FILE, "float64",
-    ),
-}  # fmt: skip
+    "rows of no token": (with_arrays(with_rows), FILE, "does not fit the tokenizer"),
+}
 
 
 MENDED = {  # the same of what a run does not need to go on

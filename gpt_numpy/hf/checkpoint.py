@@ -282,6 +282,19 @@ def shape_of(config: GPTConfig) -> str:
     return json.dumps(dataclasses.asdict(config) | {"dropout": None})
 
 
+def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a GPT's parameters."""
+    C = config.n_embd
+    maps: dict[str, tuple[int, ...]] = {"ln_f": (C,)}
+    for i in range(config.n_layer):
+        maps |= {f"h.{i}.{name}": (C, C) for name in QKV}
+        for name, (_, widths) in NAMES.items():
+            maps[f"h.{i}.{name}"] = tuple(n * C for n in reversed(widths))
+    found = {"wte": (config.vocab_size, C), "wpe": (config.block_size, C)} | maps
+    biases = {f"{name}.bias": shape[:1] for name, shape in maps.items() if config.bias}
+    return {f"{name}.weight": shape for name, shape in found.items()} | biases
+
+
 def to_hugging_face(config: GPTConfig, state: State) -> State:
     """Our names and arrays as theirs; a missing bias is written as zeros."""
     arrays: State = {}

@@ -160,8 +160,8 @@ def bytes_of(array: np.ndarray) -> memoryview:
 
 def checksum(about: str, arrays: State) -> str:
     """The SHA-256 of a text and of arrays: their names, dtypes, shapes and every entry."""
-    digest = hashlib.sha256(about.encode())
+    digest = hashlib.sha256(about.encode("utf-8", "surrogatepass"))
     for name, array in sorted(arrays.items()):
-        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode("utf-8", "surrogatepass"))
         digest.update(bytes_of(array))
     return digest.hexdigest()
