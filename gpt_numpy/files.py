@@ -49,10 +49,17 @@ def opened(path: Path | str, dir_fd: int | None = None) -> Iterator[tuple[Binary
         yield file, about.st_size
 
 
-def read(path: Path | str, most: int = MOST, dir_fd: int | None = None) -> bytes:
-    """Return the content of a regular file; an OSError names the file and the reason."""
+def read(
+    path: Path | str, most: int = MOST, dir_fd: int | None = None, length: int | None = None
+) -> bytes:
+    """Return the content of a regular file; an OSError names the file and the reason.
+
+    length      return its first bytes, so many; the file may then have more than `most`
+    """
     try:
         with opened(path, dir_fd) as (file, size):
+            if length is not None:
+                size = min(size, length)
             if size > most:
                 raise OSError(f"it has {size:,} bytes; at most {most:,} are read")
             return file.read(size)

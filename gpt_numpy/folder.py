@@ -110,10 +110,10 @@ class Folder:
         """Return the names of all that is in the folder."""
         return os.listdir(self.path if self.descriptor is None else self.descriptor)
 
-    def read(self, name: str, most: int = files.MOST) -> bytes:
+    def read(self, name: str, most: int = files.MOST, length: int | None = None) -> bytes:
         """Return the content of a regular file: see files.read()."""
         place, options = self.at(name)
-        return files.read(place, most, **options)
+        return files.read(place, most, length=length, **options)
 
     # ---- writing -----------------------------------------------------------------------------
 

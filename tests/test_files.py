@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 import gpt_numpy.files
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.app import program, resume
+from gpt_numpy.app import program, resume, run_folder
 from gpt_numpy.corpus import load_corpus, reading, sources
 from gpt_numpy.corpus.large import IdFile, cache_path, text_in, write_ids
 from gpt_numpy.corpus.reading import Files
@@ -380,6 +380,29 @@ def test_a_file_that_changes_while_it_is_read(way, tmp_path, monkeypatch):
     with pytest.raises((ValueError, OSError), match=fault) as error:
         read_arrays(tmp_path / "x", expected)
     assert str(tmp_path / "x") in str(error.value)
+
+
+@pytest.mark.parametrize("way", ["hole", "then a hole", "newlines", "commas"])
+def test_a_growing_file_that_is_huge(way, finished, tmp_path, monkeypatch):
+    """Only the saved bytes are read of it, or, if they have changed, a part; the rest is cut off."""
+    monkeypatch.setattr(run_folder, "MOST_REPAIRED", 2**20)
+    out = shutil.copytree(finished, tmp_path / "run")
+    right = {name: (out / name).read_bytes() for name in run_folder.GROWING}
+    for name, content in right.items():
+        begin = {"hole": b"", "newlines": b"\n" * 2**20, "commas": b"," * 2**20}.get(way, content)
+        (out / name).write_bytes(begin)
+        os.truncate(out / name, 2**32)
+    folder = run_folder.RunFolder.of_saved(out)
+    tracemalloc.start()
+    try:
+        folder.truncate_to(folder.saved[0])
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+        folder.close()
+    assert len(folder.warnings) == (0 if way == "then a hole" else 2)
+    if way == "then a hole":
+        assert right == {name: (out / name).read_bytes() for name in right}
 
 
 # ---- tokenizers ----------------------------------------------------------------------------------

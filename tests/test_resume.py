@@ -649,7 +649,7 @@ def test_another_text_is_refused(train, stop_at, text_file, tmp_path):
     other.write_text(text_file.read_text()[::-1])
     run = train("run", "--resume", "--data", str(other))
     assert run.status == 2
-    assert "learns from: that was mat.txt, this is other.txt" in run.err
+    assert "trains on: that was mat.txt, this is other.txt" in run.err
 
 
 # ---- two processes, a full disk, a folder that cannot be written to ------------------------------
@@ -804,7 +804,7 @@ def test_files_that_an_editor_has_saved(stopped, tmp_path, capsys):
         (folder / name).write_bytes((folder / name).read_bytes().replace(old, new))
     assert train_shakespeare.main(["--resume", "--quiet", "--out", str(folder)]) == 0
     err = capsys.readouterr().err.splitlines()
-    assert len(err) == 2 and "metrics.csv is not what" in err[0] and "samples-1.txt" in err[1]
+    assert len(err) == 2 and "metrics.csv has changed" in err[0] and "samples-1.txt" in err[1]
     for name in ("metrics.csv", "samples.txt"):
         assert (folder / name).read_bytes() == (stopped / name).read_bytes()
     assert train_shakespeare.main(["--resume", "--quiet", "--out", str(folder)]) == 0

@@ -27,6 +27,7 @@ WRITTEN = [
     *STATES,
 ]
 MOST = 2**30  # bytes of a file that grows
+MOST_REPAIRED = 2**26  # of which are read if it has changed since the run was saved
 
 
 def resolved(path):
@@ -183,20 +184,24 @@ class RunFolder:
         If that has changed, `contents` lacks the file, and _repair() writes it again.
         """
         length, digest = saved.get(name, [0, ""])
-        try:
-            content = self.folder.read(name, most=MOST)
-        except OSError:
-            content = b""
+        content = self._read(name, length)
         about = self.folder.stat(name)
-        self.contents[name] = Extent(content[:length])
+        self.contents[name] = Extent(content)
         if self.contents[name].saved() == [length, digest]:
             if about and stat.S_ISREG(about.st_mode):
                 self.folder.truncate(name, length)
-                return content[:length]
+                return content
             if not about and not length:
                 return b""
         del self.contents[name]
-        return content.replace(b"\r\n", b"\n")  # an editor may have written \r\n
+        return self._read(name, MOST_REPAIRED).replace(b"\r\n", b"\n")  # as an editor writes it
+
+    def _read(self, name, length):
+        """Return the first bytes of a file; none if it cannot be read."""
+        try:
+            return self.folder.read(name, MOST, length)
+        except OSError:
+            return b""
 
     def _repair(self, name, content):
         if name in self.contents:
@@ -317,8 +322,8 @@ MEASURED = ("tokens_per_second", "seconds")  # columns of numbers that are neith
 def rows_in(content, last_step):
     """Return the rows of metrics.csv up to last_step, as log() received them; skip bad lines."""
     rows: list[dict[str, Any]] = []
-    for line in content.decode("utf-8", "replace").splitlines():
-        cells = line.split(",")
+    for line in re.finditer(rb"[^\r\n]{1,500}", content):
+        cells = line[0].decode("utf-8", "replace").split(",", len(COLUMNS))
         with contextlib.suppress(ValueError):
             step, *numbers = int(cells[0]), *(float(x) if x else None for x in cells[1:])
             before = rows[-1]["step"] if rows else -1
