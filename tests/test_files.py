@@ -1,5 +1,6 @@
 """Files that are not what they should be: read and quoted with care, and never waited for."""
 
+import contextlib
 import io
 import json
 import math
@@ -34,9 +35,10 @@ from gpt_numpy.corpus.large import IdFile, cache_path, text_in, write_ids
 from gpt_numpy.corpus.reading import Files
 from gpt_numpy.files import message, opened, printable, quoted, read, read_json
 from gpt_numpy.folder import Folder
-from gpt_numpy.hf import tensors, tokenizer_json
+from gpt_numpy.hf import checkpoint, tensors, tokenizer_json
 from gpt_numpy.hf.tensors import read_arrays, read_header, write_arrays
 from gpt_numpy.scale import workers
+from gpt_numpy.tokenizer import CharTokenizer
 
 train_shakespeare, generate = example("train_shakespeare"), example("generate")
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
@@ -326,27 +328,60 @@ def test_one_state_is_held_at_a_time(finished, tmp_path, monkeypatch):
     assert resume.newest_state(out)[0] == resume.BEFORE and len(first) > 2
 
 
-def test_other_tensors_of_a_model_are_small(tmp_path):
-    """A mask is left out, and a tied head is compared; neither may be as large as one likes."""
-    config = GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2)
-    GPT(config).save_pretrained(tmp_path)
-    arrays, metadata = read_arrays(tmp_path / "model.safetensors")
-    for name, array, fault in (
-        ("transformer.h.0.attn.bias", np.zeros((1, 1, 4, 4), bool), None),
-        ("transformer.h.0.attn.bias", np.zeros((1, 1, 5, 4), bool), "is larger than a mask"),
-        ("lm_head.weight", arrays["transformer.wte.weight"], None),
-        ("lm_head.weight", np.zeros((6, 2), np.float32), "is not wte.weight"),
-    ):
-        config = json.loads((tmp_path / "config.json").read_text())
-        config.pop("checksum", None)
-        (tmp_path / "config.json").write_text(json.dumps(config))
+SMALL = GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2)
+
+
+@pytest.mark.parametrize(
+    "name, shape, fault",
+    [
+        ("h.0.attn.bias", (1, 1, 4, 4), None),
+        ("module.transformer.h.0.attn.masked_bias", (2**29,), None),
+        ("h.1.attn.bias", (2**29,), "1 tensors too many, such as 'h.1.attn.bias'"),
+        ("x0.attn.bias", (2**29,), "1 tensors too many, such as 'x0.attn.bias'"),
+        ("lm_head.weight", (6, 2), "is not wte.weight"),
+    ],
+)
+def test_other_tensors_of_a_model(name, shape, fault, tmp_path):
+    """A mask of a block is not read, whatever its size; others are refused before they are."""
+    GPT(SMALL).save_pretrained(tmp_path)
+    path, n = tmp_path / "model.safetensors", 4 * math.prod(shape)
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header, start = json.loads(content[8:end]), len(content) - end
+    path.write_bytes(raw(header | {name: entry(shape, start, start + n)}, content[end:]))
+    os.truncate(path, path.stat().st_size + n)
+    tracemalloc.start()
+    try:
+        if fault:
+            with pytest.raises(ValueError, match=fault):
+                GPT.from_pretrained(tmp_path)
+        else:
+            GPT.from_pretrained(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_head_that_is_tied(tmp_path):
+    """It may be in the file, and is compared."""
+    GPT(SMALL).save_pretrained(tmp_path)
+    rewritten(tmp_path / "config.json", lambda config: {**config, "transformers_version": ""})
+    arrays, _ = read_arrays(tmp_path / "model.safetensors")
+    for add, fault in (0, None), (1, "is not wte.weight"):
+        head = {"lm_head.weight": arrays["transformer.wte.weight"] + np.float32(add)}
         with Folder(tmp_path) as folder:
-            write_arrays(folder, "model.safetensors", arrays | {name: array}, {})
-        if fault is None:
+            write_arrays(folder, "model.safetensors", arrays | head, {})
+        with pytest.raises(ValueError, match=fault) if fault else contextlib.nullcontext():
             GPT.from_pretrained(tmp_path)
-            continue
-        with pytest.raises(ValueError, match=fault):
-            GPT.from_pretrained(tmp_path)
+
+
+def test_a_tokenizer_is_compared_before_a_model_is_read(finished, tmp_path, monkeypatch):
+    """A model of another vocabulary may be large."""
+    out = shutil.copytree(finished, tmp_path / "run")
+    CharTokenizer("abc").save(out / "tokenizer.json")
+    monkeypatch.setattr(checkpoint, "read_arrays", None)
+    with pytest.raises(ValueError, match="is not the tokenizer of the model beside it: 3 tokens"):
+        tokenizer_json.load_model(out)
 
 
 @pytest.mark.parametrize("way", ["shorter", "failing", "another"])
@@ -648,7 +683,6 @@ def test_ctrl_c_is_an_exception_once_they_are(monkeypatch):
 def test_rows_take_little_memory(tmp_path):
     """Less than a kilobyte each, however many there are."""
     from gpt_numpy.app.run_folder import COLUMNS, RunFolder
-    from gpt_numpy.tokenizer import CharTokenizer
 
     folder, draw = RunFolder(tmp_path / "run", {}, CharTokenizer("ab")), random.Random(0)
 

@@ -51,17 +51,24 @@ def read_header(path: Path | str, dir_fd: int | None = None) -> Header:
     return _read(path, lambda file, header: header, dir_fd)
 
 
-def read_arrays(path: Path, expected: Header | None = None) -> tuple[State, dict[str, str]]:
+def read_arrays(
+    path: Path, expected: Header | None = None, without: tuple[str, ...] = ()
+) -> tuple[State, dict[str, str]]:
     """(arrays, metadata) of a file of safetensors; OSError or ValueError names file and fault.
 
     expected    what read_header() has found, if it was called
+    without     arrays whose names end in one of these are left out
     """
 
     def arrays(file, header):
         if expected not in (None, header):
             raise ValueError("it was changed while it was read")
-        by_place = sorted(header.tensors.items(), key=lambda item: item[1][2:])
-        return {name: read_tensor(file, tensor) for name, tensor in by_place}, header.metadata
+        start, found = file.tell(), {}
+        for name, tensor in sorted(header.tensors.items(), key=lambda item: item[1][2:]):
+            if not name.endswith(without):
+                file.seek(start + tensor.start)
+                found[name] = read_tensor(file, tensor)
+        return found, header.metadata
 
     return _read(path, arrays)
 
@@ -122,7 +129,7 @@ def described(name: str, entry: Any) -> Tensor:
 
 
 def read_tensor(file: BinaryIO, tensor: Tensor) -> np.ndarray:
-    """Read the array whose bytes come next."""
+    """Read the array whose bytes come next in the file."""
     content = np.empty(tensor.stop - tensor.start, np.uint8)
     if file.readinto(content.data) < len(content):  # type: ignore[attr-defined]
         raise ValueError("it became shorter while it was read")

@@ -68,9 +68,10 @@ def load_model(folder: Path | str) -> tuple[GPTConfig, State, Tokenizer]:
 
     Errors      OSError, or ValueError in one line that names the file and what is wrong
     """
-    config, state = checkpoint.load(folder)
+    config, _ = checkpoint.load_config(folder)
     tokenizer = from_folder(folder, config.vocab_size)
-    checkpoint.check_tokenizer(folder, tokenizer)
+    checkpoint.check_tokenizer(folder, tokenizer)  # before the arrays are read
+    config, state = checkpoint.load(folder)
     return *checkpoint.without_padding(config, state, tokenizer.vocab_size), tokenizer
 
 
