@@ -18,6 +18,7 @@ import time
 import tracemalloc
 import warnings
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ from gpt_numpy.folder import Folder
 from gpt_numpy.hf import checkpoint, tensors, tokenizer_json
 from gpt_numpy.hf.tensors import read_arrays, read_header, write_arrays
 from gpt_numpy.scale import workers
-from gpt_numpy.tokenizer import CharTokenizer
+from gpt_numpy.tokenizer import CharTokenizer, special_token
 
 train_shakespeare, generate = example("train_shakespeare"), example("generate")
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
@@ -174,7 +175,7 @@ def test_only_regular_files_are_read(tmp_path):
         read("/dev/zero")
     with pytest.raises(OSError, match="it has 3 bytes; at most 2 are read"):
         read(tmp_path / "file", most=2)
-    with pytest.raises(OSError, match="at most 16,777,216 are read"):
+    with pytest.raises(OSError, match="at most 1,048,576 are read"):
         hole(tmp_path / "hole")
         read_json(tmp_path / "hole")
 
@@ -208,6 +209,7 @@ HEADERS = {
     "half a byte": raw({"a": entry([2], 0, 1, "F4")}, b"1"),
     "a dtype in a list": raw({"a": entry([1], 0, 4, ["F32"])}, b"1234"),
     "a shape below 0": raw({"a": entry([-1], 0, -4)}),
+    "false": raw({"a": entry([0], False, 0)}),
     "two below 0": raw({"a": entry([-1, -1], 0, 4)}, b"1234"),
     "half a shape": raw({"a": entry([0.5], 0, 2)}, b"12"),
     "true": raw({"a": entry([True], 0, 4)}, b"1234"),
@@ -486,6 +488,56 @@ def test_the_last_merge_is_the_slow_ones(token, tokens):
     assert tokenizer_json.last_merge(token.encode(), ranks) == slow_last_merge(
         token.encode(), ranks
     )
+
+
+@pytest.mark.parametrize(
+    "parts, fault",
+    [
+        (["a" * n for n in range(1, 60)], "its merges make tokens of 1,829 bytes; at most 1,000"),
+        ([], "it has 5,000 added tokens; at most 4,096 are read"),
+    ],
+)
+def test_a_tokenizer_that_takes_too_long(parts, fault, monkeypatch):
+    """Tokens that are made letter by letter, and many that are looked for at each character."""
+    ids = [*tokenizer_json.BYTE_OF, *(part + "a" for part in parts)]
+    added = [] if parts else [special_token(256 + i, f"<{i}>") for i in range(5000)]
+    content = {
+        "model": {
+            "vocab": {token: i for i, token in enumerate(ids)},
+            "merges": [[part, "a"] for part in parts],
+        },
+        "pre_tokenizer": {"type": "ByteLevel"},
+        "added_tokens": added,
+    }
+    monkeypatch.setattr(tokenizer_json, "MOST_MERGED", 1000)
+    with pytest.raises(ValueError, match=fault):
+        tokenizer_json.of_content(content, Path("tokenizer.json"))
+
+
+JSON_READERS = {  # file -> who reads it, and how many bytes at most
+    "config.json": (checkpoint.load_config, 2**20),
+    "tokenizer_config.json": (tokenizer_json.read_settings, 2**20),
+    "tokenizer.json": (lambda folder: tokenizer_json.load(folder / "tokenizer.json"), 2**24),
+}
+
+
+@pytest.mark.parametrize("name", JSON_READERS)
+def test_json_that_would_take_all_memory(name, tmp_path):
+    """Empty lists take thirty times as much memory as they have letters: they are not parsed."""
+    load, most = JSON_READERS[name]
+    (tmp_path / name).write_bytes(b'{"a": [' + b"[]," * (most // 3) + b"[]]}")
+    with pytest.raises(OSError, match=f"{name}: it has .* bytes; at most {most:,} are read"):
+        load(tmp_path)
+
+
+def test_a_header_that_could_not_be_read(tmp_path):
+    """Is not written."""
+    with Folder(tmp_path) as folder, pytest.raises(OSError, match="at most 2,097,152 can be read"):
+        write_arrays(folder, "x", {}, {"": "x" * 2**21})
+    assert [*tmp_path.iterdir()] == []
+    (tmp_path / "x").write_bytes(raw({"__metadata__": {"": "x" * 2**21}}))
+    with pytest.raises(ValueError, match="its header cannot have 2097178 bytes"):
+        read_header(tmp_path / "x")
 
 
 # ---- texts ---------------------------------------------------------------------------------------

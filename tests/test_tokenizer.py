@@ -198,7 +198,7 @@ def test_load_refuses_a_broken_file(tmp_path, content):
     """A file that is torn, is not JSON or is JSON of another kind is refused by name."""
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is not (a tokenizer|JSON|what it should be)") as error:
+    with pytest.raises(ValueError, match="is not (a tokenizer|JSON)|must contain") as error:
         load(path)
     assert one_line(error).startswith(str(path))
 

@@ -21,7 +21,7 @@ from gpt_numpy.files import opened, printable, quoted, unreadable
 from gpt_numpy.folder import Folder
 
 State = dict[str, np.ndarray]  # name -> array
-MOST = 2**24  # bytes of a header
+MOST = 2**21  # bytes of a header; that of GPT-2 XL has 65,000
 DTYPES = {  # the format's name -> NumPy's
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
     **{f"I{n}": f"int{n}" for n in (8, 16, 32, 64)},
@@ -116,13 +116,14 @@ def without_doubles(pairs):
 def described(name: str, entry: Any) -> Tensor:
     """The Tensor of an entry of the header; ValueError if that contradicts itself."""
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]}:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]}:
             if dtype not in DTYPES:
                 raise ValueError(f"{quoted(name)} has the dtype {quoted(dtype)}, not read here")
             if dtype == "BF16":
                 import ml_dtypes  # noqa: F401, by which NumPy comes to know bfloat16
             kind = np.dtype(DTYPES[dtype])
-            whole = all(type(n) is int and 0 <= n < 2**48 for n in shape) and len(shape) <= 32
+            numbers = (*shape, start, stop)
+            whole = all(type(n) is int and 0 <= n < 2**48 for n in numbers) and len(shape) <= 32
             if whole and stop - start == math.prod(shape) * kind.itemsize:
                 return Tensor(kind, tuple(shape), start, stop)
     raise ValueError(f"what its header says of {quoted(name)} cannot be")
@@ -157,6 +158,8 @@ def write_arrays(
         start = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text = text.ljust(-(-len(text) // 8) * 8)  # so that numbers begin at multiples of 8 bytes
+    if len(text) > MOST:
+        raise OSError(f"its header would have {len(text):,} bytes; at most {MOST:,} can be read")
     folder.write(name, len(text).to_bytes(8, "little"), text, *contents, keep=keep)
 
 
