@@ -421,7 +421,7 @@ def test_a_file_that_changes_while_it_is_read(way, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("way", ["hole", "then a hole", "newlines", "commas"])
 def test_a_growing_file_that_is_huge(way, finished, tmp_path, monkeypatch):
-    """Only the saved bytes are read of it, or, if they have changed, a part; the rest is cut off."""
+    """Only the saved bytes of it are read, or, if they have changed, its beginning."""
     monkeypatch.setattr(run_folder, "MOST_REPAIRED", 2**20)
     out = shutil.copytree(finished, tmp_path / "run")
     right = {name: (out / name).read_bytes() for name in run_folder.GROWING}

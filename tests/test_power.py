@@ -223,7 +223,7 @@ class Session:
         config = TrainConfig(block_size=4, n_layer=1, n_head=1, n_embd=4, workers=1)
         self.model = GPT(config.model(3))
         self.optimizer = adamw(self.model, config)
-        self.settings = {"steps": 9, "n_layer": 1, "n_embd": 4, "text": "", "ranks": 1}
+        self.settings = vars(config) | {"steps": 9, "text": "", "ranks": 1}
 
     def begin(self):
         """A new run, with its first evaluation."""
