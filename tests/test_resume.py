@@ -1,6 +1,7 @@
 """A run that is stopped, in whatever way, and goes on: the same run to the last bit."""
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -639,6 +640,33 @@ def test_settings_that_cannot_be(part, stopped, tmp_path, capsys):
         shutil.rmtree(folder)
         shutil.copytree(stopped, folder)
         (folder / BEFORE).unlink()
+
+
+@pytest.mark.parametrize("name", ["data", "val_data", "init_from"])
+@pytest.mark.parametrize("path", ["a\0b", "\ud800"])
+def test_a_path_that_cannot_be(name, path, stopped, tmp_path, capsys):
+    """In the settings of a state: one line that names the state."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    with_settings(**{name: path})(folder)
+    (folder / "train_config.json").unlink()
+    arguments = ["--resume", "--out", str(folder)]
+    parts = [f"{folder / FILE} has invalid settings: ", r"\x00b" if "a" in path else r"\ud800"]
+    assert_refused(capsys, train_shakespeare.main, arguments, parts)
+
+
+def test_a_file_that_may_not_be_written_to(stopped, tmp_path, capsys, monkeypatch):
+    """As one that is immutable: the line names the folder and the file."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    ours = Folder.open
+
+    def opening(self, name, flags):
+        if name == "metrics.csv":
+            raise PermissionError(errno.EPERM, "Operation not permitted", name)
+        return ours(self, name, flags)
+
+    monkeypatch.setattr(Folder, "open", opening)
+    line = f"cannot write to {folder}: metrics.csv: Operation not permitted"
+    assert_refused(capsys, train_shakespeare.main, ["--resume", "--out", str(folder)], [line])
 
 
 def test_another_text_is_refused(train, stop_at, text_file, tmp_path):

@@ -136,6 +136,16 @@ def test_a_run_that_is_there_is_renamed_aside(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"run", "run-1", "run-2"}
 
 
+def test_a_name_that_cannot_be_longer(tmp_path):
+    """A second run in a folder whose name has 255 characters: the line says what is too long."""
+    path = tmp_path / ("x" * 255)
+    RunFolder(path, {}, TOKENIZER).close()
+    with pytest.raises(OSError, match="x-1: File name too long; choose another --out") as error:
+        RunFolder(path, {}, TOKENIZER)
+    assert "the run in it cannot be renamed to x" in str(error.value)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
 def test_a_folder_without_a_run_is_used_as_it_is(tmp_path):
     """The user's own files in it stay where they are; what a dead run had begun does not."""
     mine = {"notes.txt", "mine.tmp", "samples.txt.mine.tmp", "tokenizer.json.0123.tmp"}

@@ -124,7 +124,11 @@ class RunFolder:
         number = 1
         while os.path.lexists(aside := real.with_name(f"{real.name}-{number}")):
             number += 1
-        self.folder.move(real, aside)
+        try:
+            self.folder.move(real, aside)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"the run in it cannot be renamed to {aside.name}: {reason}") from error
         self.close()
         return aside
 
