@@ -115,8 +115,8 @@ def load_state(folder: Path, name: str = FILE) -> tuple[Progress, State]:
 def check_tensors(tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     """Raise ValueError unless the tensors in a header are those of a model of these settings."""
     rows, *_ = tensors["weight.wte.weight"].shape
-    shape = {name: settings[name] for name in Architecture.__dataclass_fields__}
-    config = GPTConfig(vocab_size=rows, **shape)
+    chosen = {name: settings[name] for name in Architecture.__dataclass_fields__}
+    config = GPTConfig(vocab_size=rows, **chosen)
     if config.n_layer > len(tensors):
         raise ValueError(f"it has {len(tensors)} tensors for {config.n_layer} layers")
     shapes = checkpoint.shapes(config)
