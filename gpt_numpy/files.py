@@ -54,7 +54,7 @@ def read(
 ) -> bytes:
     """Return the content of a regular file; an OSError names the file and the reason.
 
-    length      return its first bytes, so many; the file may then have more than `most`
+    length      return only the first `length` bytes; the file itself may have more than `most`
     """
     try:
         with opened(path, dir_fd) as (file, size):

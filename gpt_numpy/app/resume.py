@@ -138,14 +138,14 @@ def newest_state(folder: Path) -> tuple[str, Progress, State, Exception | None]:
     fault       what is wrong with FILE, if the state is BEFORE; None if a save was interrupted
                 after FILE was renamed and before the new state had its name
 
-    Errors      ValueError of FILE, if neither is intact
+    Errors      ValueError or OSError of FILE, or of BEFORE if there is no FILE, if none is intact
     """
     fault = None
     if os.path.lexists(folder / FILE):
         try:
             return FILE, *load_state(folder), None
         except (ValueError, OSError) as error:
-            fault = ValueError(str(error))  # without a traceback, which would keep the arrays
+            fault = ValueError(str(error))  # its traceback would keep the arrays
     try:
         return BEFORE, *load_state(folder, BEFORE), fault
     except (ValueError, OSError) as error:

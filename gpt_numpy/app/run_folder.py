@@ -27,7 +27,7 @@ WRITTEN = [
     *STATES,
 ]
 MOST = 2**30  # bytes of a file that grows
-MOST_REPAIRED = 2**26  # of which are read if it has changed since the run was saved
+MOST_REPAIRED = 2**26  # bytes that are read if it has changed since the run was saved
 
 
 def resolved(path):
@@ -60,7 +60,7 @@ class RunFolder:
         self.rows, self.samples, self.warnings = [], [], []
         self.moved = self.mark = None
         self.contents = {name: Extent() for name in GROWING}
-        contents = tokenizer.contents() if tokenizer else {}  # first: it may be impossible
+        contents = tokenizer.contents() if tokenizer else {}  # may fail: before all else
         try:
             self._take(tokenizer is not None)
             if tokenizer is None:

@@ -111,7 +111,7 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
 
 
 def load_config(folder: Path | str) -> tuple[GPTConfig, dict[str, Any]]:
-    """(GPTConfig, content) of the config.json in `folder`.  Errors as load()"""
+    """Return (GPTConfig, content) of the config.json in `folder`.  Errors as load()"""
     path = Path(folder) / "config.json"
     theirs = read_json(path)
     try:
@@ -280,7 +280,7 @@ def shape_of(config: GPTConfig) -> str:
 
 
 def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a GPT's parameters."""
+    """Return {name: shape} of a GPT's parameters."""
     C = config.n_embd
     maps: dict[str, tuple[int, ...]] = {"ln_f": (C,)}
     for i in range(config.n_layer):
