@@ -27,7 +27,7 @@ from gpt_numpy.tokenizer import (
 )
 
 MOST = 2**24  # bytes of tokenizer.json, for 230,000 tokens; GPT-2's has 1.4 MB
-MOST_MERGED = 2**21  # bytes of all merges together; GPT-2's have 320,558
+MOST_MERGED = 2**20  # bytes of all merges together; GPT-2's have 320,558
 MOST_ADDED = 2**12  # added tokens: each is looked for at each character of a text
 BROKEN = (TypeError, ValueError, KeyError, AttributeError)  # what a file of another form leads to
 
