@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST = 2**26  # bytes of a file that is read as a whole, unless its reader names another limit
-MOST_JSON = 2**24
+MOST_JSON = 2**20  # JSON takes up to 30 times as much memory
 FLAGS = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # not all systems have all of them
 SAFELY = sum(getattr(os, name, 0) for name in FLAGS)  # do not wait for the other end of a FIFO
 KINDS = {
@@ -49,10 +49,17 @@ def opened(path: Path | str, dir_fd: int | None = None) -> Iterator[tuple[Binary
         yield file, about.st_size
 
 
-def read(path: Path | str, most: int = MOST, dir_fd: int | None = None) -> bytes:
-    """Return the content of a regular file; an OSError names the file and the reason."""
+def read(
+    path: Path | str, most: int = MOST, dir_fd: int | None = None, length: int | None = None
+) -> bytes:
+    """Return the content of a regular file; an OSError names the file and the reason.
+
+    length      return only the first `length` bytes; the file itself may have more than `most`
+    """
     try:
         with opened(path, dir_fd) as (file, size):
+            if length is not None:
+                size = min(size, length)
             if size > most:
                 raise OSError(f"it has {size:,} bytes; at most {most:,} are read")
             return file.read(size)

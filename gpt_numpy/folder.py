@@ -110,10 +110,10 @@ class Folder:
         """Return the names of all that is in the folder."""
         return os.listdir(self.path if self.descriptor is None else self.descriptor)
 
-    def read(self, name: str, most: int = files.MOST) -> bytes:
+    def read(self, name: str, most: int = files.MOST, length: int | None = None) -> bytes:
         """Return the content of a regular file: see files.read()."""
         place, options = self.at(name)
-        return files.read(place, most, **options)
+        return files.read(place, most, length=length, **options)
 
     # ---- writing -----------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class Folder:
 
     def remove_temporary(self, names: list[str]) -> None:
         """Remove what a process that was killed had begun to write instead of these files."""
-        begun = TEMPORARY.format(f"({'|'.join(map(re.escape, names))})", r"\w+")
+        begun = TEMPORARY.format(f"({'|'.join(map(re.escape, names))})", "[0-9a-f]{16}")
         for name in self.names():
             if re.fullmatch(begun, name) and self.may_write(name):
                 self.remove(name)

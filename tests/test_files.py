@@ -1,5 +1,6 @@
 """Files that are not what they should be: read and quoted with care, and never waited for."""
 
+import contextlib
 import io
 import json
 import math
@@ -16,6 +17,8 @@ import threading
 import time
 import tracemalloc
 import warnings
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,15 +30,16 @@ from hypothesis import strategies as st
 
 import gpt_numpy.files
 from gpt_numpy import GPT, GPTConfig
-from gpt_numpy.app import program, resume
+from gpt_numpy.app import program, resume, run_folder
 from gpt_numpy.corpus import load_corpus, reading, sources
 from gpt_numpy.corpus.large import IdFile, cache_path, text_in, write_ids
 from gpt_numpy.corpus.reading import Files
 from gpt_numpy.files import message, opened, printable, quoted, read, read_json
 from gpt_numpy.folder import Folder
-from gpt_numpy.hf import tensors, tokenizer_json
+from gpt_numpy.hf import checkpoint, tensors, tokenizer_json
 from gpt_numpy.hf.tensors import read_arrays, read_header, write_arrays
 from gpt_numpy.scale import workers
+from gpt_numpy.tokenizer import CharTokenizer, special_token
 
 train_shakespeare, generate = example("train_shakespeare"), example("generate")
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
@@ -171,7 +175,7 @@ def test_only_regular_files_are_read(tmp_path):
         read("/dev/zero")
     with pytest.raises(OSError, match="it has 3 bytes; at most 2 are read"):
         read(tmp_path / "file", most=2)
-    with pytest.raises(OSError, match="at most 16,777,216 are read"):
+    with pytest.raises(OSError, match="at most 1,048,576 are read"):
         hole(tmp_path / "hole")
         read_json(tmp_path / "hole")
 
@@ -205,6 +209,7 @@ HEADERS = {
     "half a byte": raw({"a": entry([2], 0, 1, "F4")}, b"1"),
     "a dtype in a list": raw({"a": entry([1], 0, 4, ["F32"])}, b"1234"),
     "a shape below 0": raw({"a": entry([-1], 0, -4)}),
+    "false": raw({"a": entry([0], False, 0)}),
     "two below 0": raw({"a": entry([-1, -1], 0, 4)}, b"1234"),
     "half a shape": raw({"a": entry([0.5], 0, 2)}, b"12"),
     "true": raw({"a": entry([True], 0, 4)}, b"1234"),
@@ -279,27 +284,106 @@ def test_a_hole_takes_no_memory(finished, tmp_path):
         tracemalloc.stop()
 
 
-def test_other_tensors_of_a_model_are_small(tmp_path):
-    """A mask is left out, and a tied head is compared; neither may be as large as one likes."""
-    config = GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2)
-    GPT(config).save_pretrained(tmp_path)
-    arrays, metadata = read_arrays(tmp_path / "model.safetensors")
-    for name, array, fault in (
-        ("transformer.h.0.attn.bias", np.zeros((1, 1, 4, 4), bool), None),
-        ("transformer.h.0.attn.bias", np.zeros((1, 1, 5, 4), bool), "is larger than a mask"),
-        ("lm_head.weight", arrays["transformer.wte.weight"], None),
-        ("lm_head.weight", np.zeros((6, 2), np.float32), "is not wte.weight"),
-    ):
-        config = json.loads((tmp_path / "config.json").read_text())
-        config.pop("checksum", None)
-        (tmp_path / "config.json").write_text(json.dumps(config))
+def test_a_state_with_a_tensor_too_many_takes_no_memory(finished, tmp_path):
+    """A hole of 2 GB that the settings in its own header leave room for is not read."""
+    for name in (resume.FILE, resume.BEFORE):
+        content = (finished / name).read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header, n = json.loads(content[8:end]), len(content) - end
+        about = json.loads(header["__metadata__"]["about"])
+        about["settings"] |= {"n_embd": 16384, "n_layer": 12}
+        header["__metadata__"]["about"] = json.dumps(about)
+        header["zz"] = entry([2**31], n, n + 2**31, "U8")
+        (tmp_path / name).write_bytes(raw(header, content[end:]))
+        os.truncate(tmp_path / name, (tmp_path / name).stat().st_size + 2**31)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="lacks 'exp_avg.h.1.attn.key.weight'"):
+            resume.newest_state(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_state_that_is_larger_than_the_machine(finished, monkeypatch):
+    """Is refused before it is read."""
+    monkeypatch.setattr(resume, "machine_memory", lambda: 1000)
+    with pytest.raises(ValueError, match="its tensors take .* kB, and the machine has 1 kB"):
+        resume.load_state(finished)
+
+
+def test_one_state_is_held_at_a_time(finished, tmp_path, monkeypatch):
+    """The arrays of a damaged one are gone when the one before is read."""
+    out = shutil.copytree(finished, tmp_path / "run")
+    content = bytearray((out / resume.FILE).read_bytes())
+    content[-1] ^= 1
+    (out / resume.FILE).write_bytes(content)
+    first = []
+
+    def watching(path, header):
+        assert all(array() is None for array in first)
+        arrays, metadata = read_arrays(path, header)
+        first.extend(map(weakref.ref, arrays.values()))
+        return arrays, metadata
+
+    monkeypatch.setattr(resume, "read_arrays", watching)
+    assert resume.newest_state(out)[0] == resume.BEFORE and len(first) > 2
+
+
+SMALL = GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=2)
+
+
+@pytest.mark.parametrize(
+    "name, shape, fault",
+    [
+        ("h.0.attn.bias", (1, 1, 4, 4), None),
+        ("module.transformer.h.0.attn.masked_bias", (2**29,), None),
+        ("h.1.attn.bias", (2**29,), "1 tensors too many, such as 'h.1.attn.bias'"),
+        ("x0.attn.bias", (2**29,), "1 tensors too many, such as 'x0.attn.bias'"),
+        ("lm_head.weight", (6, 2), "is not wte.weight"),
+    ],
+)
+def test_other_tensors_of_a_model(name, shape, fault, tmp_path):
+    """A mask of a block is not read, whatever its size; others are refused before they are."""
+    GPT(SMALL).save_pretrained(tmp_path)
+    path, n = tmp_path / "model.safetensors", 4 * math.prod(shape)
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header, start = json.loads(content[8:end]), len(content) - end
+    path.write_bytes(raw(header | {name: entry(shape, start, start + n)}, content[end:]))
+    os.truncate(path, path.stat().st_size + n)
+    tracemalloc.start()
+    try:
+        if fault:
+            with pytest.raises(ValueError, match=fault):
+                GPT.from_pretrained(tmp_path)
+        else:
+            GPT.from_pretrained(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_head_that_is_tied(tmp_path):
+    """It may be in the file, and is compared."""
+    GPT(SMALL).save_pretrained(tmp_path)
+    rewritten(tmp_path / "config.json", lambda config: {**config, "transformers_version": ""})
+    arrays, _ = read_arrays(tmp_path / "model.safetensors")
+    for add, fault in (0, None), (1, "is not wte.weight"):
+        head = {"lm_head.weight": arrays["transformer.wte.weight"] + np.float32(add)}
         with Folder(tmp_path) as folder:
-            write_arrays(folder, "model.safetensors", arrays | {name: array}, {})
-        if fault is None:
+            write_arrays(folder, "model.safetensors", arrays | head, {})
+        with pytest.raises(ValueError, match=fault) if fault else contextlib.nullcontext():
             GPT.from_pretrained(tmp_path)
-            continue
-        with pytest.raises(ValueError, match=fault):
-            GPT.from_pretrained(tmp_path)
+
+
+def test_a_tokenizer_is_compared_before_a_model_is_read(finished, tmp_path, monkeypatch):
+    """A model of another vocabulary may be large."""
+    out = shutil.copytree(finished, tmp_path / "run")
+    CharTokenizer("abc").save(out / "tokenizer.json")
+    monkeypatch.setattr(checkpoint, "read_arrays", None)
+    with pytest.raises(ValueError, match="is not the tokenizer of the model beside it: 3 tokens"):
+        tokenizer_json.load_model(out)
 
 
 @pytest.mark.parametrize("way", ["shorter", "failing", "another"])
@@ -333,6 +417,29 @@ def test_a_file_that_changes_while_it_is_read(way, tmp_path, monkeypatch):
     with pytest.raises((ValueError, OSError), match=fault) as error:
         read_arrays(tmp_path / "x", expected)
     assert str(tmp_path / "x") in str(error.value)
+
+
+@pytest.mark.parametrize("way", ["hole", "then a hole", "newlines", "commas"])
+def test_a_growing_file_that_is_huge(way, finished, tmp_path, monkeypatch):
+    """Only the saved bytes of it are read, or, if they have changed, its beginning."""
+    monkeypatch.setattr(run_folder, "MOST_REPAIRED", 2**20)
+    out = shutil.copytree(finished, tmp_path / "run")
+    right = {name: (out / name).read_bytes() for name in run_folder.GROWING}
+    for name, content in right.items():
+        begin = {"hole": b"", "newlines": b"\n" * 2**20, "commas": b"," * 2**20}.get(way, content)
+        (out / name).write_bytes(begin)
+        os.truncate(out / name, 2**32)
+    folder = run_folder.RunFolder.of_saved(out)
+    tracemalloc.start()
+    try:
+        folder.truncate_to(folder.saved[0])
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+        folder.close()
+    assert len(folder.warnings) == (0 if way == "then a hole" else 2)
+    if way == "then a hole":
+        assert right == {name: (out / name).read_bytes() for name in right}
 
 
 # ---- tokenizers ----------------------------------------------------------------------------------
@@ -381,6 +488,56 @@ def test_the_last_merge_is_the_slow_ones(token, tokens):
     assert tokenizer_json.last_merge(token.encode(), ranks) == slow_last_merge(
         token.encode(), ranks
     )
+
+
+@pytest.mark.parametrize(
+    "parts, fault",
+    [
+        (["a" * n for n in range(1, 60)], "its merges make tokens of 1,829 bytes; at most 1,000"),
+        ([], "it has 5,000 added tokens; at most 4,096 are read"),
+    ],
+)
+def test_a_tokenizer_that_takes_too_long(parts, fault, monkeypatch):
+    """Tokens that are made letter by letter, and many that are looked for at each character."""
+    ids = [*tokenizer_json.BYTE_OF, *(part + "a" for part in parts)]
+    added = [] if parts else [special_token(256 + i, f"<{i}>") for i in range(5000)]
+    content = {
+        "model": {
+            "vocab": {token: i for i, token in enumerate(ids)},
+            "merges": [[part, "a"] for part in parts],
+        },
+        "pre_tokenizer": {"type": "ByteLevel"},
+        "added_tokens": added,
+    }
+    monkeypatch.setattr(tokenizer_json, "MOST_MERGED", 1000)
+    with pytest.raises(ValueError, match=fault):
+        tokenizer_json.of_content(content, Path("tokenizer.json"))
+
+
+JSON_READERS = {  # file -> who reads it, and how many bytes at most
+    "config.json": (checkpoint.load_config, 2**20),
+    "tokenizer_config.json": (tokenizer_json.read_settings, 2**20),
+    "tokenizer.json": (lambda folder: tokenizer_json.load(folder / "tokenizer.json"), 2**24),
+}
+
+
+@pytest.mark.parametrize("name", JSON_READERS)
+def test_json_that_would_take_all_memory(name, tmp_path):
+    """Empty lists take thirty times as much memory as they have letters: they are not parsed."""
+    load, most = JSON_READERS[name]
+    (tmp_path / name).write_bytes(b'{"a": [' + b"[]," * (most // 3) + b"[]]}")
+    with pytest.raises(OSError, match=f"{name}: it has .* bytes; at most {most:,} are read"):
+        load(tmp_path)
+
+
+def test_a_header_that_could_not_be_read(tmp_path):
+    """Is not written."""
+    with Folder(tmp_path) as folder, pytest.raises(OSError, match="at most 2,097,152 can be read"):
+        write_arrays(folder, "x", {}, {"": "x" * 2**21})
+    assert [*tmp_path.iterdir()] == []
+    (tmp_path / "x").write_bytes(raw({"__metadata__": {"": "x" * 2**21}}))
+    with pytest.raises(ValueError, match="its header cannot have 2097178 bytes"):
+        read_header(tmp_path / "x")
 
 
 # ---- texts ---------------------------------------------------------------------------------------
@@ -581,7 +738,6 @@ def test_ctrl_c_is_an_exception_once_they_are(monkeypatch):
 def test_rows_take_little_memory(tmp_path):
     """Less than a kilobyte each, however many there are."""
     from gpt_numpy.app.run_folder import COLUMNS, RunFolder
-    from gpt_numpy.tokenizer import CharTokenizer
 
     folder, draw = RunFolder(tmp_path / "run", {}, CharTokenizer("ab")), random.Random(0)
 

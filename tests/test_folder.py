@@ -9,6 +9,7 @@ import threading
 
 import pytest
 from command import FILES, example, snapshot
+from faulty_os import Os
 from test_power import TOKENIZER, Session
 from test_resume import assert_same_run
 
@@ -176,6 +177,22 @@ def test_a_lock_is_of_one_run(tmp_path):
     take()
     assert isinstance(taken[-1], Lock)
     taken[-1].close()
+
+
+def test_a_lock_whose_close_fails(tmp_path, monkeypatch):
+    """As on a network: nothing was written by way of it, so it is no error, and it is released."""
+
+    def close(descriptor):
+        os.close(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    folder, system = Folder(tmp_path), Os()
+    lock, system.close = Lock(folder), close
+    with monkeypatch.context() as patch:
+        patch.setattr(gpt_numpy.folder, "os", system)
+        lock.close()
+        folder.close()
+    Lock(Folder(tmp_path)).close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork()")

@@ -5,15 +5,20 @@
 faulty_os.py records what a run does with files, and makes of that what a disk may hold.
 """
 
+import contextlib
 import errno
+import gc
 import hashlib
+import os
 import pickle
 import random
 import shutil
+import stat
 
 import numpy as np
+import psutil
 import pytest
-from command import FILES, TINY, example
+from command import FILES, TINY, example, snapshot
 from faulty_os import Failing, Os, PowerCut, Recorder, read_disk, write_disk
 from test_resume import assert_same_run
 
@@ -223,7 +228,7 @@ class Session:
         config = TrainConfig(block_size=4, n_layer=1, n_head=1, n_embd=4, workers=1)
         self.model = GPT(config.model(3))
         self.optimizer = adamw(self.model, config)
-        self.settings = {"steps": 9, "n_layer": 1, "n_embd": 4, "text": "", "ranks": 1}
+        self.settings = vars(config) | {"steps": 9, "text": "", "ranks": 1}
 
     def begin(self):
         """A new run, with its first evaluation."""
@@ -359,15 +364,68 @@ def test_an_error_of_the_disk_is_one_line(name, train, monkeypatch):
     assert GPTConfig and "Traceback" not in run.err
 
 
+def held(tmp_path):
+    """(session, folder) of a run that has begun and goes on."""
+    session = Session(tmp_path / "run")
+    session.begin()
+    folder = RunFolder.of_saved(session.out)
+    folder.truncate_to(folder.saved[0])
+    return session, folder
+
+
+def test_no_handle_is_left(tmp_path):
+    """While no file can be opened nothing is saved, and nothing is lost; then the run goes on."""
+    resource = pytest.importorskip("resource")
+    session, folder = held(tmp_path)
+    before, limits = snapshot(session.out), resource.getrlimit(resource.RLIMIT_NOFILE)
+    handles = [os.dup(0)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(handles[0] + 9, 64), limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                handles.append(os.dup(0))
+        facts = vars(folder.saved[0]) | {"step": 3}
+        del facts["settings"]
+        for write in (
+            lambda: folder.save_model(session.model),
+            lambda: folder.save(session.model, session.optimizer, **facts),
+        ):
+            with pytest.raises(OSError, match="Too many open files"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for handle in handles:
+            os.close(handle)
+    assert snapshot(session.out) == before
+    session.go_on(folder, [3])
+    check_session(session.out, [3])
+
+
+@pytest.mark.slow
+def test_many_saves_leave_nothing(tmp_path):
+    """No handle, no file, and no object but a row and a sample each."""
+    pytest.importorskip("resource")  # Windows counts no handles
+    session, folder = held(tmp_path)
+    close, folder.close = folder.close, lambda: None
+
+    def after(steps):
+        session.go_on(folder, steps)
+        gc.collect()
+        return {*snapshot(session.out)}, psutil.Process().num_fds(), len(gc.get_objects())
+
+    files, handles, n = after(range(3, 6))
+    files_then, handles_then, n_then = after(range(6, 26))
+    close()
+    assert (files_then, handles_then) == (files, handles) and abs(n_then - n) < 20 * 3
+    assert psutil.Process().num_fds() == handles - 2  # the folder, and its lock
+
+
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
 def test_a_folder_that_cannot_be_synced(number, tmp_path, monkeypatch):
     """As on some network file systems: files are synced, and the run goes on; EIO is an error."""
     system = Os()
 
     def fsync(descriptor):
-        import os
-        import stat
-
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(number, "no")
         os.fsync(descriptor)

@@ -1,6 +1,7 @@
 """A run that is stopped, in whatever way, and goes on: the same run to the last bit."""
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -118,7 +119,7 @@ def test_what_was_written_after_the_save_is_cut_off(
     shutil.copy(kept, run.folder / FILE)
     with open(run.folder / "metrics.csv", "a") as file:
         file.write("99,1.2")  # a row that was not finished
-    (run.folder / "training_state.safetensors.77.tmp").write_bytes(b"half")
+    (run.folder / "training_state.safetensors.0123456789abcdef.tmp").write_bytes(b"half")
     (run.folder / "mine.tmp").write_bytes(b"the user's")
     assert train("run", "--resume").status == 0
     assert_same_run(run.folder, undisturbed(1))
@@ -472,7 +473,27 @@ def renamed(arrays):
     return arrays
 
 
+def with_rows(arrays):
+    """One row more in the table of tokens, and in its moments."""
+    rows = {n: np.pad(a, ((0, 1), (0, 0))) for n, a in arrays.items() if ".wte." in n}
+    return arrays | rows
+
+
+def with_header(old, new):
+    """A state in whose header some text is another."""
+
+    def spoil(folder):
+        content = (folder / FILE).read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = content[8:start].replace(old, new)
+        assert header != content[8:start]
+        (folder / FILE).write_bytes(len(header).to_bytes(8, "little") + header + content[start:])
+
+    return spoil
+
+
 WTE = "exp_avg.wte.weight"
+ONE = np.ones(1, np.float32)
 STATES = {  # what is done to the state of a run, and what is said of it
     "cut off": (cut_short(FILE), "cannot be read"),
     "missing": (lambda folder: (folder / FILE).unlink(), ""),
@@ -486,26 +507,31 @@ STATES = {  # what is done to the state of a run, and what is said of it
     "no best": (made_up(best=None), "its best is None"),
     "no settings": (made_up(settings=None), "its settings"),
     "no settings at all": (made_up(settings={}), "ranks"),
-    "another width": (with_settings(n_embd=4), "its settings allow at most"),
-    "words for a width": (with_settings(n_embd=""), "can't"),
+    "another width": (with_settings(n_embd=4), "by the settings it must be"),
+    "words for a width": (with_settings(n_embd=""), "n_embd must be a whole number"),
     "no text": (with_settings(text=None), "its settings are"),
     "lengths in words": (made_up(files={"metrics.csv": ["0", ""]}), "its files are"),
     "half logged": (made_up(logged=False), "the numbers of its step"),
     "numbers in words": (made_up(numbers={"lr": "1"}), "the numbers of its step"),
     "one thing more": (made_up(more=1), "unexpected keyword"),
-}
+    "a parameter renamed": (with_arrays(renamed), "lacks 'weight.ln_f.weight'"),
+    "a parameter more": (with_arrays(lambda arrays: arrays | {"zz": ONE}), "an unknown 'zz'"),
+    "half a character for a name": (with_header(b"weight.ln_f.weight", rb"\ud800"), "it lacks"),
+    "a moment of another shape": (
+        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), WTE,
+    ),
+    "a moment of another dtype": (
+        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].astype(np.float64)}), "float64",
+    ),
+    "more layers than tensors": (with_settings(n_layer=2**60), "tensors for 11529215046068469"),
+    "half a character": (with_header(b"mat.txt", rb"\ud800"), "its checksum is wrong"),
+}  # fmt: skip
 SPOILED = {  # what is done to a run's folder, which file is named, what else is said
     "settings edited": (rewritten("train_config.json", {"lr": 0.5}), "train_config.json", "lr"),
     "settings are words": (rewritten("train_config.json", {"lr": "x"}), "train_config.json", "lr"),
     "another tokenizer": (of_another_vocabulary, "tokenizer.json", "not the one"),
-    "a parameter renamed": (with_arrays(renamed), FILE, "lacks 'weight.ln_f.weight'"),
-    "a moment of another shape": (
-        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].T.copy()}), FILE, WTE,
-    ),
-    "a moment of another dtype": (
-        with_arrays(lambda arrays: arrays | {WTE: arrays[WTE].astype(np.float64)}), FILE, "float64",
-    ),
-}  # fmt: skip
+    "rows of no token": (with_arrays(with_rows), FILE, "does not fit the tokenizer"),
+}
 
 
 MENDED = {  # the same of what a run does not need to go on
@@ -616,6 +642,33 @@ def test_settings_that_cannot_be(part, stopped, tmp_path, capsys):
         (folder / BEFORE).unlink()
 
 
+@pytest.mark.parametrize("name", ["data", "val_data", "init_from"])
+@pytest.mark.parametrize("path", ["a\0b", "\ud800"])
+def test_a_path_that_cannot_be(name, path, stopped, tmp_path, capsys):
+    """In the settings of a state: one line that names the state."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    with_settings(**{name: path})(folder)
+    (folder / "train_config.json").unlink()
+    arguments = ["--resume", "--out", str(folder)]
+    parts = [f"{folder / FILE} has invalid settings: ", r"\x00b" if "a" in path else r"\ud800"]
+    assert_refused(capsys, train_shakespeare.main, arguments, parts)
+
+
+def test_a_file_that_may_not_be_written_to(stopped, tmp_path, capsys, monkeypatch):
+    """As one that is immutable: the line names the folder and the file."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    ours = Folder.open
+
+    def opening(self, name, flags):
+        if name == "metrics.csv":
+            raise PermissionError(errno.EPERM, "Operation not permitted", name)
+        return ours(self, name, flags)
+
+    monkeypatch.setattr(Folder, "open", opening)
+    line = f"cannot write to {folder}: metrics.csv: Operation not permitted"
+    assert_refused(capsys, train_shakespeare.main, ["--resume", "--out", str(folder)], [line])
+
+
 def test_another_text_is_refused(train, stop_at, text_file, tmp_path):
     """The file has changed, or --data names another."""
     stop_at(3, signal.SIGINT)
@@ -624,7 +677,7 @@ def test_another_text_is_refused(train, stop_at, text_file, tmp_path):
     other.write_text(text_file.read_text()[::-1])
     run = train("run", "--resume", "--data", str(other))
     assert run.status == 2
-    assert "learns from: that was mat.txt, this is other.txt" in run.err
+    assert "trains on: that was mat.txt, this is other.txt" in run.err
 
 
 # ---- two processes, a full disk, a folder that cannot be written to ------------------------------
@@ -779,7 +832,7 @@ def test_files_that_an_editor_has_saved(stopped, tmp_path, capsys):
         (folder / name).write_bytes((folder / name).read_bytes().replace(old, new))
     assert train_shakespeare.main(["--resume", "--quiet", "--out", str(folder)]) == 0
     err = capsys.readouterr().err.splitlines()
-    assert len(err) == 2 and "metrics.csv is not what" in err[0] and "samples-1.txt" in err[1]
+    assert len(err) == 2 and "metrics.csv has changed" in err[0] and "samples-1.txt" in err[1]
     for name in ("metrics.csv", "samples.txt"):
         assert (folder / name).read_bytes() == (stopped / name).read_bytes()
     assert train_shakespeare.main(["--resume", "--quiet", "--out", str(folder)]) == 0

@@ -87,6 +87,7 @@ def test_samples_are_appended_with_their_heads(tmp_path):
         "--- step 1, val_loss x, y bits per character ---\n",
         "--- step 500, val_loss 2.0000, 1.0000 bits per character ---\n",
         "--- step 250, val_loss 2.5000, 1.7500 bits per character ---\n",
+        f"--- step {'9' * 5000}, val_loss 2.5000, 1.7500 bits per character ---\n",
     ],
 )
 def test_samples_are_read_back(tmp_path, text):
@@ -135,13 +136,32 @@ def test_a_run_that_is_there_is_renamed_aside(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"run", "run-1", "run-2"}
 
 
+def test_a_name_that_cannot_be_longer(tmp_path):
+    """A second run in a folder whose name has 255 characters: the line says what is too long."""
+    path = tmp_path / ("x" * 255)
+    RunFolder(path, {}, TOKENIZER).close()
+    with pytest.raises(OSError, match="x-1: File name too long; choose another --out") as error:
+        RunFolder(path, {}, TOKENIZER)
+    assert "the run in it cannot be renamed to x" in str(error.value)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
 def test_a_folder_without_a_run_is_used_as_it_is(tmp_path):
     """The user's own files in it stay where they are; what a dead run had begun does not."""
-    for name in ("notes.txt", "mine.tmp", "tokenizer.json.0123.tmp"):
+    mine = {"notes.txt", "mine.tmp", "samples.txt.mine.tmp", "tokenizer.json.0123.tmp"}
+    for name in (*mine, "tokenizer.json.0123456789abcdef.tmp"):
         (tmp_path / name).write_text("mine")
     folder = RunFolder(tmp_path, {}, TOKENIZER)
-    assert folder.moved is None and (tmp_path / "notes.txt").read_text() == "mine"
-    assert [path.name for path in tmp_path.glob("*.tmp")] == ["mine.tmp"]
+    assert folder.moved is None
+    assert {path.name for path in tmp_path.iterdir() if path.read_text() == "mine"} == mine
+
+
+def test_a_tokenizer_that_cannot_be_written(tmp_path):
+    """Is found before an earlier run is renamed: half of a surrogate pair is not UTF-8."""
+    RunFolder(tmp_path / "run", {}, TOKENIZER).close()
+    with pytest.raises(ValueError, match="surrogate"):
+        RunFolder(tmp_path / "run", {}, CharTokenizer("a\ud800"))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_run_in_the_current_folder_is_renamed_aside(tmp_path, monkeypatch):

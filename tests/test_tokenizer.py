@@ -179,6 +179,7 @@ def test_the_file_is_what_hugging_face_would_write(saved, tmp_path):
         (lambda document: document["model"]["vocab"].update(ab=27), "model"),
         (lambda document: document.update(normalizer={"type": "Lowercase"}), "normalizer"),
         (lambda document: document.update(decoder=None), "decoder"),
+        (lambda document: document["model"].update(vocab={"\ud800": 0}), "surrogate"),
         (lambda document: document["model"].update(vocab={}), "at least one character"),
         (lambda document: document.pop("model"), "no vocabulary"),
     ],
@@ -197,9 +198,7 @@ def test_load_refuses_a_broken_file(tmp_path, content):
     """A file that is torn, is not JSON or is JSON of another kind is refused by name."""
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match="(is not (a tokenizer|JSON)|must contain a JSON object)"
-    ) as error:
+    with pytest.raises(ValueError, match="is not (a tokenizer|JSON)|must contain") as error:
         load(path)
     assert one_line(error).startswith(str(path))
 

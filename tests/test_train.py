@@ -1,6 +1,7 @@
 """The training loop: accumulation, evaluation, and whole runs beside PyTorch."""
 
 import contextlib
+import gc
 import math
 import threading
 
@@ -240,3 +241,18 @@ def test_loss_by_position():
     positions = loss_by_position(model, IDS[:81])
     assert positions.shape == (8,)
     assert abs(positions.mean() - evaluate(model, IDS[:81])) < 1e-12
+
+
+def test_many_steps_leave_nothing():
+    """What a step has made is gone after the next: a hundred steps add no objects."""
+    options = {"block_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 4, "dropout": 0.1}
+    config = TrainConfig(steps=120, batch_size=2, workers=1, **options)
+    steps = train(GPT(config.model(V)), IDS, config)
+
+    def objects_after(step):
+        assert any(result.step == step for result in steps)
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects_after(20)
+    assert abs(objects_after(120) - before) < 50

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -522,6 +523,9 @@ def saved_command(settings, out):
         settings["init_from"] = settings.get("init_from") and Path(settings["init_from"])
         command = Command(**settings, out=out)
         check_kinds(command)
+        for path in filter(None, (*command.data, *command.val_data, command.init_from)):
+            if b"\0" in os.fsencode(path):
+                raise ValueError(f"{quoted(str(path))} cannot be the path of a file")
         command.check()
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{out / resume.FILE} has invalid settings: {message(error)}") from error

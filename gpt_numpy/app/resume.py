@@ -11,15 +11,17 @@ atomically.  The previous state is kept under another name, in case the disk dam
 
 import dataclasses
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
+from gpt_numpy.app.memory import machine_memory, size
+from gpt_numpy.config import Architecture, GPTConfig
 from gpt_numpy.files import message, quoted
 from gpt_numpy.folder import Folder
-from gpt_numpy.hf.tensors import State, checksum, read_arrays, read_header, write_arrays
+from gpt_numpy.hf import checkpoint
+from gpt_numpy.hf.tensors import State, Tensor, checksum, read_arrays, read_header, write_arrays
 from gpt_numpy.model import GPT
 from minigrad.backend import to_numpy
 from minigrad.fast.adamw import FusedAdamW
@@ -29,7 +31,6 @@ BEFORE = "training_state.before.safetensors"  # of the previous save
 ASIDE = "training_state.damaged.safetensors"  # one that could not be read
 VECTORS = ("weight", "exp_avg", "exp_avg_sq")  # "exp_avg.ln_f.weight" is the mean of its gradients
 BROKEN = (TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
-MOST_ROWS = 2**22  # of both embeddings
 NUMBERS = {"train_loss", "lr", "grad_norm", "tokens_per_second"}  # of a step, for its row
 
 
@@ -92,6 +93,8 @@ def save_state(folder: Folder, model: GPT, optimizer: FusedAdamW, progress: Prog
 def load_state(folder: Path, name: str = FILE) -> tuple[Progress, State]:
     """Return (Progress, arrays) as save_state() wrote them.
 
+    The header is checked first, so a file with other tensors than its settings make is not read.
+
     Errors      ValueError or OSError that names the file and what is wrong with it
     """
     path = folder / name
@@ -100,7 +103,7 @@ def load_state(folder: Path, name: str = FILE) -> tuple[Progress, State]:
     try:
         progress = Progress(**json.loads(about))
         progress.check()
-        check_size(header, progress.settings)
+        check_tensors(header.tensors, progress.settings)
     except BROKEN as error:
         raise ValueError(f"{path} is not the state of a run: {message(error)}") from error
     arrays, metadata = read_arrays(path, header)
@@ -109,17 +112,24 @@ def load_state(folder: Path, name: str = FILE) -> tuple[Progress, State]:
     return progress, arrays
 
 
-def check_size(header, settings):
-    """Raise ValueError if a file has more numbers than a model of these settings.
-
-    Besides the matrices of a layer (12 C²) and the embeddings there are biases and norms.
-    """
-    C, L = settings["n_embd"], settings["n_layer"]
-    rows = sum(header.tensors[f"weight.{name}.weight"].shape[0] for name in ("wte", "wpe"))
-    most = 3 * (rows * C + L * (12 * C * C + 16 * C) + 2 * C)
-    found = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
-    if rows > MOST_ROWS or found > most:
-        raise ValueError(f"it has {found:,} numbers, but its settings allow at most {most:,}")
+def check_tensors(tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """Raise ValueError unless the tensors in a header are those of a model of these settings."""
+    rows, *_ = tensors["weight.wte.weight"].shape
+    chosen = {name: settings[name] for name in Architecture.__dataclass_fields__}
+    config = GPTConfig(vocab_size=rows, **chosen)
+    if config.n_layer > len(tensors):
+        raise ValueError(f"it has {len(tensors)} tensors for {config.n_layer} layers")
+    shapes = checkpoint.shapes(config)
+    expected = {f"{kind}.{name}": shape for kind in VECTORS for name, shape in shapes.items()}
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise ValueError(f"it {'lacks' if name in expected else 'has an unknown'} {quoted(name)}")
+    for name, shape in expected.items():
+        found, wanted = f"{tensors[name].dtype} {tensors[name].shape}", f"float32 {shape}"
+        if found != wanted:
+            raise ValueError(f"{name} is {found}, but by the settings it must be {wanted}")
+    needed, there = sum(tensor.stop - tensor.start for tensor in tensors.values()), machine_memory()
+    if needed > there:
+        raise ValueError(f"its tensors take {size(needed)}, and the machine has {size(there)}")
 
 
 def newest_state(folder: Path) -> tuple[str, Progress, State, Exception | None]:
@@ -128,17 +138,18 @@ def newest_state(folder: Path) -> tuple[str, Progress, State, Exception | None]:
     fault       what is wrong with FILE, if the state is BEFORE; None if a save was interrupted
                 after FILE was renamed and before the new state had its name
 
-    Errors      ValueError or OSError of FILE, if neither is intact
+    Errors      ValueError or OSError of FILE, or of BEFORE if there is no FILE, if none is intact
     """
-    if not os.path.lexists(folder / FILE):
-        return BEFORE, *load_state(folder, BEFORE), None
-    try:
-        return FILE, *load_state(folder), None
-    except (ValueError, OSError) as error:
+    fault = None
+    if os.path.lexists(folder / FILE):
         try:
-            return BEFORE, *load_state(folder, BEFORE), error
-        except (ValueError, OSError):
-            raise error from None
+            return FILE, *load_state(folder), None
+        except (ValueError, OSError) as error:
+            fault = ValueError(str(error))  # its traceback would keep the arrays
+    try:
+        return BEFORE, *load_state(folder, BEFORE), fault
+    except (ValueError, OSError) as error:
+        raise fault or error from None
 
 
 def mark(folder: Folder) -> str | None:
@@ -163,15 +174,10 @@ def restore(
     Errors      ValueError if they do not fit
     """
     parameters = dict(model.named_parameters())
-    expected = {f"{kind}.{name}": p for kind in VECTORS for name, p in parameters.items()}
-    for name in sorted(expected.keys() ^ arrays.keys()):
-        what = "lacks" if name in expected else "has an unknown"
-        raise ValueError(f"{path} {what} {quoted(name)}")
-    for name, p in expected.items():
-        found, wanted = (f"{x.dtype} {x.shape}" for x in (arrays[name], p))
-        if found != wanted:
-            raise ValueError(f"{path}: {name} is {found}, but by the settings it must be {wanted}")
-    model.load_state_dict({name: arrays[f"weight.{name}"] for name in parameters})
+    try:
+        model.load_state_dict({name: arrays[f"weight.{name}"] for name in parameters})
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit the tokenizer: {error}") from error
     moments = {
         optimizer.numbers[p]: {
             "step": progress.step,

@@ -27,6 +27,7 @@ WRITTEN = [
     *STATES,
 ]
 MOST = 2**30  # bytes of a file that grows
+MOST_REPAIRED = 2**26  # bytes that are read if it has changed since the run was saved
 
 
 def resolved(path):
@@ -59,13 +60,14 @@ class RunFolder:
         self.rows, self.samples, self.warnings = [], [], []
         self.moved = self.mark = None
         self.contents = {name: Extent() for name in GROWING}
+        contents = tokenizer.contents() if tokenizer else {}  # may fail: before all else
         try:
             self._take(tokenizer is not None)
             if tokenizer is None:
                 return
             self.folder.remove_temporary(WRITTEN)
             self._write_settings()
-            for name, content in tokenizer.contents().items():
+            for name, content in contents.items():
                 self.folder.write(name, content)
             self._append("metrics.csv", csv_line(COLUMNS))
             self._append("samples.txt", b"")
@@ -122,7 +124,11 @@ class RunFolder:
         number = 1
         while os.path.lexists(aside := real.with_name(f"{real.name}-{number}")):
             number += 1
-        self.folder.move(real, aside)
+        try:
+            self.folder.move(real, aside)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"the run in it cannot be renamed to {aside.name}: {reason}") from error
         self.close()
         return aside
 
@@ -182,20 +188,24 @@ class RunFolder:
         If that has changed, `contents` lacks the file, and _repair() writes it again.
         """
         length, digest = saved.get(name, [0, ""])
-        try:
-            content = self.folder.read(name, most=MOST)
-        except OSError:
-            content = b""
+        content = self._read(name, length)
         about = self.folder.stat(name)
-        self.contents[name] = Extent(content[:length])
+        self.contents[name] = Extent(content)
         if self.contents[name].saved() == [length, digest]:
             if about and stat.S_ISREG(about.st_mode):
                 self.folder.truncate(name, length)
-                return content[:length]
+                return content
             if not about and not length:
                 return b""
         del self.contents[name]
-        return content.replace(b"\r\n", b"\n")  # an editor may have written \r\n
+        return self._read(name, MOST_REPAIRED).replace(b"\r\n", b"\n")  # as an editor writes it
+
+    def _read(self, name, length):
+        """Return the first bytes of a file; none if it cannot be read."""
+        try:
+            return self.folder.read(name, MOST, length)
+        except OSError:
+            return b""
 
     def _repair(self, name, content):
         if name in self.contents:
@@ -320,8 +330,8 @@ MEASURED = ("tokens_per_second", "seconds")  # columns of numbers that are neith
 def rows_in(content, last_step):
     """Return the rows of metrics.csv up to last_step, as log() received them; skip bad lines."""
     rows: list[dict[str, Any]] = []
-    for line in content.decode("utf-8", "replace").splitlines():
-        cells = line.split(",")
+    for line in re.finditer(rb"[^\r\n]{1,500}", content):
+        cells = line[0].decode("utf-8", "replace").split(",", len(COLUMNS))
         with contextlib.suppress(ValueError):
             step, *numbers = int(cells[0]), *(float(x) if x else None for x in cells[1:])
             before = rows[-1]["step"] if rows else -1
@@ -340,7 +350,7 @@ def block_of(step, val_loss, bits, text):
 
 
 NUMBER = r"(-?\d+\.\d{4}|nan|inf)"
-HEAD = rf"^--- step (\d+), val_loss {NUMBER}, {NUMBER} bits per character ---\n"
+HEAD = rf"^--- step (\d{{1,18}}), val_loss {NUMBER}, {NUMBER} bits per character ---\n"
 
 
 def samples_in(content, rows):

@@ -127,8 +127,10 @@ def load(job, model, optimizer, ranks):
     try:
         resume.restore(model, optimizer, progress, arrays, job.folder.path / resume.FILE)
         ranks.broadcast(lambda: job.folder.truncate_to(progress))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise Refused(message(error)) from error
+    except OSError as error:
+        raise Refused(f"cannot write to {job.folder.path}: {message(error)}") from error
     return progress.step
 
 

@@ -7,7 +7,6 @@ one matrix.  This page translates; nothing else in the project knows those names
 import contextlib
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +33,7 @@ NAMES = {  # ours -> theirs and its shape (in, out) in units of n_embd, inside a
     "mlp.proj": ("mlp.c_proj", (4, 1)),
 }
 QKV = ("attn.query", "attn.key", "attn.value")  # theirs: side by side in attn.c_attn (1, 3)
-IGNORED = (".attn.bias", ".attn.masked_bias")  # masks
+MASKS = (".attn.bias", ".attn.masked_bias")  # of a block; they are not read
 SHAPE = {  # GPTConfig's names -> theirs, all of which transformers reads
     "vocab_size": ("vocab_size",),
     "block_size": ("n_positions", "max_position_embeddings"),
@@ -88,15 +87,8 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
     A model of ours is checked against its checksum.  transformers keeps what config.json says of
     one, but not the checksum itself, when it saves the model again.
     """
-    path = Path(folder) / "config.json"
-    theirs = read_json(path)
-    try:
-        config = read_config(theirs)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} does not describe a GPT-2 that can be read here: {message(error)}"
-        ) from error
-    path = path.with_name(MODEL)
+    config, theirs = load_config(folder)
+    path = Path(folder) / MODEL
     parts = {part: read_header(part) for part in parts_of_model(path)}
     with naming_faults(path):
         check_tensors(config, parts.values())
@@ -111,10 +103,23 @@ def load(folder: Path | str) -> tuple[GPTConfig, State]:
             )
         if "checksum" in metadata and metadata["checksum"] != checksum(shape_of(config), arrays):
             raise ValueError("the checksum differs, so one of them is damaged")
-        if not config.bias and any(array.any() for name, array in arrays.items() if is_bias(name)):
+        biases = [array for name, array in arrays.items() if name.endswith(".bias")]
+        if not config.bias and any(bias.any() for bias in biases):
             config = dataclasses.replace(config, bias=True)  # they were trained elsewhere
             state = from_hugging_face(config, arrays)
         return config, in_one_dtype(state)
+
+
+def load_config(folder: Path | str) -> tuple[GPTConfig, dict[str, Any]]:
+    """Return (GPTConfig, content) of the config.json in `folder`.  Errors as load()"""
+    path = Path(folder) / "config.json"
+    theirs = read_json(path)
+    try:
+        return read_config(theirs), theirs
+    except ValueError as error:
+        raise ValueError(
+            f"{path} does not describe a GPT-2 that can be read here: {message(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -135,9 +140,6 @@ def check_tensors(config: GPTConfig, headers: Iterable[Header]) -> None:
     for name in heads:
         if tensors[name].shape != (config.vocab_size, config.n_embd):
             raise ValueError(f"{quoted(name)} is not wte.weight, as it is in a GPT-2")
-    for name, tensor in tensors.items():
-        if name.endswith(IGNORED) and math.prod(tensor.shape) > config.block_size**2:
-            raise ValueError(f"{quoted(name)} is larger than a mask")
     # An array of one number that has the shape of many: it takes no memory.
     from_hugging_face(
         config,
@@ -202,7 +204,7 @@ def read_parts(parts: dict[Path, Header]) -> tuple[State, dict[str, str]]:
     """(arrays, metadata) of a model in one file; of one in several parts no metadata."""
     arrays: State = {}
     for path, header in parts.items():
-        found, metadata = read_arrays(path, header)
+        found, metadata = read_arrays(path, header, without=MASKS)
         arrays |= found
     return arrays, metadata if len(parts) == 1 else {}
 
@@ -210,11 +212,6 @@ def read_parts(parts: dict[Path, Header]) -> tuple[State, dict[str, str]]:
 def is_name(name):
     """Whether this names a file in the same folder, and no other place."""
     return isinstance(name, str) and name == Path(name).name != ""
-
-
-def is_bias(name):
-    """Whether a tensor of this name is added to something: an attention mask is not."""
-    return name.endswith(".bias") and not name.endswith(IGNORED)
 
 
 def in_one_dtype(state):
@@ -280,6 +277,19 @@ def check_run(folder: Path, run: str) -> None:
 def shape_of(config: GPTConfig) -> str:
     """What of a config decides what the weights compute: all but dropout."""
     return json.dumps(dataclasses.asdict(config) | {"dropout": None})
+
+
+def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Return {name: shape} of a GPT's parameters."""
+    C = config.n_embd
+    maps: dict[str, tuple[int, ...]] = {"ln_f": (C,)}
+    for i in range(config.n_layer):
+        maps |= {f"h.{i}.{name}": (C, C) for name in QKV}
+        for name, (_, widths) in NAMES.items():
+            maps[f"h.{i}.{name}"] = tuple(n * C for n in reversed(widths))
+    found = {"wte": (config.vocab_size, C), "wpe": (config.block_size, C)} | maps
+    biases = {f"{name}.bias": shape[:1] for name, shape in maps.items() if config.bias}
+    return {f"{name}.weight": shape for name, shape in found.items()} | biases
 
 
 def to_hugging_face(config: GPTConfig, state: State) -> State:
@@ -349,6 +359,7 @@ def from_hugging_face(config: GPTConfig, arrays: State) -> State:
     head = arrays.pop("lm_head.weight", None)  # the tied head, which some files have again
     if head is not None and not np.array_equal(head, state["wte.weight"]):
         raise ValueError("lm_head.weight is not wte.weight, as it is in a GPT-2")
-    if extra := [name for name in arrays if not name.endswith(IGNORED)]:
+    masks = {f"h.{i}{name}" for i in range(config.n_layer) for name in MASKS}
+    if extra := [name for name in arrays if name not in masks]:
         raise ValueError(f"it holds {len(extra)} tensors too many, such as {quoted(extra[0])}")
     return state

@@ -21,7 +21,7 @@ from gpt_numpy.files import opened, printable, quoted, unreadable
 from gpt_numpy.folder import Folder
 
 State = dict[str, np.ndarray]  # name -> array
-MOST = 2**24  # bytes of a header
+MOST = 2**21  # bytes of a header; that of GPT-2 XL has 65,000
 DTYPES = {  # the format's name -> NumPy's
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
     **{f"I{n}": f"int{n}" for n in (8, 16, 32, 64)},
@@ -51,17 +51,24 @@ def read_header(path: Path | str, dir_fd: int | None = None) -> Header:
     return _read(path, lambda file, header: header, dir_fd)
 
 
-def read_arrays(path: Path, expected: Header | None = None) -> tuple[State, dict[str, str]]:
+def read_arrays(
+    path: Path, expected: Header | None = None, without: tuple[str, ...] = ()
+) -> tuple[State, dict[str, str]]:
     """(arrays, metadata) of a file of safetensors; OSError or ValueError names file and fault.
 
     expected    what read_header() has found, if it was called
+    without     arrays whose names end in one of these are left out
     """
 
     def arrays(file, header):
         if expected not in (None, header):
             raise ValueError("it was changed while it was read")
-        by_place = sorted(header.tensors.items(), key=lambda item: item[1][2:])
-        return {name: read_tensor(file, tensor) for name, tensor in by_place}, header.metadata
+        start, found = file.tell(), {}
+        for name, tensor in sorted(header.tensors.items(), key=lambda item: item[1][2:]):
+            if not name.endswith(without):
+                file.seek(start + tensor.start)
+                found[name] = read_tensor(file, tensor)
+        return found, header.metadata
 
     return _read(path, arrays)
 
@@ -109,20 +116,21 @@ def without_doubles(pairs):
 def described(name: str, entry: Any) -> Tensor:
     """The Tensor of an entry of the header; ValueError if that contradicts itself."""
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]}:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]}:
             if dtype not in DTYPES:
                 raise ValueError(f"{quoted(name)} has the dtype {quoted(dtype)}, not read here")
             if dtype == "BF16":
                 import ml_dtypes  # noqa: F401, by which NumPy comes to know bfloat16
             kind = np.dtype(DTYPES[dtype])
-            whole = all(type(n) is int and 0 <= n < 2**48 for n in shape) and len(shape) <= 32
+            numbers = (*shape, start, stop)
+            whole = all(type(n) is int and 0 <= n < 2**48 for n in numbers) and len(shape) <= 32
             if whole and stop - start == math.prod(shape) * kind.itemsize:
                 return Tensor(kind, tuple(shape), start, stop)
     raise ValueError(f"what its header says of {quoted(name)} cannot be")
 
 
 def read_tensor(file: BinaryIO, tensor: Tensor) -> np.ndarray:
-    """Read the array whose bytes come next."""
+    """Read the array whose bytes come next in the file."""
     content = np.empty(tensor.stop - tensor.start, np.uint8)
     if file.readinto(content.data) < len(content):  # type: ignore[attr-defined]
         raise ValueError("it became shorter while it was read")
@@ -150,6 +158,8 @@ def write_arrays(
         start = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text = text.ljust(-(-len(text) // 8) * 8)  # so that numbers begin at multiples of 8 bytes
+    if len(text) > MOST:
+        raise OSError(f"its header would have {len(text):,} bytes; at most {MOST:,} can be read")
     folder.write(name, len(text).to_bytes(8, "little"), text, *contents, keep=keep)
 
 
@@ -160,8 +170,8 @@ def bytes_of(array: np.ndarray) -> memoryview:
 
 def checksum(about: str, arrays: State) -> str:
     """The SHA-256 of a text and of arrays: their names, dtypes, shapes and every entry."""
-    digest = hashlib.sha256(about.encode())
+    digest = hashlib.sha256(about.encode("utf-8", "surrogatepass"))
     for name, array in sorted(arrays.items()):
-        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode("utf-8", "surrogatepass"))
         digest.update(bytes_of(array))
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_numpy.config import GPTConfig
-from gpt_numpy.files import MOST, message, quoted, read, read_json
+from gpt_numpy.files import message, quoted, read, read_json
 from gpt_numpy.hf import checkpoint
 from gpt_numpy.hf.checkpoint import is_padded
 from gpt_numpy.hf.tensors import State
@@ -26,6 +26,9 @@ from gpt_numpy.tokenizer import (
     special_token,
 )
 
+MOST = 2**24  # bytes of tokenizer.json, for 230,000 tokens; GPT-2's has 1.4 MB
+MOST_MERGED = 2**20  # bytes of all merges together; GPT-2's have 320,558
+MOST_ADDED = 2**12  # added tokens: each is looked for at each character of a text
 BROKEN = (TypeError, ValueError, KeyError, AttributeError)  # what a file of another form leads to
 
 
@@ -52,7 +55,7 @@ def from_folder(folder: Path | str, vocab_size: int) -> Tokenizer:
         content = read_json(path, MOST)
     elif (folder / "vocab.json").exists():
         path = folder / "merges.txt"
-        lines = read(path).decode("utf-8", "replace").splitlines()
+        lines = read(path, MOST).decode("utf-8", "replace").splitlines()
         merges = [line for line in lines if line and line[:8] != "#version"]
         model = {"vocab": read_json(folder / "vocab.json", MOST), "merges": merges}
         content = {"model": model, "pre_tokenizer": {"type": "ByteLevel"}}
@@ -68,9 +71,10 @@ def load_model(folder: Path | str) -> tuple[GPTConfig, State, Tokenizer]:
 
     Errors      OSError, or ValueError in one line that names the file and what is wrong
     """
-    config, state = checkpoint.load(folder)
+    config, _ = checkpoint.load_config(folder)
     tokenizer = from_folder(folder, config.vocab_size)
-    checkpoint.check_tokenizer(folder, tokenizer)
+    checkpoint.check_tokenizer(folder, tokenizer)  # before the arrays are read
+    config, state = checkpoint.load(folder)
     return *checkpoint.without_padding(config, state, tokenizer.vocab_size), tokenizer
 
 
@@ -104,6 +108,8 @@ def of_content(content, path, settings=None, vocab_size=0):
 def of_characters(vocab, content):
     """The CharTokenizer whose tokenizer.json this is."""
     tokenizer = CharTokenizer("".join(vocab))
+    if any("\ud800" <= character <= "\udfff" for character in tokenizer.characters):
+        raise ValueError("it has half of a surrogate pair, which cannot be written in UTF-8")
     check_nothing_added(content)
     parts = [
         key
@@ -163,6 +169,8 @@ def byte_level(vocab, merges, added):
     merges = [(in_bytes(left), in_bytes(right)) for left, right in pairs]
     ids = dict(vocab)
     entries: dict[str, dict[str, Any]] = {}
+    if len(added) > MOST_ADDED:
+        raise ValueError(f"it has {len(added):,} added tokens; at most {MOST_ADDED:,} are read")
     for token in added:
         check_added(token)
         content = token["content"]
@@ -199,6 +207,9 @@ def check_merges(merges):
     Merges that were learned do; of others tiktoken, which knows tokens and no pairs, might make
     another text than `tokenizers`.
     """
+    n = sum(len(left + right) for left, right in merges)
+    if n > MOST_MERGED:
+        raise ValueError(f"its merges make tokens of {n:,} bytes; at most {MOST_MERGED:,} are read")
     ranks = {left + right: rank for rank, (left, right) in enumerate(merges)}
     for left, right in merges:
         if last_merge(left + right, ranks) != (left, right):
