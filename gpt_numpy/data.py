@@ -9,11 +9,10 @@ x and y are the same window of the text, y moved by one.  The causal mask lets t
 T questions of a window at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from gpt_numpy.config import GPTConfig
 from gpt_numpy.corpus.large import Text, ids_of
@@ -57,13 +56,13 @@ def encoded(
     return train, held_out
 
 
-def windows(ids: np.ndarray, starts: ArrayLike, block_size: int) -> Batch:
+def windows(ids: np.ndarray, starts: Iterable[int], block_size: int) -> Batch:
     """Return the windows of `ids` that begin at `starts` (B,): x and y, int64 Tensors (B, T).
 
-    They are copies, also of ids of a smaller integer type or in a memory-mapped file.
+    They are copies, also of ids of a smaller integer type or in a file.
     """
-    places = np.asarray(starts)[:, None] + np.arange(block_size)
-    return Tensor(np.array(ids[places], np.int64)), Tensor(np.array(ids[places + 1], np.int64))
+    rows = np.array([ids[start : start + block_size + 1] for start in starts], np.int64)
+    return Tensor(rows[:, :-1].copy()), Tensor(rows[:, 1:].copy())
 
 
 def all_windows(

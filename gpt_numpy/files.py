@@ -34,19 +34,24 @@ def check_regular(about: os.stat_result) -> None:
         raise OSError(f"it is {kind}, not a regular file")
 
 
-@contextlib.contextmanager
-def opened(path: Path | str, dir_fd: int | None = None) -> Iterator[tuple[BinaryIO, int]]:
-    """Yield a regular file, open to read bytes, and its size; OSError for anything else."""
+def open_regular(path: Path | str, dir_fd: int | None = None) -> tuple[int, int]:
+    """Open a regular file to read it: (descriptor, size); OSError for anything else."""
     descriptor = os.open(path, os.O_RDONLY | SAFELY, dir_fd=dir_fd)
     try:
         about = os.fstat(descriptor)
         check_regular(about)
-        file = os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
-    with file:
-        yield file, about.st_size
+    return descriptor, about.st_size
+
+
+@contextlib.contextmanager
+def opened(path: Path | str, dir_fd: int | None = None) -> Iterator[tuple[BinaryIO, int]]:
+    """Yield a regular file, open to read bytes, and its size; OSError for anything else."""
+    descriptor, size = open_regular(path, dir_fd)
+    with open(descriptor, "rb") as file:
+        yield file, size
 
 
 def read(

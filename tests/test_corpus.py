@@ -5,11 +5,13 @@ import hashlib
 import os
 import threading
 import time
+import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pooch
 import pytest
+import regex
 import requests
 
 from gpt_numpy.corpus import grammar, load_corpus, reading, sources
@@ -126,7 +128,7 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
     def forbid(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", forbid)  # root may read every real file
+    monkeypatch.setattr(reading, "open_regular", forbid)  # root may read every real file
     assert "Permission denied" in str(user_error(tmp_path / "secret.txt"))
 
 
@@ -232,6 +234,44 @@ def test_a_line_without_text(tmp_path, line, fault):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n' + line)
     assert fault.format(path) in str(user_error(path))
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_line_that_does_not_end(tmp_path, monkeypatch, compress):
+    """Of a line longer than LONGEST_LINE no more is read than that."""
+    monkeypatch.setattr(reading, "LONGEST_LINE", 1000)
+    path = tmp_path / "a.jsonl.gz"
+    fits = b'{"text": "' + b"a" * 987 + b'"}'
+    path.write_bytes(compress(b"%b\n%b\n" % (fits[:-3] + fits[-2:], fits)))
+    assert len(load_corpus(path).text) == 986 + 1 + 987
+    path.write_bytes(compress(fits[:-3] + fits[-2:] + b"\n" + fits.replace(b"a", b"aa")))
+    fault = "line 2 of {} has more than 1,000 bytes: "
+    assert fault.format(path) in str(user_error(path))
+    path.write_bytes(compress(bytes(10**7)))
+    tracemalloc.start()
+    try:
+        assert "line 1 of" in str(user_error(path))
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("n", [1, 5, 100])
+@pytest.mark.parametrize("text", [" ", "\n", "a", " \t", "a\t\n\n"])
+def test_a_text_without_a_place_to_cut_is_searched_once(monkeypatch, text, n):
+    """Not all that came before with every piece: 32 MB of spaces took 48 s."""
+    searched, search = [], regex.search
+
+    def counted(pattern, string):
+        searched.append(len(string))
+        return search(pattern, string)
+
+    monkeypatch.setattr(regex, "search", counted)
+    monkeypatch.setattr(reading, "PIECE", 100)
+    whole = text * 10_000
+    parts = [whole[i : i + n] for i in range(0, len(whole), n)]
+    assert "".join(reading.recut(parts)) == whole
+    assert sum(searched) <= 3 * len(whole)
 
 
 @pytest.mark.parametrize(

@@ -566,6 +566,33 @@ def test_a_pipe_without_a_writer(tmp_path, monkeypatch):
 
 
 @posix
+def test_a_file_that_blocks(tmp_path, monkeypatch):
+    """As /proc/kmsg does, which says that it is a regular file: one line, and nothing is lost."""
+    os.mkfifo(tmp_path / "blocks.txt")
+    end = os.open(tmp_path / "blocks.txt", os.O_RDWR)
+    monkeypatch.setattr(reading.Path, "is_file", lambda _: True)
+    monkeypatch.setattr(gpt_numpy.files, "check_regular", lambda _: None)
+    try:
+        for begun in b"", b"abc\n", b'{"text": "abc"}\n', b"\x1f\x8b":
+            os.write(end, begun)
+            for name in "blocks.txt", "blocks.jsonl":
+                (tmp_path / "blocks.txt").rename(tmp_path / name)
+                with pytest.raises(OSError, match="cannot read .*: Resource temporarily unav"):
+                    load_corpus(tmp_path / name)
+                (tmp_path / name).rename(tmp_path / "blocks.txt")
+    finally:
+        os.close(end)
+
+
+@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="needs root, on Linux")
+def test_the_kernels_messages_are_no_text(tmp_path):
+    """They are read when they come, and waited for."""
+    (tmp_path / "link.txt").symlink_to("/proc/kmsg")
+    with pytest.raises((OSError, ValueError)):
+        load_corpus(tmp_path / "link.txt")
+
+
+@posix
 def test_a_cache_that_is_no_file(tmp_path, monkeypatch):
     """What stands in the place of a file in the cache is replaced, or not used."""
     monkeypatch.setenv("GPT_NUMPY_DATA", str(tmp_path))

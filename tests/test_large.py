@@ -1,13 +1,18 @@
 """Texts that do not fit into memory: the same ids as of a string, kept in files."""
 
+import errno
 import io
+import json
+import os
 import pickle
 import random
+import zipfile
 
 import numpy as np
 import pytest
 from command import DATA, assert_refused, example, needs_data
 
+import gpt_numpy.data
 from gpt_numpy.corpus import large, load_corpus, reading
 from gpt_numpy.corpus.large import IdFile, LargeText, facts_of, head
 from gpt_numpy.data import encoded, random_batch, split
@@ -134,14 +139,179 @@ def test_encoding_that_fails_leaves_nothing(small_pieces):
     assert [file.suffix for file in (small_pieces / "cache/texts").iterdir()] == [".json"]
 
 
-def test_a_file_that_changes_meanwhile(small_pieces):
-    """Shorter than it was when it was read first: the run does not begin."""
+def npy(array):
+    """The bytes of a .npy file."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def npz():
+    """The bytes of a .npz file."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", npy(np.arange(3)))
+    return file.getvalue()
+
+
+def begun(header, content=bytes(999)):
+    """The bytes of a .npy file with any header."""
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + content
+
+
+SHAPE = "{'descr': '%s', 'fortran_order': False, 'shape': %s, }\n"
+NO_IDS = {
+    "nothing": b"",
+    "an archive": npz(),
+    "half an archive": b"PK\3\4" + b"x" * 99,
+    "a pickle": pickle.dumps([1]),
+    "records": npy(np.zeros(2970, [("a", "<i4")])),
+    "strings": npy(np.zeros(2970, "S4")),
+    "times": npy(np.zeros(2970, "M8[s]")),
+    "objects": npy(np.array([None] * 2970)),
+    "one number": npy(np.array(3)),
+    "a matrix": npy(np.zeros((3, 4), np.uint8)),
+    "signed": npy(np.zeros(2970, np.int8)),
+    "half a header": begun(b"{'descr': (" + b" " * 100 + b"\n"),
+    "brackets": begun(b"(" * 5000 + b"\n"),
+    "zeros": begun(bytes(100)),
+    "too many ids": begun((SHAPE % ("|u1", f"({2**62},)")).encode()),
+    "too many digits": begun((SHAPE % ("|u1", f"({'9' * 5000},)")).encode()),
+    "too few ids": begun((SHAPE % ("|u1", "(900,)")).encode()),
+    "no such type": begun((SHAPE % ("|u3", "(1,)")).encode()),
+}
+
+
+@pytest.mark.parametrize("content", NO_IDS.values(), ids=NO_IDS)
+def test_a_cache_of_something_else_is_made_again(small_pieces, content):
+    """Whatever stands in the place of the ids, also where np.load would fail in odd ways."""
+    text = write(small_pieces / "text", awkward(1))
+    tokenizer = CharTokenizer.from_text(text)
+    found = load_corpus(small_pieces / "text").text
+    path = found.encoded_by(tokenizer).path
+    path.write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=path.name):
+        IdFile(path)
+    np.testing.assert_array_equal(found.encoded_by(tokenizer), tokenizer.encode(text))
+
+
+CHANGES = {
+    "shorter": {"length": 1000},
+    "huge": {"length": 10**30},
+    "below 0": {"length": -5},
+    "another letter": {"alphabet": "\n abcz"},
+    "no letters": {"alphabet": ""},
+    "another text's": {"fingerprint": "0" * 64},
+    "another kind": {"length": "x"},
+    "unknown": {"x": 1},
+    "another checksum": {"checksum": "0" * 64},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_facts_that_were_changed_are_read_again(small_pieces, change):
+    """They have a checksum: a run does not leave the rest of a text out because of one digit."""
+    text = write(small_pieces / "text", awkward(1))
+    load_corpus(small_pieces / "text")
+    (path,) = (small_pieces / "cache/texts").glob("*.json")
+    kept = path.read_text()
+    path.write_text(json.dumps(json.loads(kept) | change))
+    assert facts_of(load_corpus(small_pieces / "text").text) == facts_of(text)
+    assert path.read_text() == kept
+
+
+def test_the_facts_of_another_text_are_not_believed(small_pieces):
+    """A file of the cache that was given another's name."""
+    for i, name in enumerate("ab"):
+        write(small_pieces / name, awkward(i))
+        load_corpus(small_pieces / name)
+    one, other = (small_pieces / "cache/texts").glob("*.json")
+    kept = [load_corpus(small_pieces / name).fingerprint() for name in "ab"]
+    one.write_bytes(other.read_bytes())
+    assert [load_corpus(small_pieces / name).fingerprint() for name in "ab"] == kept
+
+
+@pytest.mark.parametrize("place", ["a folder", "a dangling link", "a file that is no longer there"])
+def test_an_odd_name_in_the_cache_is_left_alone(small_pieces, monkeypatch, place):
+    """What a killed process had begun to write goes after an hour; nothing else does, or harms."""
+    text = write(small_pieces / "text", awkward(4))
+    texts = small_pieces / "cache/texts"
+    texts.mkdir(parents=True)
+    old, odd = [texts / f"{c * 32}.npy.{c * 16}.tmp" for c in "ab"]
+    users = texts / "mine.tmp"
+    for path in (old, users):
+        path.write_bytes(b"")
+        os.utime(path, (0, 0))
+    if place == "a folder":
+        odd.mkdir()
+        os.utime(odd, (0, 0))
+    elif place == "a dangling link":
+        odd.symlink_to("/nowhere/at/all")
+    else:
+        glob, gone = type(texts).glob, texts / f"{'d' * 32}.npy.0.tmp"
+        monkeypatch.setattr(type(texts), "glob", lambda *a: [gone, *glob(*a)])
+    assert facts_of(load_corpus(small_pieces / "text").text) == facts_of(text)
+    assert users.exists() and not old.exists()
+
+
+@pytest.mark.parametrize("changed", ["shorter", "another beginning", "another end"])
+def test_a_file_that_changes_meanwhile(small_pieces, changed):
+    """After it was read first: the run does not begin, and no ids are kept under its fingerprint.
+
+    Size and time may be the same.  The next run reads the new text.
+    """
     path = small_pieces / "text"
-    tokenizer = CharTokenizer.from_text(write(path, awkward(6)))
-    text = load_corpus(path).text
-    path.write_text("short")
+    text = write(path, awkward(6)).replace("\n", " ")
+    path.write_text(text)
+    tokenizer = CharTokenizer.from_text(text)
+    found = load_corpus(path).text
+    about = path.stat()
+    new = {
+        "shorter": "short",
+        "another beginning": text[:50][::-1] + text[50:],
+        "another end": text[:-20] + text[-20:][::-1],
+    }[changed]
+    path.write_text(new)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
     with pytest.raises(ValueError, match="text was changed while it was read"):
-        encoded(tokenizer, text, 8)
+        encoded(tokenizer, found, 8)
+    assert [*(small_pieces / "cache/texts").glob("*.npy")] == []
+    if changed == "shorter":
+        return
+    for ids, part in zip(encoded(tokenizer, load_corpus(path).text, 8), split(new), strict=True):
+        np.testing.assert_array_equal(ids, tokenizer.encode(part))
+
+
+def test_a_text_that_grows_meanwhile(small_pieces):
+    """Such as a log: what was read first is learned."""
+    path = small_pieces / "text"
+    text = write(path, awkward(6))
+    tokenizer = CharTokenizer.from_text(text)
+    found = load_corpus(path).text
+    with path.open("a") as file:
+        file.write("\nand more")
+    for ids, part in zip(encoded(tokenizer, found, 8), split(text), strict=True):
+        np.testing.assert_array_equal(ids, tokenizer.encode(part))
+
+
+def test_facts_of_a_file_that_changes_are_not_kept(small_pieces, monkeypatch):
+    """They would be believed when the file of before is back, with its time."""
+    path = small_pieces / "text"
+    text = write(path, awkward(6))
+    content, about, read_facts = path.read_bytes(), path.stat(), large.read_facts
+
+    def of_another(pieces):
+        path.write_text("y" * 999)
+        return read_facts(pieces)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(large, "read_facts", of_another)
+        assert len(load_corpus(path).text) == 999
+    path.write_bytes(content)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    found = load_corpus(path).text
+    assert facts_of(found) == facts_of(text)
+    assert "".join(found) == text
 
 
 def test_an_id_file_serves_as_an_array(tmp_path):
@@ -153,13 +323,38 @@ def test_an_id_file_serves_as_an_array(tmp_path):
     assert (file.dtype, file.nbytes) == (np.uint16, 0)
     assert (file.min(), file.max()) == (ids.min(), ids.max())
     np.testing.assert_array_equal(file[10:20], ids[10:20])
-    assert file[3] == ids[3] and file[10:20].flags.owndata
+    assert (file[3], file[-1]) == (ids[3], ids[-1]) and file[10:20].flags.writeable
+    for part in (slice(None), slice(4990, 6000), slice(7, 3), slice(-9, -2)):
+        np.testing.assert_array_equal(file[part], ids[part])
+    for wrong in (5000, slice(1, 9, 2)):
+        with pytest.raises(IndexError):
+            file[wrong]
     for a, b in zip(random_batch(file, 4, 8, 1, 2), random_batch(ids, 4, 8, 1, 2), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
     sent = pickle.dumps(file)
     assert len(sent) < 500
     np.testing.assert_array_equal(pickle.loads(sent), ids)
     np.testing.assert_array_equal(np.load(tmp_path / "ids.npy"), ids)
+
+
+@pytest.mark.parametrize("way", ["pread", "lseek"])
+def test_ids_are_read_whatever_the_system_gives_at_once(tmp_path, monkeypatch, way):
+    """A read may return less than was asked for; Windows has no pread()."""
+    ids = np.random.default_rng(0).integers(300, size=5000)
+    large.write_ids(tmp_path / "ids.npy", [ids], 300)
+    read_at = large.read_at if way == "pread" else large.seek_and_read
+    monkeypatch.setattr(large, "read_at", lambda file, n, at: read_at(file, min(n, 999), at))
+    file = IdFile(tmp_path / "ids.npy")
+    file.verify()
+    np.testing.assert_array_equal(file, ids)
+    os.truncate(tmp_path / "ids.npy", 5000)
+    np.testing.assert_array_equal(file[:2000], ids[:2000])
+    with pytest.raises(OSError, match="cannot read .*ids.npy: it became shorter"):
+        file[:]
+    if os.path.exists("/proc/self/fd"):
+        n = len(os.listdir("/proc/self/fd"))
+        del file
+        assert len(os.listdir("/proc/self/fd")) == n - 1
 
 
 def test_ranks_need_not_read_the_text(small_pieces):
@@ -213,6 +408,38 @@ def test_a_run_is_the_same_with_its_ids_in_files(train, tmp_path, monkeypatch, f
     assert (resumed.status, resumed.lines[-1]) == (0, whole.lines[-1])
     for name in ("model.safetensors", "samples.txt", "tokenizer.json"):
         assert (other.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("way", ["cut off", "unreadable"])
+def test_ids_that_cannot_be_read_any_more_end_a_run(train, tmp_path, monkeypatch, way, workers):
+    """In one line, and what was saved stays: a file that is mapped would end the process."""
+    monkeypatch.setenv("GPT_NUMPY_DATA", str(tmp_path / "cache"))
+    whole = train("whole")
+    monkeypatch.setattr(large, "SMALL", 400)
+    window_starts = gpt_numpy.data.window_starts
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def in_step_5(n_ids, batch_size, block_size, seed, step, row):
+        if step == 5 and (row or workers == 1):
+            if way == "unreadable":
+                patch.setattr(large, "read_at", fail)
+            else:
+                for path in (tmp_path / "cache/texts").glob("*.npy"):
+                    os.truncate(path, 150)
+        return window_starts(n_ids, batch_size, block_size, seed, step, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpt_numpy.data, "window_starts", in_step_5)
+        failed = train("run", "--workers", str(workers))
+    fault = {"cut off": "it became shorter", "unreadable": "Input/output error"}[way]
+    assert failed.status == 1 and failed.err.count("\n") == 1, failed.err
+    for part in ("cannot read ", ".npy: ", fault, "step 3 is saved"):
+        assert part in failed.err
+    resumed = train("run", "--resume")
+    assert (resumed.status, resumed.lines[-1]) == (0, whole.lines[-1])
 
 
 def test_a_cache_that_cannot_be_written_ends_in_a_sentence(

@@ -101,6 +101,12 @@ def run_out_of_memory(model, step, first, last):
     return mg.Tensor(0.0)
 
 
+def read_in_vain(model, step, first, last):
+    if first > 0:
+        raise OSError("cannot read ids.npy: it became shorter")
+    return mg.Tensor(0.0)
+
+
 def die(model, step, first, last):
     if first > 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -112,6 +118,7 @@ def die(model, step, first, last):
     [
         (fail, RuntimeError, "ValueError: no such row"),
         (die, RuntimeError, "die"),
+        (read_in_vain, OSError, "^cannot read ids.npy: it became shorter$"),
         (run_out_of_memory, MemoryError, "^numpy.*MemoryError: Unable to allocate"),
     ],
 )

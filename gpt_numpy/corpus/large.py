@@ -9,10 +9,12 @@ the smallest integer type, and only those that a batch needs come into memory.
 import contextlib
 import hashlib
 import json
-import mmap
 import os
+import re
 import sys
+import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -22,14 +24,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from gpt_numpy.corpus.reading import Files, recut, spoken
-from gpt_numpy.files import check_regular, fingerprint, read_json
+from gpt_numpy.files import fingerprint, open_regular, read_json, unreadable
 from gpt_numpy.folder import replacing, write_whole
 
 if TYPE_CHECKING:
     from gpt_numpy.tokenizer import Tokenizer
 
 SMALL = 2**24  # characters
-FORMAT = 2  # of the files in the cache: a number of its own for each way of making them
+FORMAT = 3  # of the files in the cache: a number of its own for each way of making them
 
 
 class Facts(NamedTuple):
@@ -56,18 +58,41 @@ class LargeText:
 
     def __iter__(self) -> Iterator[str]:
         """Yield the pieces of this part; see Files."""
-        return recut(self._between())
+        return recut(self._cut(self.files, self.start, self.stop))
 
-    def _between(self):
+    def _cut(self, pieces, start, stop):
+        """Yield what the whole text, which comes in pieces, has from start to stop."""
         at = 0
-        for piece in self.files:
-            text = piece[max(0, self.start - at) : max(0, self.stop - at)]
+        for piece in pieces:
+            text = piece[max(0, start - at) : max(0, stop - at)]
             at += len(piece)
             if text:
                 yield text
-            if at >= self.stop:
+            if at >= stop:
                 return
-        raise ValueError(f"{self.files.name} was changed while it was read: start again")
+        raise self._changed()
+
+    def _checked(self):
+        """Yield the pieces; ValueError after the last if the whole text has another fingerprint."""
+        digest = hashlib.sha256()
+
+        def hashed():
+            for piece in self._cut(self.files, 0, self.facts.length):
+                digest.update(piece.encode("utf-8", "surrogatepass"))
+                yield piece
+
+        whole = hashed()
+        yield from recut(self._cut(whole, self.start, self.stop))
+        for _ in whole:  # what comes after this part
+            pass
+        if digest.hexdigest() != self.facts.fingerprint:
+            raise self._changed()
+
+    def _changed(self):
+        """Forget the facts, so that the next run reads them again; return the error to raise."""
+        with contextlib.suppress(OSError):
+            cache_path(self.files.stamps() or [], ".json").unlink()
+        return ValueError(f"{self.files.name} was changed while it was read: start again")
 
     def encoded_by(self, tokenizer: "Tokenizer") -> np.ndarray:
         """Return the ids of this part, an IdFile.  They are computed once, and kept."""
@@ -78,29 +103,62 @@ class LargeText:
             ids.verify()
             return cast(np.ndarray, ids)
         with cache_errors(path):
-            pieces = with_progress(self, "encoding the text", len(self), len)
+            pieces = with_progress(self._checked(), "encoding the text", len(self), len)
             n = write_ids(path, (tokenizer.encode(piece) for piece in pieces), tokenizer.vocab_size)
         return cast(np.ndarray, IdFile(path, n))
 
 
-class IdFile:
-    """Ids (N,) in a .npy file, as a stand-in for an array: an index or a slice makes a copy.
+# How a file of ids begins.  np.load() evaluates what it finds there, in Python's syntax.
+HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([|<>]u[1248])', 'fortran_order': False, "
+    rb"'shape': \((\d{1,18}),\), \} *\n",
+    re.DOTALL,
+)
+CHECKSUM = 4  # bytes
+_seeking = threading.Lock()
 
-    The file ends with the checksum of the ids, 4 bytes that np.load does not read.  The memory of
-    the pages that it reads is given back at once, and pickle sends the file's name.
+
+def seek_and_read(descriptor: int, size: int, at: int) -> bytes:
+    """Do what os.pread() does where there is none: Windows shares no open files by fork()."""
+    with _seeking:
+        os.lseek(descriptor, at, os.SEEK_SET)
+        return os.read(descriptor, size)
+
+
+read_at = getattr(os, "pread", seek_and_read)
+
+
+class IdFile:
+    """Ids (N,) in a .npy file, as a stand-in for an array: an index or a slice reads a copy.
+
+    The file is held open.  It ends with the checksum of the ids, 4 bytes that np.load does not
+    read.  pickle sends its name.
+
+    Errors      OSError if the file cannot be read; ValueError if it does not hold ids
     """
 
     ndim = 1
 
     def __init__(self, path: Path, length: int | None = None):
-        check_regular(os.stat(path))  # a FIFO would be waited for
-        self.path, self.ids = path, np.load(path, mmap_mode="r")
-        self.shape, self.dtype, self.size = self.ids.shape, self.ids.dtype, self.ids.size
-        if self.ids.ndim != 1 or length not in (None, len(self.ids)):
+        self.path = path
+        try:
+            self.descriptor, size = open_regular(path)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        weakref.finalize(self, os.close, self.descriptor)
+        header = HEADER.match(self._read(0, min(size, 128)).tobytes())
+        if not header:
+            raise ValueError(f"{path} does not hold ids: remove it")
+        self.dtype, self.size = np.dtype(header[1].decode()), int(header[2])
+        self.shape = (self.size,)
+        self.first, self.end = header.end(), header.end() + self.size * self.dtype.itemsize
+        if self.end + CHECKSUM != size:
+            raise ValueError(f"{path} does not hold {self.size:,} ids: remove it")
+        if length not in (None, self.size):
             raise ValueError(f"{path} has the ids of another text: remove it")
 
     def __len__(self):
-        return len(self.ids)
+        return self.size
 
     @property
     def nbytes(self):
@@ -108,9 +166,26 @@ class IdFile:
         return 0
 
     def __getitem__(self, index):
-        found = np.array(self.ids[index])
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self.ids._mmap.madvise(mmap.MADV_DONTNEED)
+        places = range(self.size)[index]
+        if isinstance(places, int):
+            return self[places : places + 1][0]
+        if places.step != 1:
+            raise IndexError(f"{self.path}: ids in a file are read one after another, without step")
+        size = self.dtype.itemsize
+        return self._read(self.first + places.start * size, len(places) * size).view(self.dtype)
+
+    def _read(self, at, size):
+        """Return bytes of the file, an array (size,)."""
+        found, n = np.empty(size, np.uint8), 0
+        while n < size:
+            try:
+                part = read_at(self.descriptor, min(size - n, 2**24), at + n)
+            except OSError as error:
+                raise unreadable(self.path, error) from error
+            if not part:
+                raise OSError(f"cannot read {self.path}: it became shorter while it was read")
+            found[n : n + len(part)] = np.frombuffer(part, np.uint8)
+            n += len(part)
         return found
 
     def __array__(self, dtype=None, copy=None):
@@ -124,10 +199,8 @@ class IdFile:
 
     def verify(self):
         """Raise ValueError if the file was damaged since it was written."""
-        with open(self.path, "rb") as file:
-            file.seek(self.ids.offset + self.ids.nbytes)
-            checksum = file.read()
-        if checksum != self._survey[2].to_bytes(4, "big"):
+        checksum = self._read(self.end, CHECKSUM).tobytes()
+        if checksum != self._survey[2].to_bytes(CHECKSUM, "big"):
             raise ValueError(f"{self.path} is damaged: remove it")
 
     @cached_property
@@ -154,8 +227,10 @@ def text_in(files: Files) -> Text:
     path = stamps and cache_path(stamps, ".json")
     if path and path.exists():
         with contextlib.suppress(OSError, ValueError, TypeError):
-            facts = Facts(**read_json(path))
-            if [*map(type, facts)] == [str, int, str]:
+            kept = read_json(path, 2**24)
+            checksum, facts = kept.pop("checksum", None), Facts(**kept)
+            types = [*map(type, facts)]
+            if types == [str, int, str] and checksum == checksum_of(path, facts):
                 return LargeText(files, facts)
     pieces: list[str] = []
     length = 0
@@ -170,10 +245,16 @@ def text_in(files: Files) -> Text:
             raise ValueError(f"{spoken(files.given[0])} is empty; give a file with text in it")
         return "".join(pieces)
     facts = read_facts(with_progress(files, "reading the text", files.size(), len))
-    if path:
+    if path and files.stamps() == stamps:  # otherwise the next run reads it again
         with cache_errors(path):
-            write_whole(path, json.dumps(facts._asdict()).encode())
+            kept = facts._asdict() | {"checksum": checksum_of(path, facts)}
+            write_whole(path, json.dumps(kept).encode())
     return LargeText(files, facts)
+
+
+def checksum_of(path: Path, facts: Facts) -> str:
+    """Return the checksum of facts that are kept in a file."""
+    return fingerprint(json.dumps([path.name, *facts]))
 
 
 def facts_of(text: Text) -> Facts:
@@ -215,7 +296,7 @@ def write_ids(path: Path, parts: Iterable[np.ndarray], vocab_size: int) -> int:
             checksum = zlib.crc32(data, checksum)
             file.write(data)
             n += len(ids)
-        file.write(checksum.to_bytes(4, "big"))
+        file.write(checksum.to_bytes(CHECKSUM, "big"))
         file.seek(0)
         write_header(file, dtype, n)
     return n
@@ -249,9 +330,10 @@ def cache_errors(path):
     """Make the cache's folder; say what to do if a file cannot be written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob("*.tmp"):  # of a process that was killed
-            if time.time() - left.stat().st_mtime > 3600:
-                left.unlink(missing_ok=True)
+        for left in path.parent.glob(32 * "[0-9a-f]" + ".*.tmp"):  # of a process that was killed
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > 3600:
+                    left.unlink()
         yield
     except OSError as error:
         if error.strerror is None:  # it says all already: the text could not be read

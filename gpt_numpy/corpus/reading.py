@@ -6,6 +6,7 @@ whose field `text` is read.  Documents and files are joined by a \n, unless they
 """
 
 import codecs
+import errno
 import gzip
 import io
 import json
@@ -22,9 +23,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gpt_numpy.files import open_regular
+
 BYTES = 2**20  # read at once
 PIECE = 2**20  # characters of a piece, at least, but for the last
 LONGEST = 2**24  # characters that stay together where there is no space among them
+LONGEST_LINE = 2**26  # bytes of a line of a .jsonl file, which is read as a whole
 STDIN = Path("-")
 SECONDS = 5  # to wait for a program that writes to a pipe
 GZIP = b"\x1f\x8b"  # how a compressed file begins, and no text
@@ -34,8 +38,8 @@ BOMS = {  # the longer ones first, because one begins like another
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# A space or newline after a character that no definition of whitespace contains.
-CUT = r"(?r)(?<=[^\s\x1c-\x1f])[ \n]"
+# A character that no definition of whitespace contains, and the space or newline to cut before.
+CUT = r"(?r)[^\s\x1c-\x1f][ \n]"
 
 
 class Files:
@@ -90,7 +94,13 @@ class Files:
             with self.open(path) as raw:
                 file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
                 if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
-                    for i, line in enumerate(file, 1):
+                    lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+                    for i, line in enumerate(lines, 1):
+                        if len(line) > LONGEST_LINE:
+                            raise ValueError(
+                                f"line {i} of {name} has more than {LONGEST_LINE:,} bytes: "
+                                "divide its text among several lines"
+                            )
                         if line.strip():
                             yield from (text_of_line(line, f"line {i} of {name}"), None)
                 else:
@@ -104,7 +114,7 @@ class Files:
     def open(self, path: Path) -> io.BufferedReader:
         """Open a file to read bytes.  A pipe is copied first, to be read more than once."""
         if path != STDIN and (path.is_file() or not path.exists()):
-            return path.open("rb")
+            return io.BufferedReader(NonBlocking(open_regular(path)[0]))
         if path not in self.copies:
             self.copies[path] = copy_of_pipe(path)
             weakref.finalize(self, self.copies[path].close)
@@ -116,6 +126,19 @@ class Files:
         return vars(self) | {"copies": {}}
 
 
+class NonBlocking(io.FileIO):
+    """A file that was opened with O_NONBLOCK: what would be waited for cannot be read.
+
+    /proc/kmsg is one that says it is a regular file.
+    """
+
+    def readinto(self, buffer):
+        n = super().readinto(buffer)
+        if n is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return n
+
+
 def spoken(path):
     """Return how a line calls a file."""
     return "standard input" if path == STDIN else str(path)
@@ -123,7 +146,8 @@ def spoken(path):
 
 def unreadable(path, error):
     """Return the error that says why a file cannot be read."""
-    fault = f"cannot read {spoken(path)}: {error.strerror}; give the path of a text file"
+    why = error.strerror or error
+    fault = f"cannot read {spoken(path)}: {why}; give the path of a text file"
     return type(error)(fault)
 
 
@@ -262,17 +286,19 @@ def recut(texts: Iterable[str]) -> Iterator[str]:
     """Yield the same text in pieces of some PIECE characters, cut where CUT allows it."""
     import regex  # here, because it is slow to import; the (?r) in CUT finds the last place first
 
-    parts, length = [], 0
+    parts, length, cut = [""], 0, 0  # cut: the last place for one, or 0
     for text in texts:
         for i in range(0, len(text), PIECE):
+            newest = parts[-1][-1:] + text[i : i + PIECE]  # no other part is searched again
+            if found := regex.search(CUT, newest):
+                cut = length - len(parts[-1][-1:]) + found.end() - 1
             parts.append(text[i : i + PIECE])
             length += len(parts[-1])
-            if length >= PIECE:
+            if length > LONGEST and not cut:
+                cut = length
+            if length >= PIECE and cut:
                 whole = "".join(parts)
-                cut = regex.search(CUT, whole)
-                start = cut.start() if cut else len(whole) * (len(whole) > LONGEST)
-                if start:
-                    yield whole[:start]
-                parts, length = [whole[start:]], len(whole) - start
+                yield whole[:cut]
+                parts, length, cut = [whole[cut:]], length - cut, 0
     if length:
         yield "".join(parts)

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from threading import Thread, main_thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -49,13 +49,6 @@ DEAD = (
 
 class WorkerDied(RuntimeError):
     """A worker process has exited."""
-
-
-class Failure(NamedTuple):
-    """An error in a worker process, as it is sent to the parent."""
-
-    out_of_memory: bool
-    traceback: str
 
 
 def split_range(whole: Range, i: int, n: int) -> Range:
@@ -174,10 +167,8 @@ class Workers:
                 results = [getattr(self.first, task)(*arguments)]
             for pipe, _ in self.others:
                 results.append(pipe.recv())
-                if isinstance(failure := results[-1], Failure):
-                    if failure.out_of_memory:
-                        raise MemoryError(failure.traceback.splitlines()[-1])
-                    raise RuntimeError(f"a worker process failed:\n{failure.traceback}")
+                if isinstance(results[-1], Exception):
+                    raise results[-1]
         except BaseException as error:
             self.stop()  # the others may still compute, and their answers would come too late
             if not main_thread().is_alive():  # the program ends; this is a daemon thread of it
@@ -257,11 +248,20 @@ def worker_main(pipe, task, blas_threads):
                 try:
                     result = getattr(worker, name)(*arguments)
                 except Exception as error:
-                    pipe.send(Failure(isinstance(error, MemoryError), traceback.format_exc()))
+                    pipe.send(failure(error))
                     return
                 pipe.send(result)
             except (EOFError, OSError):  # the parent has closed the pipe, or is gone
                 return
+
+
+def failure(error):
+    """Return what the parent raises when a worker process has failed."""
+    if isinstance(error, MemoryError):
+        return MemoryError(traceback.format_exception_only(error)[-1].strip())
+    if isinstance(error, OSError):  # the text's ids in a file cannot be read
+        return OSError(str(error))
+    return RuntimeError(f"a worker process failed:\n{traceback.format_exc()}")
 
 
 def exit_with_parent():
