@@ -23,11 +23,13 @@ def main(word: str = "", *arguments: str) -> int:
         given = f"there is no command {word!r}" if word else "no command was given"
         print(f"gpt_numpy: {given}; the commands are train and generate", file=sys.stderr)
         return 2
-    path = Path(__file__).parents[1] / "examples" / PROGRAMS[word]
-    if not path.is_file():
+    package = Path(__file__).parent
+    paths = [folder / "examples" / PROGRAMS[word] for folder in (package.parent, package)]
+    path = next(filter(Path.is_file, paths), None)  # that of the clone, else that of the wheel
+    if path is None:
         print(
-            f"gpt_numpy: {word} runs examples/{path.name}, which is not part of the installed "
-            "package: run it in a clone of the repository",
+            f"gpt_numpy: {word} runs examples/{PROGRAMS[word]}, which is missing: install the "
+            "package again, or run it in a clone of the repository",
             file=sys.stderr,
         )
         return 2

@@ -52,12 +52,21 @@ def test_another_word_is_an_error(words, error, capsys):
     assert capsys.readouterr() == ("", error)
 
 
-def test_without_examples_the_error_says_so(tmp_path, monkeypatch, capsys):
-    """The installed package has no examples/."""
+def test_the_wheel_has_its_own_examples(tmp_path, monkeypatch, capsys):
+    """They run where there is no clone around the package; without both, the error says so."""
     monkeypatch.setattr(command, "__file__", str(tmp_path / "gpt_numpy/__main__.py"))
     assert command.main("train") == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "examples/train_shakespeare.py" in err
+
+    (tmp_path / "gpt_numpy/examples").mkdir(parents=True)
+    (tmp_path / "gpt_numpy/examples/train_shakespeare.py").write_text("print('the wheel')")
+    assert command.main("train") == 0
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples/train_shakespeare.py").write_text("import sys; print(sys.argv[1:])")
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert command.main("train", "--steps", "2") == 0
+    assert capsys.readouterr().out == "the wheel\n['--steps', '2']\n"
 
 
 def test_help_names_both_words(capsys):
