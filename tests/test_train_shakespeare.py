@@ -634,7 +634,7 @@ def test_the_home_folder(tmp_path, monkeypatch, capsys, text_file, form):
     assert (home / "s/model.safetensors").exists()
     capsys.readouterr()
     arguments = ["--out", "~nobody-here/r", "--data", "~/text"]
-    assert_refused(capsys, train_shakespeare.main, arguments, ["~nobody-here/r", "in full"])
+    assert_refused(capsys, train_shakespeare.main, arguments, ["~nobody-here/r", "full path"])
 
 
 def test_the_text_counts_in_the_memory_that_a_run_needs(train, text_file, tmp_path, monkeypatch):

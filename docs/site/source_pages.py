@@ -79,6 +79,8 @@ def names_in_code(file: str) -> dict[int, Place]:
     """Where the names of a file lead, by their offsets in its text."""
     text, found, is_test = text_of(file), {}, file.startswith(("tests/", "benchmarks/"))
     starts = [0, *(newline.end() for newline in re.finditer("\n", text))]
+    # One for each process: another one might read a file there that is half written.
+    jedi.settings.cache_directory = f"{ROOT}/build/jedi/{os.getpid()}"
     script = jedi.Script(text, path=ROOT / file, project=jedi.Project(ROOT, sys_path=[str(ROOT)]))
     for name in script.get_names(all_scopes=True, references=True):
         start = starts[name.line - 1] + name.column
@@ -89,8 +91,7 @@ def names_in_code(file: str) -> dict[int, Place]:
             if path and path.is_relative_to(ROOT) and target.full_name:
                 to = path.relative_to(ROOT).as_posix()
                 anchor = target.full_name.removeprefix(target.module_name).lstrip(".")
-                itself = (to, target.line, target.column) == (file, name.line, name.column)
-                if anchor in definitions(to) and not itself:
+                if anchor in definitions(to) and (to, target.line) != (file, name.line):
                     found[start] = to, anchor
     for name in re.finditer(r'(?<=OPS\[")\w+', text):  # operators.py calls the ops in this way
         ops = (place for place in index()[f"{name[0]}()"] if place[0].startswith("minigrad/ops/"))
