@@ -62,6 +62,7 @@ def windows(ids: np.ndarray, starts: Iterable[int], block_size: int) -> Batch:
     They are copies, also of ids of a smaller integer type or in a file.
     """
     rows = np.array([ids[start : start + block_size + 1] for start in starts], np.int64)
+    rows = rows.reshape(-1, block_size + 1)  # also if there are none
     return Tensor(rows[:, :-1].copy()), Tensor(rows[:, 1:].copy())
 
 
