@@ -64,8 +64,11 @@ def pytest_cmdline_main(config):
 TESTS = Path(__file__).parent
 FAKE_PATH = [str(TESTS / "fake_cupy/path"), str(TESTS)]  # where a program of its own finds the fake
 
-# A shell starts background programs with Ctrl-C ignored, and a training run does not change that.
+# A shell starts background programs with Ctrl-C ignored, nohup with hangups ignored, and a training
+# run does not change that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def opened(monkeypatch, cupy=None):

@@ -274,7 +274,9 @@ class Run:
                 error = failure
         if isinstance(error, OSError):
             fault = error.strerror or in_one_line(error)
-            fault = f"cannot write to {self.folder.path}: {fault}. {self.how_to_go_on()}"
+            if not fault.startswith("cannot read "):  # the ids of a text
+                fault = f"cannot write to {self.folder.path}: {fault}"
+            fault = f"{fault}. {self.how_to_go_on()}"
             error = Refused(message(fault), 1, ends_all_ranks=True)  # the others do not know of it
         elif isinstance(error, FloatingPointError):
             error = Refused(
