@@ -19,7 +19,7 @@ import pytest
 
 import minigrad as mg
 from gpt_numpy import GPT, TrainConfig
-from gpt_numpy.app.resume import FILE, load_state
+from gpt_numpy.app.resume import BEFORE, FILE, load_state
 from gpt_numpy.folder import Folder
 from gpt_numpy.hf.tensors import checksum, write_arrays
 from gpt_numpy.scale.ranks import SIZES, Ranks
@@ -249,7 +249,8 @@ def test_a_spoiled_run_is_refused_once(tmp_path):
     out = tmp_path / "run"
     assert mpirun(2, *command(tmp_path, "run")).returncode == 0
     (out / "samples.txt").write_text("something else")
-    state = (out / FILE).read_bytes()
+    state, before = (out / FILE).read_bytes(), (out / BEFORE).read_bytes()
+    (out / BEFORE).unlink()  # to which a run would go back
     progress, arrays = load_state(out)
     arrays["weight.ln_g.weight"] = arrays.pop("weight.ln_f.weight")
     about = json.dumps(vars(progress))
@@ -258,6 +259,7 @@ def test_a_spoiled_run_is_refused_once(tmp_path):
     run = resumed(out, 2, "--steps", "12")
     assert run.returncode == 2 and run.stderr.count("lacks 'weight.ln_f.weight'") == 1
     (out / FILE).write_bytes(state)
+    (out / BEFORE).write_bytes(before)
     run = resumed(out, 2, "--steps", "12")
     assert run.returncode == 0 and run.stderr.count("samples.txt has changed since") == 1
 
