@@ -344,8 +344,9 @@ if (inPage !== null) {
   $("speak").hidden = false;
   $("speak-words").textContent = inPage.missing
     ? `The model is not in this page: ${inPage.missing}. python examples/generate.py continues texts.`
-    : "The model that this run trained is in this page, and works in your browser, without a network. Write "
-      + "something, and see what surprises it. Then let it go on, and move the sliders while it writes.";
+    : "The model that this run trained is in this page, and works in your browser, without a network. It "
+      + "answers no questions: it continues a text. Write one, see what surprises the model, let it go on, and "
+      + "move the sliders while it writes.";
   if (!inPage.missing)
     talk(inPage).catch(error => { $("speak-words").textContent = `This browser cannot run the model: ${error}.`; });
 }
