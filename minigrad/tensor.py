@@ -156,20 +156,9 @@ class Tensor(Operators):
             node.free()
 
     def accumulate_grad(self, d):
-        """Add `d` to this leaf's grad.  The first d is copied, because its array may be shared."""
-        if not self._requires_grad:  # it was frozen after the forward pass
-            return
-        with guards.one_thread_at_a_time:  # a lock: threads may share a leaf
-            grad = self._grad
-            if grad is None:
-                grad = guards.new_grad(self, d)  # grad_buffer if there is one, else a new array
-                if d is not grad:  # a twin may have written d into grad_buffer itself
-                    grad[...] = d
-                self._grad = grad
-            elif guards.may_add_to(self, grad):
-                grad += d  # in place
-            else:  # somebody else made the array, or an op used it and may still read it
-                self._grad = guards.new_sum(grad + d)
+        """Add `d` to this leaf's grad, unless the leaf was frozen after the forward pass."""
+        if self._requires_grad:
+            guards.add_gradient(self, d)  # in place only where nothing else reads the array
 
 
 def op(page):

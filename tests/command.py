@@ -1,9 +1,11 @@
 """The command as a user runs it, for the tests: call its main(), read what it leaves."""
 
+import contextlib
 import csv
 import importlib.util
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,14 @@ def assert_refused(capsys, main, arguments, parts):
     assert err.count("\n") == 1 and err.endswith("\n"), err
     assert all(part in err for part in parts), err
     assert "[Errno" not in err and "Traceback" not in err, err
+
+
+@contextlib.contextmanager
+def peak_below(n_bytes):
+    """Fail if Python and NumPy have more memory than that at any time inside."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < n_bytes
+    finally:
+        tracemalloc.stop()

@@ -5,7 +5,6 @@ import hashlib
 import os
 import threading
 import time
-import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pooch
 import pytest
 import regex
 import requests
+from command import peak_below
 
 from gpt_numpy.corpus import grammar, load_corpus, reading, sources
 from gpt_numpy.files import fingerprint
@@ -248,12 +248,8 @@ def test_a_line_that_does_not_end(tmp_path, monkeypatch, compress):
     fault = "line 2 of {} has more than 1,000 bytes: "
     assert fault.format(path) in str(user_error(path))
     path.write_bytes(compress(bytes(10**7)))
-    tracemalloc.start()
-    try:
+    with peak_below(10**6):
         assert "line 1 of" in str(user_error(path))
-        assert tracemalloc.get_traced_memory()[1] < 10**6
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("n", [1, 5, 100])

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from command import EXAMPLES, TINY, example
+from command import EXAMPLES, TINY, example, peak_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -273,15 +273,11 @@ def test_a_hole_takes_no_memory(finished, tmp_path):
         with open(out / name, "wb") as file:
             file.write(raw({"__metadata__": about} | head))
             file.truncate(file.tell() + 4 * n)
-    tracemalloc.start()
-    try:
+    with peak_below(10**7):
         with pytest.raises(ValueError, match="wte.weight has shape"):
             GPT.from_pretrained(out)
         with pytest.raises(ValueError, match="is not the state of a run"):
             resume.load_state(out)
-        assert tracemalloc.get_traced_memory()[1] < 10**7
-    finally:
-        tracemalloc.stop()
 
 
 def test_a_state_with_a_tensor_too_many_takes_no_memory(finished, tmp_path):
@@ -296,13 +292,9 @@ def test_a_state_with_a_tensor_too_many_takes_no_memory(finished, tmp_path):
         header["zz"] = entry([2**31], n, n + 2**31, "U8")
         (tmp_path / name).write_bytes(raw(header, content[end:]))
         os.truncate(tmp_path / name, (tmp_path / name).stat().st_size + 2**31)
-    tracemalloc.start()
-    try:
+    with peak_below(10**7):
         with pytest.raises(ValueError, match="lacks 'exp_avg.h.1.attn.key.weight'"):
             resume.newest_state(tmp_path)
-        assert tracemalloc.get_traced_memory()[1] < 10**7
-    finally:
-        tracemalloc.stop()
 
 
 def test_a_state_that_is_larger_than_the_machine(finished, monkeypatch):
@@ -352,16 +344,12 @@ def test_other_tensors_of_a_model(name, shape, fault, tmp_path):
     header, start = json.loads(content[8:end]), len(content) - end
     path.write_bytes(raw(header | {name: entry(shape, start, start + n)}, content[end:]))
     os.truncate(path, path.stat().st_size + n)
-    tracemalloc.start()
-    try:
+    with peak_below(10**7):
         if fault:
             with pytest.raises(ValueError, match=fault):
                 GPT.from_pretrained(tmp_path)
         else:
             GPT.from_pretrained(tmp_path)
-        assert tracemalloc.get_traced_memory()[1] < 10**7
-    finally:
-        tracemalloc.stop()
 
 
 def test_a_head_that_is_tied(tmp_path):
@@ -430,13 +418,8 @@ def test_a_growing_file_that_is_huge(way, finished, tmp_path, monkeypatch):
         (out / name).write_bytes(begin)
         os.truncate(out / name, 2**32)
     folder = run_folder.RunFolder.of_saved(out)
-    tracemalloc.start()
-    try:
+    with contextlib.closing(folder), peak_below(2**23):
         folder.truncate_to(folder.saved[0])
-        assert tracemalloc.get_traced_memory()[1] < 2**23
-    finally:
-        tracemalloc.stop()
-        folder.close()
     assert len(folder.warnings) == (0 if way == "then a hole" else 2)
     if way == "then a hole":
         assert right == {name: (out / name).read_bytes() for name in right}

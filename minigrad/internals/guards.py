@@ -275,6 +275,21 @@ def check_dout(x, dout):
     return dout
 
 
+def add_gradient(leaf, d):
+    """Add d to the gradient of a leaf.  The first d is copied, because its array may be shared."""
+    with one_thread_at_a_time:
+        grad = leaf._grad
+        if grad is None:
+            grad = new_grad(leaf, d)
+            if d is not grad:  # a twin may have written d into the optimizer's array itself
+                grad[...] = d
+            leaf._grad = grad
+        elif may_add_to(leaf, grad):
+            grad += d
+        else:  # somebody else made the array, or an op used it and may still read it
+            leaf._grad = new_sum(grad + d)
+
+
 def new_grad(leaf, d):
     """Return the array for a leaf's first gradient d: the one of its optimizer, or a new one."""
     check_float(leaf)
